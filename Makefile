@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` and `make test`. Both install what is missing first (tools/setup).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+STAMP := build/native.stamp
+
+.PHONY: help setup build demo lint test test-rust test-python test-vm bench fmt clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: ## Install missing system packages and the locked Python packages
+	@tools/setup
+
+$(STAMP): requirements/dev.lock pyproject.toml $(RUST_SOURCES)
+	@tools/setup
+	@mkdir -p build
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked
+	@touch $@
+
+build: $(STAMP) ## Build the native module into the virtual environment
+
+demo: build ## Play the whole story on an embedded lab host
+	$(BIN)/bootc-fast lab demo
+
+lint: build ## All linters; warnings are errors
+	tools/lint
+
+test: build ## All checks and tests
+	tools/test
+
+bench: build ## Benchmarks against the peers, release build
+	$(BIN)/python -m pytest benches -o python_files='bench_*.py' -o python_functions='bench_*'
+
+fmt: ## Format everything
+	cargo fmt --all
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
+
+clean: ## Remove what the build made
+	rm -rf build target $(VENV)
+	find python -name '*.so' -delete

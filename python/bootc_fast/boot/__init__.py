@@ -1,0 +1,1 @@
+"""Boot entries: reading them, the loaders' order, and replacing the set."""

@@ -1,0 +1,187 @@
+"""The package's one exception tree; raised from Python and, by ``import_exception!``, from Rust.
+
+Every class carries its exit code (spec commands.md, "Exit codes") and may carry a hint. Bugs stay builtins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bootc_fast.types import EtcConflict
+
+
+class BootcFastError(Exception):
+    """Base of all errors that a caller may expect.
+
+    Args:
+        message: What was being done and what went wrong, one line.
+        hint: What the reader can do about it, if anything.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(BootcFastError):
+    """The request contradicts itself or names something that is not there."""
+
+    exit_code = 2
+
+
+class NotBootcHostError(BootcFastError):
+    """This machine was not installed by bootc, or with a back end we do not know."""
+
+    exit_code = 3
+
+
+class NoRollbackTargetError(BootcFastError):
+    """There is no other deployment to go back to."""
+
+    exit_code = 4
+
+
+class EtcConflictError(BootcFastError):
+    """The merge found conflicts whose strategy is ``fail``; nothing was written."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, conflicts: tuple[EtcConflict, ...], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.conflicts = conflicts
+
+
+class FileSystemError(BootcFastError):
+    """A file system refused: no space, read-only, I/O error; ``__cause__`` is the OSError."""
+
+    exit_code = 6
+
+
+class ImageFormatError(FileSystemError):
+    """Not an EROFS image that we can walk: corrupt, truncated or using an unsupported feature.
+
+    Args:
+        message: What is wrong and where.
+        offset: Byte offset in the image; -1 where no single one is to blame.
+    """
+
+    def __init__(self, message: str, offset: int = -1, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
+class LimitExceededError(ImageFormatError):
+    """Input passes one of the named limits of ``rust/core/src/limits.rs``."""
+
+    def __init__(self, message: str, limit_name: str, limit: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.limit_name = limit_name
+        self.limit = limit
+
+
+class CommandError(FileSystemError):
+    """A system tool failed.
+
+    Args:
+        message: What it was run for.
+        argv: The command.
+        returncode: Its exit status; negative for a signal.
+        stderr_tail: The last lines it wrote.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        argv: tuple[str, ...],
+        returncode: int,
+        stderr_tail: str,
+        *,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.argv = argv
+        self.returncode = returncode
+        self.stderr_tail = stderr_tail
+
+
+class MountError(FileSystemError):
+    """Mounting failed; ``__cause__`` is the OSError."""
+
+
+class EspError(FileSystemError):
+    """The EFI system partition is missing, ambiguous or cannot be used."""
+
+
+class BootEntryError(BootcFastError):
+    """Boot entries are missing, do not name what they must, or did not become what was wanted."""
+
+    exit_code = 7
+
+
+class StepTimeoutError(BootcFastError):
+    """A step took longer than it may.
+
+    Args:
+        message: Which step, and how long.
+        step: Its name, as in events.
+        timeout_s: What it was given, in seconds.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, step: str, timeout_s: float, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        self.timeout_s = timeout_s
+
+
+class LockedError(BootcFastError):
+    """Another process holds the lock; the message names it."""
+
+    exit_code = 8
+
+
+class CancelledByUserError(BootcFastError):
+    """SIGINT or SIGTERM; raised by the command line only, a library caller sees its own cancellation."""
+
+    exit_code = 8
+
+
+class SoftRebootError(BootcFastError):
+    """The asked-for way to restart is not possible here; nothing was changed."""
+
+    exit_code = 9
+
+
+class InvalidStateError(BootcFastError):
+    """Marker, origin, command line, image or state directory: missing or malformed."""
+
+    exit_code = 10
+
+
+class VerityMismatchError(BootcFastError):
+    """A file is not what its digest says.
+
+    Args:
+        message: What was checked.
+        path: The file, as a path for people.
+        expected: Hex digest.
+        found: Hex digest.
+    """
+
+    exit_code = 11
+
+    def __init__(self, message: str, path: str, expected: str, found: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.expected = expected
+        self.found = found
+
+
+class SignatureError(BootcFastError):
+    """Secure Boot is on and the firmware would refuse this UKI."""
+
+    exit_code = 11

@@ -1,0 +1,195 @@
+"""Facts that the modules hand to each other: frozen, small, and free of behaviour.
+
+Imports nothing of ours. A fact that only one module uses lives in that module.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VerityDigest = NewType("VerityDigest", str)
+"""An fs-verity digest in lower-case hex, 64 or 128 characters; made by ``deployments.parse_digest`` only."""
+
+
+class Algorithm(enum.StrEnum):
+    """Hash function of an fs-verity digest."""
+
+    SHA256 = "sha256"
+    SHA512 = "sha512"
+
+
+class Loader(enum.StrEnum):
+    """What reads the boot entries."""
+
+    SYSTEMD_BOOT = "systemd-boot"
+    GRUB = "grub"
+    GRUB_CC = "grub-cc"
+
+
+class BootType(enum.StrEnum):
+    """How a deployment is booted; the values stand in origin files."""
+
+    BLS = "bls"
+    UKI = "uki"
+
+
+class Strategy(enum.StrEnum):
+    """What happens on a merge conflict (spec etc-merge.md, "Conflicts")."""
+
+    FAIL = "fail"
+    CURRENT = "current"
+    NEW = "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The deployment that runs.
+
+    Attributes:
+        digest: Its image.
+        missing_verity_allowed: The digest stood with a leading ``?``.
+        transient_root: The root is ``transient:composefs=…``.
+        source: Where the digest was found: ``"mountinfo"`` or ``"cmdline"``.
+    """
+
+    digest: VerityDigest
+    missing_verity_allowed: bool = False
+    transient_root: bool = False
+    source: str = "mountinfo"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedMarker:
+    """``/run/composefs/staged-deployment``."""
+
+    digest: VerityDigest
+    finalization_locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """``<digest>.origin``; everything may be absent in files of older versions.
+
+    Attributes:
+        image_reference: As it stands, e.g. ``ostree-unverified-image:docker://quay.io/example/os:latest``.
+        boot_type: ``[boot] boot_type``.
+        boot_digest: SHA-256 hex over kernel and initrd.
+        manifest_digest: ``sha256:<hex>`` of the OCI manifest.
+    """
+
+    image_reference: str | None = None
+    boot_type: BootType | None = None
+    boot_digest: str | None = None
+    manifest_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A state directory and what belongs to it.
+
+    Attributes:
+        digest: Its image, and the name of its state directory.
+        origin: None where the file is missing or unreadable; `problems` says so.
+        has_image: ``composefs/images/<digest>`` leads to a regular file.
+        problems: What is broken, in words for people; empty when nothing is.
+        mtime_s: Of the state directory, seconds since 1970.
+    """
+
+    digest: VerityDigest
+    origin: Origin | None
+    has_image: bool
+    problems: tuple[str, ...] = ()
+    mtime_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EtcConflict:
+    """Two changes of one path that no rule can join.
+
+    Attributes:
+        path: Below /etc, without a leading slash.
+        current: What the admin has there, in words ("file, changed").
+        new: What the new image has there, in words.
+        strategy: What the policy chose.
+    """
+
+    path: bytes
+    current: str
+    new: str
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class EtcChange:
+    """One line of a merge report: ``mark path reason``."""
+
+    path: bytes
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcReport:
+    """What a merge did or would do (spec etc-merge.md, "Report").
+
+    Attributes:
+        kept: Paths where the admin's version stays.
+        deleted: Paths the admin deleted that stay deleted.
+        image_changes_ignored: Changes of the image that the admin's version hides.
+        image_additions_kept: What the image added below a directory the admin deleted.
+        conflicts: All of them, whatever the strategy.
+        warnings: E.g. mount points not crossed, sockets ignored.
+        dangling_links: Symlinks in the result whose target neither the new image nor the result has.
+        counts: ``entries_pristine``, ``entries_current``, ``entries_new``, ``entries_result``, ``operations``
+            and one count a list.
+        bytes_copied: Content written.
+        phase_s: Seconds a phase took: ``scan``, ``plan``, ``apply``, ``sync``.
+    """
+
+    kept: tuple[EtcChange, ...] = ()
+    deleted: tuple[EtcChange, ...] = ()
+    image_changes_ignored: tuple[EtcChange, ...] = ()
+    image_additions_kept: tuple[EtcChange, ...] = ()
+    conflicts: tuple[EtcConflict, ...] = ()
+    warnings: tuple[str, ...] = ()
+    dangling_links: tuple[EtcChange, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    bytes_copied: int = 0
+    phase_s: Mapping[str, float] = field(default_factory=dict)
+
+
+class Result(enum.StrEnum):
+    """How a finalize ended."""
+
+    NOTHING_STAGED = "nothing-staged"
+    LOCKED = "finalization-locked"
+    DRY_RUN = "dry-run"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizeOutcome:
+    """What a finalize did; also the record in ``last-finalize.json``.
+
+    Attributes:
+        result: How it ended.
+        booted: The deployment that ran.
+        staged: The deployment that was to become the default; None when nothing was staged.
+        etc: The merge's report; None where it did not get that far, or /etc is transient.
+        next_boot: File name of the entry that the loader takes first now, read back.
+        warnings: Everything that did not stop it.
+        phase_s: Seconds a phase took: ``look``, ``decide``, ``prepare``, ``commit``, ``tidy``.
+    """
+
+    result: Result
+    booted: VerityDigest | None = None
+    staged: VerityDigest | None = None
+    etc: EtcReport | None = None
+    next_boot: str | None = None
+    warnings: tuple[str, ...] = ()
+    phase_s: Mapping[str, float] = field(default_factory=dict)

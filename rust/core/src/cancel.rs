@@ -1,0 +1,72 @@
+//! Cooperative cancellation: long work asks, often and cheaply, whether anybody still wants the result.
+
+use std::time::{Duration, Instant};
+
+/// The work was cancelled; why is known to whoever implements [`Cancel`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// Asked by long-running work whether to go on.
+///
+/// `Sync`, because worker threads ask too. An implementation may be able to notice a cancellation only on the
+/// thread that started the call (Python's is); code that spawns threads therefore keeps polling on that thread
+/// while it waits for them.
+pub trait Cancel: Sync {
+    /// Returns `Err` once the work is no longer wanted, for ever after.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    fn check(&self) -> Result<(), Cancelled>;
+}
+
+/// Never cancelled.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Never;
+
+impl Cancel for Never {
+    fn check(&self) -> Result<(), Cancelled> {
+        Ok(())
+    }
+}
+
+/// Polls a [`Cancel`] at most every [`Ticker::INTERVAL`], looking at the clock only every few calls.
+///
+/// Asking Python costs about a microsecond and the interpreter lock, so it must not happen per directory entry;
+/// a cancellation must still be seen within 20 ms (spec `core.md`, "Python boundary").
+#[allow(missing_debug_implementations)]
+pub struct Ticker<'a> {
+    cancel: &'a dyn Cancel,
+    last: Instant,
+    calls_left: u32,
+}
+
+impl<'a> Ticker<'a> {
+    /// Time between two polls.
+    pub const INTERVAL: Duration = Duration::from_millis(8);
+    /// `tick` calls between two looks at the clock; each stands for at most about 64 KiB of hashing or one entry.
+    const CALLS: u32 = 16;
+
+    /// A ticker that has just polled.
+    #[must_use]
+    pub fn new(cancel: &'a dyn Cancel) -> Self {
+        Self { cancel, last: Instant::now(), calls_left: Self::CALLS }
+    }
+
+    /// Polls if it is time to.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn tick(&mut self) -> Result<(), Cancelled> {
+        self.calls_left = self.calls_left.saturating_sub(1);
+        if self.calls_left > 0 {
+            return Ok(());
+        }
+        self.calls_left = Self::CALLS;
+        if self.last.elapsed() < Self::INTERVAL {
+            return Ok(());
+        }
+        self.last = Instant::now();
+        self.cancel.check()
+    }
+}

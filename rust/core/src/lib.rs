@@ -1,0 +1,10 @@
+//! The core of bootc-fast: fs-verity digests, EROFS images, directory trees and the three-way /etc merge.
+//!
+//! Data walks through in one direction: [`erofs`] and [`tree`] produce a [`tree::Tree`], [`etc`] turns three of
+//! them into a plan and a plan into a directory. No Python, no unsafe code; see `bootc-fast-sys` for the latter.
+//! Everything that can take longer than 20 ms takes a [`cancel::Cancel`] and polls it.
+
+pub mod cancel;
+pub mod limits;
+pub mod tree;
+pub mod verity;

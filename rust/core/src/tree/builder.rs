@@ -1,0 +1,202 @@
+//! Making a [`Tree`]: nodes in any order, parents before children; sorted and frozen at the end.
+
+use super::model::{Content, FileType, NodeId, RawContent, RawNode, Span, Stat, Tree};
+use crate::limits::{MAX_NAME_BYTES, MAX_TREE_NODES};
+
+/// Why a tree cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Empty, `.`, `..`, too long, or with a slash or NUL.
+    #[error("{name:?} is no file name")]
+    Name {
+        /// As found, lossily decoded.
+        name: String,
+    },
+    /// Twice the same name in one directory.
+    #[error("{name:?} appears twice in one directory")]
+    Duplicate {
+        /// As found, lossily decoded.
+        name: String,
+    },
+    /// The parent is missing or not a directory.
+    #[error("the parent of {name:?} is not a directory")]
+    Parent {
+        /// As found, lossily decoded.
+        name: String,
+    },
+    /// `st_mode` without a valid type.
+    #[error("mode {mode:#o} has no file type")]
+    Mode {
+        /// As found.
+        mode: u32,
+    },
+    /// More than [`MAX_TREE_NODES`] nodes, or more than 4 GiB of names and inline data.
+    #[error("the tree is larger than {limit} nodes or 4 GiB of metadata")]
+    TooLarge {
+        /// [`MAX_TREE_NODES`].
+        limit: usize,
+    },
+}
+
+/// Collects nodes.
+#[derive(Debug)]
+pub struct TreeBuilder {
+    tree: Tree,
+}
+
+impl TreeBuilder {
+    /// A tree of one directory.
+    ///
+    /// # Errors
+    /// [`BuildError::Mode`] where `root` is no directory.
+    pub fn new(root: Stat, xattrs: &[(&[u8], &[u8])]) -> Result<Self, BuildError> {
+        if FileType::from_mode(root.mode) != Some(FileType::Directory) {
+            return Err(BuildError::Mode { mode: root.mode });
+        }
+        let tree = Tree {
+            nodes: Vec::new(),
+            child_ids: Vec::new(),
+            bytes: Vec::new(),
+            xattr_refs: Vec::new(),
+            digests: Vec::new(),
+        };
+        let mut builder = Self { tree };
+        builder.push(NodeId::ROOT, b"", root, xattrs, Content::None, 0)?;
+        Ok(builder)
+    }
+
+    /// Nodes so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tree.nodes.len()
+    }
+
+    /// Never: there is a root.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tree.nodes.is_empty()
+    }
+
+    /// Adds a node below a directory that was added before.
+    ///
+    /// `link_group`: the same non-zero number for every name of one inode, else 0. `xattrs` in any order.
+    ///
+    /// # Errors
+    /// [`BuildError`]; duplicates are found by [`TreeBuilder::finish`].
+    pub fn add(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        stat: Stat,
+        xattrs: &[(&[u8], &[u8])],
+        content: Content<'_>,
+        link_group: u32,
+    ) -> Result<NodeId, BuildError> {
+        let bad = name.is_empty()
+            || name.len() > MAX_NAME_BYTES
+            || name == b"."
+            || name == b".."
+            || name.iter().any(|byte| matches!(byte, b'/' | 0));
+        if bad {
+            return Err(BuildError::Name { name: lossy(name) });
+        }
+        let holder = self.tree.nodes.get(parent.0 as usize).map(|raw| raw.stat.file_type());
+        if holder != Some(FileType::Directory) {
+            return Err(BuildError::Parent { name: lossy(name) });
+        }
+        if FileType::from_mode(stat.mode).is_none() {
+            return Err(BuildError::Mode { mode: stat.mode });
+        }
+        self.push(parent, name, stat, xattrs, content, link_group)
+    }
+
+    fn push(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        stat: Stat,
+        xattrs: &[(&[u8], &[u8])],
+        content: Content<'_>,
+        link_group: u32,
+    ) -> Result<NodeId, BuildError> {
+        if self.tree.nodes.len() >= MAX_TREE_NODES {
+            return Err(BuildError::TooLarge { limit: MAX_TREE_NODES });
+        }
+        let id = NodeId(small(self.tree.nodes.len())?);
+        let name = self.bytes(name)?;
+        let mut sorted = xattrs.to_vec();
+        sorted.sort_unstable();
+        let start = small(self.tree.xattr_refs.len())?;
+        for (key, value) in &sorted {
+            let pair = (self.bytes(key)?, self.bytes(value)?);
+            self.tree.xattr_refs.push(pair);
+        }
+        let xattrs = Span { start, len: small(sorted.len())? };
+        let content = match content {
+            Content::None => RawContent::None,
+            Content::Inline(data) => RawContent::Inline(self.bytes(data)?),
+            Content::Target(target) => RawContent::Target(self.bytes(target)?),
+            Content::Object(digest) => {
+                self.tree.digests.push(*digest);
+                RawContent::Object(small(self.tree.digests.len().saturating_sub(1))?)
+            }
+            Content::OnDisk => RawContent::OnDisk,
+        };
+        self.tree.nodes.push(RawNode {
+            stat,
+            name,
+            parent,
+            children: Span::EMPTY,
+            xattrs,
+            link_group,
+            content,
+        });
+        Ok(id)
+    }
+
+    fn bytes(&mut self, data: &[u8]) -> Result<Span, BuildError> {
+        let span = Span { start: small(self.tree.bytes.len())?, len: small(data.len())? };
+        self.tree.bytes.extend_from_slice(data);
+        Ok(span)
+    }
+
+    /// Sorts the children of every directory and freezes the tree.
+    ///
+    /// # Errors
+    /// [`BuildError::Duplicate`].
+    pub fn finish(mut self) -> Result<Tree, BuildError> {
+        let tree = &self.tree;
+        let mut ids: Vec<NodeId> = (1..small(tree.nodes.len())?).map(NodeId).collect();
+        let key = |id: &NodeId| (tree.node(*id).parent().id(), tree.node(*id).name());
+        ids.sort_unstable_by(|left, right| key(left).cmp(&key(right)));
+        for (left, right) in ids.iter().zip(ids.iter().skip(1)) {
+            if key(left) == key(right) {
+                return Err(BuildError::Duplicate { name: lossy(tree.node(*left).name()) });
+            }
+        }
+        let mut spans = Vec::new();
+        let mut start = 0u32;
+        let parent_of = |id: &NodeId| tree.node(*id).parent().id();
+        for group in ids.chunk_by(|left, right| parent_of(left) == parent_of(right)) {
+            let len = small(group.len())?;
+            spans.push((group.first().map_or(NodeId::ROOT, parent_of), Span { start, len }));
+            start = start.saturating_add(len);
+        }
+        for (parent, span) in spans {
+            if let Some(raw) = self.tree.nodes.get_mut(parent.0 as usize) {
+                raw.children = span;
+            }
+        }
+        self.tree.child_ids = ids;
+        Ok(self.tree)
+    }
+}
+
+fn small(value: usize) -> Result<u32, BuildError> {
+    u32::try_from(value).map_err(|_| BuildError::TooLarge { limit: MAX_TREE_NODES })
+}
+
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

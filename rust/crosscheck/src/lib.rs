@@ -1,0 +1,1 @@
+//! Holds no code: see `tests/`, which compare the core with the `composefs` crate.

@@ -1,0 +1,20 @@
+//! `bootc_fast._core`: extract, detach, call, map errors. One file per exported area, and no logic.
+
+mod call;
+mod verity;
+
+use pyo3::prelude::*;
+
+/// The native part of bootc-fast.
+#[pymodule(gil_used = false)]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::verity::digest_fd;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,85 @@
+"""What every test gets: a check that it left nothing behind, and how many tests of each kind ran."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def _mounts() -> set[str]:
+    return {line.split(" ", 6)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _loops() -> set[str]:
+    base = Path("/sys/block")
+    return {path.parent.parent.name for path in base.glob("loop*/loop/backing_file")}
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        # Pools and runtimes keep these open between tests on purpose.
+        if not target.startswith(("anon_inode:", "pipe:", "socket:", "/dev/", "/proc/")):
+            found.add(f"{number}:{target}")
+    return found
+
+
+def _temporaries() -> set[str]:
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("bootc-fast")}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Generator[None]:
+    before = (_mounts(), _loops(), _descriptors(), _temporaries())
+    yield
+    gc.collect()
+    after = (_mounts(), _loops(), _descriptors(), _temporaries())
+    names = ("mounts", "loop devices", "descriptors", "temporary files")
+    leaks = {name: sorted(new - old) for name, old, new in zip(names, before, after, strict=True) if new - old}
+    assert not leaks, f"left behind: {leaks}"
+
+
+def _kind(item_markers: set[str]) -> str:
+    if "vm" in item_markers:
+        return "machine"
+    return "kernel" if "root" in item_markers else "directory"
+
+
+_RAN = {"directory": 0, "kernel": 0, "machine": 0}
+_SKIPPED = {"directory": 0, "kernel": 0, "machine": 0}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CallInfo[None]]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    kind = _kind({mark.name for mark in item.iter_markers()})
+    if report.skipped:
+        _SKIPPED[kind] += 1
+    elif report.when == "call":
+        _RAN[kind] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts = ", ".join(f"{kind} {_RAN[kind]} ran {_SKIPPED[kind]} skipped" for kind in _RAN)
+    terminalreporter.write_line(f"tests of each kind: {counts}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root") or item.get_closest_marker("vm"):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
