@@ -127,12 +127,12 @@ impl TreeBuilder {
         let name = self.bytes(name)?;
         let mut sorted = xattrs.to_vec();
         sorted.sort_unstable();
-        let start = small(self.tree.xattr_refs.len())?;
+        let first_ref = small(self.tree.xattr_refs.len())?;
         for (key, value) in &sorted {
             let pair = (self.bytes(key)?, self.bytes(value)?);
             self.tree.xattr_refs.push(pair);
         }
-        let xattrs = Span { start, len: small(sorted.len())? };
+        let xattrs = Span { start: first_ref, len: small(sorted.len())? };
         let content = match content {
             Content::None => RawContent::None,
             Content::Inline(data) => RawContent::Inline(self.bytes(data)?),
