@@ -5,6 +5,8 @@
 //! Everything that can take longer than 20 ms takes a [`cancel::Cancel`] and polls it.
 
 pub mod cancel;
+pub mod erofs;
+pub mod etc;
 pub mod limits;
 pub mod tree;
 pub mod verity;

@@ -116,7 +116,7 @@ pub(super) struct Span {
 impl Span {
     pub(super) const EMPTY: Self = Self { start: 0, len: 0 };
 
-    pub(super) fn of<'s, T>(self, all: &'s [T]) -> &'s [T] {
+    pub(super) fn of<T>(self, all: &[T]) -> &[T] {
         let start = self.start as usize;
         all.get(start..start.saturating_add(self.len as usize)).unwrap_or_default()
     }
