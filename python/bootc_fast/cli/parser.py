@@ -1,0 +1,167 @@
+"""The parser: one line a command here, its arguments in its own module, imported when the command is used.
+
+A command module ``cmd_<name>.py`` has ``add_arguments(parser)``, which fills the command's own parser, and
+``run(arguments) -> int``, which returns the exit code and lets errors leave as exceptions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+from bootc_fast import __version__
+
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
+
+class Command:
+    """One verb.
+
+    Args:
+        name: As typed.
+        module: Module under ``bootc_fast.cli``.
+        summary: One line, shown by ``--help`` without importing the module.
+        aliases: Other names.
+        prefix: Arguments put before those typed, for a verb that stands for another command's sub-command.
+    """
+
+    __slots__ = ("aliases", "module", "name", "prefix", "summary")
+
+    def __init__(
+        self, name: str, module: str, summary: str, *, aliases: tuple[str, ...] = (), prefix: tuple[str, ...] = ()
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.summary = summary
+        self.aliases = aliases
+        self.prefix = prefix
+
+
+COMMANDS = (
+    Command("status", "cmd_status", "show what is booted, staged and kept, and what boots next"),
+    Command(
+        "composefs-finalize-staged",
+        "cmd_finalize",
+        "merge /etc into the staged deployment and make it the next boot",
+        aliases=("finalize",),
+    ),
+    Command("rollback", "cmd_rollback", "boot the previous deployment next, or undo that"),
+    Command("etc", "cmd_etc", "compare and merge /etc trees"),
+    Command("config-diff", "cmd_etc", "the same as 'etc diff'", prefix=("diff",)),
+    Command("digest", "cmd_digest", "print fs-verity digests of files"),
+    Command("image", "cmd_image", "list, dump, read and verify EROFS images"),
+    Command("lab", "cmd_lab", "make and drive a whole bootc host in a directory"),
+    Command("boot-complete", "cmd_boot_complete", "fail once if the last finalize failed (run by a unit at boot)"),
+)
+
+EPILOG = """\
+examples:
+  bootc-fast status
+  bootc-fast composefs-finalize-staged --dry-run
+  bootc-fast rollback
+  bootc-fast lab demo
+
+exit codes:
+  0 done, or nothing to do   1 unexpected   2 usage   3 not a bootc host   4 no rollback target
+  5 merge conflict   6 file system   7 boot entries   8 timeout, cancelled or locked
+  9 soft reboot not possible   10 invalid state   11 verification failed
+"""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, less its import of shutil (and with it every compressor) to ask for the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = int(os.environ["COLUMNS"])
+        except (KeyError, ValueError):
+            try:
+                width = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns
+            except (OSError, ValueError):
+                width = 80
+        super().__init__(prog, width=max(width, 40) - 2)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A command's parser that imports its module and takes its arguments when it is first used."""
+
+    def __init__(self, *args: Any, command: Command | None = None, **kwargs: Any) -> None:  # noqa: ANN401 argparse's own
+        kwargs.setdefault("formatter_class", HelpFormatter)
+        # An abbreviation that works today is ambiguous tomorrow; units and scripts carry options for years.
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        self.command = command
+
+    def fill(self) -> None:
+        """Import the command's module and add its arguments; does nothing the second time."""
+        if self.command is None:
+            return
+        command, self.command = self.command, None
+        module = import_module(f"bootc_fast.cli.{command.module}")
+        module.add_arguments(self)
+        add_global_options(self, default=argparse.SUPPRESS)
+        self.set_defaults(run=module.run)
+
+    def parse_known_args(  # type: ignore[override]  # the overloads of typeshed differ in the namespace's type only
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Fill the parser, then parse."""
+        prefix = self.command.prefix if self.command else ()
+        self.fill()
+        given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([*prefix, *given], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print like every other error of this program, and exit with 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: reading the command line: {message}\nhint: try '{self.prog} --help'\n")
+
+
+def add_global_options(parser: argparse.ArgumentParser, *, default: object = None) -> None:
+    """Add the options that every command takes, before or after its name."""
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        default="/" if default is None else default,
+        help="work on the host laid out under DIR; nothing outside it is touched",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0 if default is None else default,
+        help="tell each step on stderr; twice: a traceback with errors",
+    )
+
+
+def build_parser(*, complete: bool = False) -> argparse.ArgumentParser:
+    """Build the whole parser.
+
+    Args:
+        complete: Import every command's module at once, as man pages and shell completions need.
+
+    Returns:
+        A parser whose result has ``run``, ``root``, ``verbose`` and the command's own arguments.
+    """
+    parser = CommandParser(
+        prog="bootc-fast",
+        description="Finishes and undoes updates of image-based Linux hosts that bootc installed.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"bootc-fast {__version__}")
+    add_global_options(parser)
+    add: Callable[..., CommandParser] = parser.add_subparsers(
+        dest="command_name", metavar="COMMAND", required=True, parser_class=CommandParser
+    ).add_parser
+    for command in COMMANDS:
+        child = add(command.name, aliases=command.aliases, help=command.summary, command=command)
+        child.description = f"{command.summary[0].upper()}{command.summary[1:]}."
+        if complete:
+            child.fill()
+    return parser

@@ -1,0 +1,57 @@
+"""What several commands print with: JSON, bytes names, sizes and times for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.failure import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON on stdout."""
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def json_path(path: bytes) -> str | dict[str, str]:
+    """A path for JSON: text where it is UTF-8, else ``{"base64": …}`` (spec etc-merge.md, "Report")."""
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(path).decode("ascii")}
+
+
+def text_path(path: bytes) -> str:
+    """A path for people: control characters and bytes that are not UTF-8 escaped."""
+    return escape(path.decode("utf-8", errors="surrogateescape"))
+
+
+def text_seconds(seconds: float) -> str:
+    """A duration for people, e.g. ``12 ms`` or ``3.4 s``."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def want_colour(stream: object) -> bool:
+    """Whether to colour what goes to `stream`: a terminal, and no ``NO_COLOR``."""
+    import os
+
+    is_terminal = getattr(stream, "isatty", None)
+    return bool(is_terminal and is_terminal()) and not os.environ.get("NO_COLOR")
+
+
+def paint(text: str, style: str, *, enabled: bool) -> str:
+    """Wrap text in an ANSI style (``bold``, ``red``, ``green``, ``yellow``, ``dim``) where colours are enabled."""
+    codes = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+    return f"\x1b[{codes[style]}m{text}\x1b[0m" if enabled else text

@@ -1,0 +1,117 @@
+"""Running a command: signals to cancellation, exceptions to text and exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
+
+from bootc_fast.cli.failure import exit_code_of, render_error
+from bootc_fast.errors import CancelledByUserError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable
+    from types import FrameType
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace, *, stderr: TextIO) -> int:
+    """Call a command and turn what it raises into text on `stderr` and an exit code.
+
+    Returns:
+        The command's exit code, or the error's.
+    """
+    previous = signal.signal(signal.SIGTERM, _raise_cancelled)
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does: no message, and none at interpreter exit either.
+        _drop_stdout()
+        return 1
+    except KeyboardInterrupt:
+        error: BaseException = CancelledByUserError("cancelled by SIGINT")
+    except Exception as raised:  # noqa: BLE001 the one place that turns every error into text
+        error = raised
+    else:
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    stderr.write(render_error(error, verbosity=arguments.verbose))
+    return exit_code_of(error)
+
+
+def run_async(function: Callable[[], Awaitable[T]]) -> T:
+    """Run an async function on trio; SIGINT and SIGTERM cancel it.
+
+    Cancellation: the function's own; the signal is reported only after the function has cleaned up, and a
+    function that finishes in spite of it (its commit had begun) counts as finished.
+
+    Args:
+        function: Called without arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        CancelledByUserError: A signal ended it.
+    """
+    import trio
+
+    received: list[str] = []
+    before = [
+        signal.signal(number, lambda got, _frame: received.append(signal.Signals(got).name)) for number in STOP_SIGNALS
+    ]
+    try:
+        return trio.run(_run_until_signal, function, received)
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+async def _run_until_signal(function: Callable[[], Awaitable[T]], received: list[str]) -> T:
+    """Run `function`; cancel it when a signal comes, or has come before trio could listen."""
+    import trio
+
+    finished: list[T] = []
+    failed: list[Exception] = []
+
+    async def watch(scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            if received:
+                scope.cancel()
+            task_status.started()
+            async for number in signals:
+                received.append(signal.Signals(number).name)
+                scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        await nursery.start(watch, scope)
+        with scope:
+            try:
+                finished.append(await function())
+            except Exception as error:  # noqa: BLE001 raised again below, outside of the nursery's group
+                failed.append(error)
+        nursery.cancel_scope.cancel()
+    if failed:
+        raise failed[0]
+    if finished:
+        return finished[0]
+    raise CancelledByUserError(f"cancelled by {received[0]}", hint="run the command again to continue")
+
+
+def _raise_cancelled(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise CancelledByUserError("cancelled by SIGTERM")
+
+
+def _drop_stdout() -> None:
+    import os
+
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.close(descriptor)
