@@ -1,0 +1,82 @@
+"""packaging/: what is installed on a real host; judged by systemd's own tools."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "packaging/systemd"
+_TARGETS = ("basic.target", "final.target", "local-fs.target", "multi-user.target", "sysinit.target", "shutdown.target")
+
+# `systemd-analyze security --offline`, 0.0 safe to 10.0 unsafe; a change of a unit that raises it is noticed here.
+_EXPOSURE = {"bootc-fast-finalize-staged.service": 3.3, "bootc-fast-boot-complete.service": 1.7}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Make a root with the units, the command they run, and the targets that they name."""
+    units = tmp_path / "usr/lib/systemd/system"
+    shutil.copytree(UNITS, units)
+    for name in (*_TARGETS, "systemd-journal-flush.service"):
+        shutil.copy(Path("/usr/lib/systemd/system") / name, units / name)
+    (tmp_path / "etc").mkdir()
+    command = tmp_path / "usr/bin/bootc-fast"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    return tmp_path
+
+
+def _verify(root: Path, *units: str) -> subprocess.CompletedProcess[str]:
+    argv = ["systemd-analyze", "verify", f"--root={root}", "--man=no", "--recursive-errors=one", *units]
+    return subprocess.run(argv, check=False, capture_output=True, text=True)
+
+
+def test_units_pass_systemd_analyze_verify(root: Path) -> None:
+    done = _verify(root, *_EXPOSURE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_analyze_verify_would_notice_a_broken_unit(root: Path) -> None:
+    unit = root / "usr/lib/systemd/system/bootc-fast-finalize-staged.service"
+    unit.write_text(unit.read_text().replace("/usr/bin/bootc-fast", "/usr/bin/missing"))
+    assert _verify(root, unit.name).returncode != 0
+
+
+def test_drop_in_points_bootcs_own_unit_at_us(root: Path) -> None:
+    bootc = root / "usr/lib/systemd/system/bootc-finalize-staged.service"
+    bootc.write_text(
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStop=/usr/bin/bootc composefs-finalize-staged\n"
+    )
+    done = _verify(root, bootc.name)  # /usr/bin/bootc is missing: passes only if the drop-in replaced it
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("unit", "exposure"), _EXPOSURE.items())
+def test_exposure_is_the_recorded_one(unit: str, exposure: float) -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / unit)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout
+    assert float(found[1]) <= exposure
+
+
+def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
+    text = (UNITS / "bootc-fast-finalize-staged.service").read_text()
+    for line in (
+        "DefaultDependencies=no",
+        "RequiresMountsFor=/sysroot",
+        "After=local-fs.target systemd-journal-flush.service",
+        "Before=basic.target final.target",
+        "Conflicts=final.target",
+        "RemainAfterExit=yes",
+        "ExecStop=/usr/bin/bootc-fast composefs-finalize-staged",
+        "TimeoutStopSec=5m",
+        "ProtectHome=yes",
+        "ReadOnlyPaths=/etc",
+    ):
+        assert line in text.splitlines()
