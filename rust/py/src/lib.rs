@@ -1,6 +1,7 @@
 //! `bootc_fast._core`: extract, detach, call, map errors. One file per exported area, and no logic.
 
 mod call;
+mod files;
 mod verity;
 
 use pyo3::prelude::*;
@@ -10,6 +11,8 @@ use pyo3::prelude::*;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::files::open_in_root;
     #[pymodule_export]
     use super::verity::digest_fd;
 

@@ -2,3 +2,4 @@
 //! Every `unsafe` block says why it is sound; nothing here knows what bootc-fast is for.
 
 pub mod fd;
+pub mod resolve;
