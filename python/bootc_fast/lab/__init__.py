@@ -1,1 +1,22 @@
-"""A whole bootc host in a directory, to try things out on and to test with."""
+"""A whole bootc host in a directory, to try things out on and to test with.
+
+No privileges are needed. As root, owners, device nodes and all extended attributes are as in the source tree;
+otherwise every file's owner is the caller, in the image as in /etc, and what only root may create is left out.
+"""
+
+from bootc_fast.lab.build import LabDir, LabFile, LabFiles, LabLink, make_host, stage_files, write_files
+from bootc_fast.lab.forms import LabForms
+from bootc_fast.lab.layout import LabHost, open_lab
+
+__all__ = [
+    "LabDir",
+    "LabFile",
+    "LabFiles",
+    "LabForms",
+    "LabHost",
+    "LabLink",
+    "make_host",
+    "open_lab",
+    "stage_files",
+    "write_files",
+]

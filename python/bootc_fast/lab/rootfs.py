@@ -1,0 +1,221 @@
+"""Root file trees that a lab host's images are made of: a directory, a tar archive, or a small generated OS."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootc_fast.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUB_NAME = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+
+
+@dataclass(frozen=True)
+class RootTree:
+    """A root file tree on disk, and what bootc looks for in one.
+
+    Attributes:
+        path: Its top directory.
+    """
+
+    path: Path
+
+    @cached_property
+    def os_release(self) -> dict[str, str]:
+        """``usr/lib/os-release`` (or ``etc/os-release``), unquoted; empty where there is none."""
+        for name in ("usr/lib/os-release", "etc/os-release"):
+            try:
+                text = (self.path / name).read_text(errors="replace")
+            except OSError:
+                continue
+            pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+            return {key: "".join(shlex.split(value)[:1]) for key, value in pairs}
+        return {}
+
+    @property
+    def os_id(self) -> str:
+        """``ID``, or ``bootc`` as bootc has it."""
+        return self.os_release.get("ID", "bootc")
+
+    @property
+    def title(self) -> str | None:
+        """``PRETTY_NAME``, ``NAME`` or ``ID``, in composefs's order."""
+        return next((self.os_release[key] for key in ("PRETTY_NAME", "NAME", "ID") if key in self.os_release), None)
+
+    @property
+    def version(self) -> str | None:
+        """``VERSION_ID`` or ``VERSION``, in composefs's order."""
+        return next((self.os_release[key] for key in ("VERSION_ID", "VERSION") if key in self.os_release), None)
+
+    @cached_property
+    def kernel(self) -> KernelFiles:
+        """The newest kernel and its initrd.
+
+        Raises:
+            UsageError: The tree has none.
+        """
+        candidates = [
+            KernelFiles(path.parent.name, path, path.with_name("initramfs.img"))
+            for path in self.path.glob("usr/lib/modules/*/vmlinuz")
+        ]
+        for path in self.path.glob("boot/vmlinuz-*"):
+            release = path.name.removeprefix("vmlinuz-")
+            candidates.append(KernelFiles(release, path, path.with_name(f"initrd.img-{release}")))
+        complete = [files for files in candidates if files.linux.is_file() and files.initrd.is_file()]
+        if not complete:
+            raise UsageError(
+                f"{self.path} has no kernel with an initrd",
+                hint="usr/lib/modules/*/{vmlinuz,initramfs.img} or boot/{vmlinuz,initrd.img}-* is needed",
+            )
+        return max(complete, key=lambda files: _version_key(files.release))
+
+    @property
+    def stub(self) -> bytes | None:
+        """The UKI stub of the tree, else of this machine; None where neither has one."""
+        for path in (self.path / STUB_NAME, Path("/") / STUB_NAME):
+            try:
+                return path.read_bytes()
+            except OSError:
+                continue
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFiles:
+    """A kernel: its release as ``uname -r`` says it, and where it is."""
+
+    release: str
+    linux: Path
+    initrd: Path
+
+
+def _version_key(release: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", release) if part]
+
+
+@contextmanager
+def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
+    """Make a directory or a tar archive available as a directory.
+
+    An archive is unpacked below ``scratch`` and removed again on every exit. Not as root, its owners become the
+    caller and device nodes are left out.
+
+    Args:
+        source: A directory, or a tar archive in any compression that GNU tar knows.
+        scratch: An existing directory.
+
+    Raises:
+        UsageError: There is no such file.
+        CommandError: tar failed.
+    """
+    if source.is_dir():
+        yield RootTree(source)
+        return
+    if not source.is_file():
+        raise UsageError(f"{source} is neither a directory nor a tar archive")
+    with tempfile.TemporaryDirectory(prefix=".rootfs-", dir=scratch) as name:
+        argv = ["tar", "--extract", f"--file={source}", f"--directory={name}"]
+        argv += ["--numeric-owner", "--preserve-permissions"]
+        argv += ["--xattrs", "--xattrs-include=*"] if os.geteuid() == 0 else ["--exclude=./dev/*", "--exclude=dev/*"]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            tail = done.stderr[-2000:]
+            raise CommandError(f"unpacking {source}: {tail.strip()}", tuple(argv), done.returncode, tail)
+        yield RootTree(Path(name))
+
+
+GENERATED_OS_RELEASE = """\
+NAME="Lab OS"
+ID=lab
+VERSION_ID={version}
+PRETTY_NAME="Lab OS {version}"
+HOME_URL="https://example.org/"
+"""
+
+_GENERATED_ETC = {
+    "app.conf": "# Lab application\ncolour = {colour}\nworkers = {workers}\n",
+    "secret.conf": "token = lab\n",
+    "unwanted.conf": "# a default that the admin does not want\n",
+    "tagged.conf": "# gets an extended attribute\n",
+    "plugins.d/10-one.conf": "plugin = one\n",
+    "plugins.d/20-two.conf": "plugin = two\n",
+}
+
+
+@contextmanager
+def generated_rootfs(version: int, *, scratch: Path) -> Iterator[RootTree]:
+    """Make the small generated OS.
+
+    Its /etc is a copy of what this machine's /etc lets the caller read, with a directory ``lab`` that
+    differs from version to version: one file changes, one goes and one comes.
+
+    Args:
+        version: 1 or more; kernel, initrd, ``usr/lib/os-release`` and ``etc/lab`` depend on it.
+        scratch: An existing directory; the tree is made below it and removed on every exit.
+    """
+    with tempfile.TemporaryDirectory(prefix=".rootfs-", dir=scratch) as name:
+        root = Path(name)
+        modules = root / f"usr/lib/modules/6.12.{version}-lab"
+        modules.mkdir(parents=True)
+        for directory in ("boot", "sysroot", "var/lib", "run", "usr/bin", "tmp", "proc", "sys", "dev"):
+            (root / directory).mkdir(parents=True)
+        (modules / "vmlinuz").write_bytes(f"lab kernel {version}\n".encode().ljust(8192, b"k"))
+        (modules / "initramfs.img").write_bytes(f"lab initrd {version}\n".encode().ljust(16384, b"i"))
+        (root / "usr/lib/os-release").write_text(GENERATED_OS_RELEASE.format(version=version))
+        (root / "usr/bin/app").write_bytes(b"#!/bin/sh\necho lab\n" * 100 * version)
+        copy_readable(Path("/etc"), root / "etc")
+        lab = root / "etc/lab"
+        shutil.rmtree(lab, ignore_errors=True)
+        (lab / "plugins.d").mkdir(parents=True)
+        for file, text in _GENERATED_ETC.items():
+            (lab / file).write_text(text.format(colour="green" if version % 2 else "blue", workers=4 * version))
+        (lab / f"only-in-{version}.conf").write_text(f"since = {version}\n")
+        yield RootTree(root)
+
+
+def copy_readable(source: Path, target: Path) -> int:
+    """Copy directories, regular files and symlinks that the caller may read; the rest is left out.
+
+    Modes and times are kept; owners and extended attributes are not.
+
+    Returns:
+        How many entries were left out.
+    """
+    skipped = 0
+    target.mkdir(parents=True)
+    try:
+        entries = sorted(os.scandir(os.fsencode(source)), key=lambda entry: entry.name)
+    except OSError:
+        return 1
+    for entry in entries:
+        destination = Path(os.fsdecode(os.path.join(os.fsencode(target), entry.name)))
+        try:
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), os.fsencode(destination))
+            elif entry.is_dir(follow_symlinks=False):
+                skipped += copy_readable(Path(os.fsdecode(entry.path)), destination)
+            elif entry.is_file(follow_symlinks=False):
+                shutil.copyfile(os.fsdecode(entry.path), destination)
+                status = entry.stat(follow_symlinks=False)
+                os.chmod(destination, stat.S_IMODE(status.st_mode) | stat.S_IRUSR)
+                os.utime(destination, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            else:
+                skipped += 1
+        except OSError:
+            skipped += 1
+    # Writable by its owner, or a later step could not put anything in.
+    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode) | stat.S_IRWXU)
+    return skipped
