@@ -1,7 +1,14 @@
 //! A tree of files as data: what an EROFS image, a live directory and a merge result have in common.
 
+mod beneath;
 mod builder;
+mod inode;
+mod listing;
 mod model;
+mod scan;
+mod scan_threads;
 
+pub use beneath::open_beneath;
 pub use builder::{BuildError, TreeBuilder};
 pub use model::{Children, Content, FileType, Node, NodeId, Stat, Timestamp, Tree, Xattr};
+pub use scan::{Scan, ScanError, ScanReport, scan};
