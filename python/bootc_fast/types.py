@@ -169,7 +169,9 @@ class Result(enum.StrEnum):
     LOCKED = "finalization-locked"
     DRY_RUN = "dry-run"
     DONE = "done"
+    ALREADY_DONE = "already-done"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

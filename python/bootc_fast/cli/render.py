@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.failure import escape
+from bootc_fast._text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ def json_path(path: bytes) -> str | dict[str, str]:
 
 def text_path(path: bytes) -> str:
     """A path for people: control characters and bytes that are not UTF-8 escaped."""
-    return escape(path.decode("utf-8", errors="surrogateescape"))
+    return escape_bytes(path)
 
 
 def text_seconds(seconds: float) -> str:

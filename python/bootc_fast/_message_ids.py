@@ -1,0 +1,14 @@
+"""Journal message ids, 32 hex digits each; the message catalog in packaging/ explains every one to an admin."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FINALIZE_STARTED: Final = "fe3be79c65704defbdd2314d0a8a8c46"
+FINALIZE_DONE: Final = "84f1a89107f448fc9902dc7f18df5136"
+FINALIZE_FAILED: Final = "3929ae7f69a74bbdbb81f945e47472d1"
+FINALIZE_NOTHING: Final = "7464b3c7eb1f47a3a5f0a254d512533e"
+BOOT_ORDER_CHANGED: Final = "315cd8a3d749491faae0bbb2dc0ebe26"
+LAST_FINALIZE_FAILED: Final = "da4ea25a10494a2a95bc902145f52272"
+# ostree's and bootc's own; tools look for it.
+ROLLBACK: Final = "26f3b1eb24464d12aa5e7b544a6b5468"

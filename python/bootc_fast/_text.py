@@ -1,0 +1,76 @@
+"""Errors and names as text for people; used by the command line, the journal and the outcome record alike."""
+
+from __future__ import annotations
+
+from bootc_fast.errors import BootcFastError, FileSystemError
+
+UNEXPECTED = 1
+
+
+def flatten(error: BaseException) -> list[BaseException]:
+    """Return the single errors of a group, in order; the error itself where it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for child in error.exceptions for leaf in flatten(child)]
+    return [error]
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code (spec commands.md, "Exit codes"): of a group, the highest of its errors."""
+    return max(_code(leaf) for leaf in flatten(error))
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, BootcFastError):
+        return error.exit_code
+    return FileSystemError.exit_code if isinstance(error, OSError) else UNEXPECTED
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for one error, without its causes; safe for a terminal."""
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{_name(error.filename)}: "
+        return escape(f"{where}{error.strerror}")
+    text = str(error)
+    if isinstance(error, BootcFastError):
+        return escape(text or type(error).__name__)
+    return escape(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _name(filename: object) -> str:
+    return filename.decode(errors="surrogateescape") if isinstance(filename, bytes) else str(filename)
+
+
+def error_chain(error: BaseException) -> list[str]:
+    """Describe what an error was raised from, nearest first, without repeating what was said already."""
+    said = [describe_error(error)]
+    seen = {id(error)}
+    cause = error.__cause__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        text = describe_error(cause)
+        # Messages often end with their cause's text already: "reading X: No space left on device".
+        if not any(text in earlier for earlier in said):
+            said.append(text)
+        cause = cause.__cause__
+    return said[1:]
+
+
+def escape(text: str) -> str:
+    r"""Escape what a terminal must not get: control characters, line ends, and bytes that are not UTF-8.
+
+    A name in an error may come from an image that nobody has vetted yet. Bytes appear as ``\xff``.
+    """
+    return "".join(char if char.isprintable() else _escape_char(char) for char in text)
+
+
+def escape_bytes(name: bytes) -> str:
+    """A bytes name for people."""
+    return escape(name.decode("utf-8", errors="surrogateescape"))
+
+
+def _escape_char(char: str) -> str:
+    code = ord(char)
+    first, last = 0xDC80, 0xDCFF  # where "surrogateescape" puts bytes
+    if first <= code <= last:
+        return f"\\x{code - first + 0x80:02x}"
+    return char.encode("unicode_escape").decode("ascii")
