@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias, final
 
 # Polled every 20 ms of work; what it raises ends the call (spec core.md, "Python boundary").
 _Check: TypeAlias = Callable[[], object] | None
@@ -10,3 +10,40 @@ def digest_fd(
     fd: int, *, algorithm: str = "sha512", block_bytes: int = 4096, salt: bytes | None = None, check: _Check = None
 ) -> str: ...
 def open_in_root(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int: ...
+
+@final
+class TreeEntry:
+    @property
+    def path(self) -> bytes: ...  # below the root of the tree, which has b""
+    @property
+    def mode(self) -> int: ...  # st_mode, with the type
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def nlink(self) -> int: ...
+    @property
+    def rdev(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def xattrs(self) -> dict[bytes, bytes]: ...
+    @property
+    def content(self) -> Literal["none", "inline", "target", "object", "on-disk"]: ...
+    @property
+    def data(self) -> bytes | None: ...  # content == "inline"
+    @property
+    def target(self) -> bytes | None: ...  # content == "target"
+    @property
+    def digest(self) -> str | None: ...  # content == "object"
+    @property
+    def link_group(self) -> int | None: ...  # the same for every name of one inode, None for the only one
+
+@final
+class Tree:
+    def __len__(self) -> int: ...
+    def entries(self) -> list[TreeEntry]: ...
+    def find(self, path: bytes) -> TreeEntry | None: ...

@@ -2,6 +2,7 @@
 
 mod call;
 mod files;
+mod tree;
 mod verity;
 
 use pyo3::prelude::*;
@@ -13,6 +14,8 @@ mod _core {
 
     #[pymodule_export]
     use super::files::open_in_root;
+    #[pymodule_export]
+    use super::tree::{Tree, TreeEntry};
     #[pymodule_export]
     use super::verity::digest_fd;
 
