@@ -5,18 +5,24 @@ otherwise every file's owner is the caller, in the image as in /etc, and what on
 """
 
 from bootc_fast.lab.build import LabDir, LabFile, LabFiles, LabLink, make_host, stage_files, write_files
+from bootc_fast.lab.commands import create, stage
+from bootc_fast.lab.edits import Edit, apply_edits
 from bootc_fast.lab.forms import LabForms
 from bootc_fast.lab.layout import LabHost, open_lab
 
 __all__ = [
+    "Edit",
     "LabDir",
     "LabFile",
     "LabFiles",
     "LabForms",
     "LabHost",
     "LabLink",
+    "apply_edits",
+    "create",
     "make_host",
     "open_lab",
+    "stage",
     "stage_files",
     "write_files",
 ]

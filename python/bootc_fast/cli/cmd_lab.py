@@ -1,0 +1,100 @@
+"""``bootc-fast lab``: a whole bootc host in a directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.render import print_lines, text_path
+from bootc_fast.types import Algorithm, BootType, Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EPILOG = """\
+example:
+  bootc-fast lab create /tmp/h --loader grub
+  bootc-fast lab edit /tmp/h
+  bootc-fast lab stage /tmp/h
+  bootc-fast --root /tmp/h finalize
+  bootc-fast lab boot /tmp/h
+  bootc-fast --root /tmp/h status
+
+No privileges are needed. As root, owners and all attributes are those of ROOTFS; otherwise everything
+belongs to you, in the image as in /etc. Without --from, a small OS is generated whose /etc is a copy of
+what you may read of this machine's; the directory is therefore readable by you only.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands."""
+    parser.epilog = EPILOG
+    commands = parser.add_subparsers(dest="lab_command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, run_it: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        child: argparse.ArgumentParser = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        child.set_defaults(run_lab=run_it)
+        child.add_argument("directory", metavar="DIR", type=Path, help="the host's directory")
+        return child
+
+    create = add("create", "make a host with one deployment, booted", _run_create)
+    _add_source(create)
+    create.add_argument("--loader", choices=[str(loader) for loader in Loader], default=str(Loader.SYSTEMD_BOOT))
+    create.add_argument("--boot-type", choices=[str(kind) for kind in BootType], default=str(BootType.BLS))
+    create.add_argument("--algorithm", choices=[str(name) for name in Algorithm], default=str(Algorithm.SHA512))
+    stage = add("stage", "stage another deployment, as bootc upgrade does", _run_stage)
+    _add_source(stage)
+    stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
+    stage.add_argument("--download-only", action="store_true", help="lock it: not to be finalized at shutdown")
+    add("edit", "edit /etc as an administrator would, one edit of every kind", _run_edit)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="ROOTFS",
+        type=Path,
+        help="a root file tree: a directory or a tar archive (default: a small generated OS)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sub-command."""
+    code: int = arguments.run_lab(arguments)
+    return code
+
+
+def _run_create(arguments: argparse.Namespace) -> int:
+    from bootc_fast.lab import create
+
+    host = create(
+        arguments.directory,
+        source=arguments.source,
+        loader=Loader(arguments.loader),
+        boot_type=BootType(arguments.boot_type),
+        algorithm=Algorithm(arguments.algorithm),
+    )
+    print_lines([f"Created {host.root}: {host.loader} and {host.boot_type}", f"Booted: {host.booted}"])
+    return 0
+
+
+def _run_stage(arguments: argparse.Namespace) -> int:
+    from bootc_fast.lab import stage
+
+    boot_type = BootType(arguments.boot_type) if arguments.boot_type else None
+    digest = stage(arguments.directory, source=arguments.source, boot_type=boot_type, locked=arguments.download_only)
+    print_lines([f"Staged: {digest}"])
+    return 0
+
+
+def _run_edit(arguments: argparse.Namespace) -> int:
+    from bootc_fast.lab import apply_edits, open_lab
+
+    edits = apply_edits(open_lab(arguments.directory).etc)
+    print_lines(f"/etc/{text_path(edit.path)}: {edit.what}" for edit in edits)
+    return 0

@@ -1,0 +1,88 @@
+"""Create and stage, as the command line and programs use them: a source tree in, a deployment out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bootc_fast.lab import deploy
+from bootc_fast.lab.layout import LabHost, open_lab
+from bootc_fast.lab.rootfs import RootTree, generated_rootfs, open_rootfs
+from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+def create(
+    directory: Path,
+    *,
+    source: Path | None = None,
+    loader: Loader = Loader.SYSTEMD_BOOT,
+    boot_type: BootType = BootType.BLS,
+    algorithm: Algorithm = Algorithm.SHA512,
+) -> LabHost:
+    """Make a host with one deployment, booted.
+
+    An error leaves what was written so far; the directory can be removed.
+
+    Args:
+        directory: New or empty; becomes readable by its owner only.
+        source: A root file tree: a directory or a tar archive. The small generated OS where None.
+        loader: What reads the boot entries.
+        boot_type: How the deployment boots.
+        algorithm: Of image and object digests.
+
+    Raises:
+        UsageError: The directory is not empty, or the source has no kernel.
+        CommandError: A tool failed (tar, cp).
+        OSError: The source cannot be read, or the directory not written.
+
+    Source:
+        Spec commands.md, "The lab".
+    """
+    host = LabHost(directory, loader, boot_type, algorithm)
+    host.make_skeleton()
+    with _open_source(host, source) as tree:
+        deploy.install(host, tree)
+    return host
+
+
+def stage(
+    directory: Path, *, source: Path | None = None, boot_type: BootType | None = None, locked: bool = False
+) -> VerityDigest:
+    """Stage another deployment, as ``bootc upgrade`` (or, locked, its ``--download-only``) does.
+
+    Args:
+        directory: A lab host.
+        source: As for :func:`create`; the generated OS's next version where None.
+        boot_type: As the booted deployment where None.
+        locked: Not to be finalized at shutdown.
+
+    Returns:
+        The staged deployment's digest.
+
+    Raises:
+        UsageError: No lab host there, or the source has no kernel.
+        InvalidStateError: This image is deployed already.
+        CommandError: A tool failed (tar, cp).
+        OSError: The source cannot be read, or the host not written.
+    """
+    host = open_lab(directory)
+    with _open_source(host, source) as tree:
+        return deploy.stage(host, tree, boot_type=boot_type, locked=locked)
+
+
+def _open_source(host: LabHost, source: Path | None) -> AbstractContextManager[RootTree]:
+    if source is None:
+        return generated_rootfs(_next_version(host), scratch=host.root)
+    return open_rootfs(source, scratch=host.root)
+
+
+def _next_version(host: LabHost) -> int:
+    """One more than the highest version that a boot entry or menuentry of the generated OS shows."""
+    texts = [path.read_text(errors="replace") for path in host.boot_dir.glob("loader/entries*/*.conf")]
+    texts += [path.read_text(errors="replace") for path in host.boot_dir.glob("grub2/user.cfg*")]
+    found = [int(number) for text in texts for number in re.findall(r"Lab OS (\d+)", text)]
+    return max(found, default=0) + 1
