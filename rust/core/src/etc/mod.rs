@@ -1,1 +1,7 @@
 //! The three-way merge of /etc: rules, plan, writing.
+
+pub mod apply;
+mod attributes;
+pub mod ops;
+
+pub use attributes::Attributes;

@@ -1,0 +1,137 @@
+//! What can go wrong while a merge is written, and what is only worth a warning.
+
+use std::fmt;
+use std::io;
+
+use crate::cancel::Cancelled;
+
+/// Why writing the result stopped; the next run goes on from what is there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// A system call failed.
+    #[error("{step} {}", Escaped(.path))]
+    Io {
+        /// What was being done, as in "write file".
+        step: &'static str,
+        /// Below the destination; empty for the destination itself.
+        path: Vec<u8>,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The destination could not be looked at.
+    #[error("look at the destination {}", Escaped(.path))]
+    Scan {
+        /// Below the destination.
+        path: Vec<u8>,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The destination is too large or too deep.
+    #[error("look at the destination")]
+    Tree(#[from] crate::tree::BuildError),
+    /// Nobody wants the result any more.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl ApplyError {
+    /// The system's error, where there is one.
+    #[must_use]
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } | Self::Scan { source, .. } => Some(source),
+            Self::Tree(_) | Self::Cancelled(_) => None,
+        }
+    }
+}
+
+/// Adds what was being done, and to what, to the error of a system call.
+pub(super) trait During<T> {
+    fn during(self, step: &'static str, path: &[u8]) -> Result<T, ApplyError>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, step: &'static str, path: &[u8]) -> Result<T, ApplyError> {
+        self.map_err(|error| ApplyError::Io { step, path: path.to_vec(), source: error.into() })
+    }
+}
+
+/// Something that the result lacks, though nothing failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The destination's file system, or a lack of privilege, refuses a `security.*` or `trusted.*` attribute.
+    Xattr {
+        /// Below the destination.
+        path: Vec<u8>,
+        /// The attribute.
+        name: Vec<u8>,
+        /// Why.
+        error: rustix::io::Errno,
+    },
+    /// A file of the running /etc was gone when it was to be read; it counts as deleted.
+    Vanished {
+        /// Below the destination.
+        path: Vec<u8>,
+    },
+    /// A file of the running /etc kept changing; it is what the second reading found.
+    Changed {
+        /// Below the destination.
+        path: Vec<u8>,
+    },
+    /// The destination's file system refuses another hard link; the name is a file of its own.
+    NotLinked {
+        /// Below the destination.
+        path: Vec<u8>,
+        /// Why.
+        error: rustix::io::Errno,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xattr { path, name, error } => {
+                write!(formatter, "{}: attribute {} not stored: {error}", Escaped(path), Escaped(name))
+            }
+            Self::Vanished { path } => {
+                write!(formatter, "{}: vanished while it was read; counts as deleted", Escaped(path))
+            }
+            Self::Changed { path } => {
+                write!(
+                    formatter,
+                    "{}: changed while it was read, twice; the second reading counts",
+                    Escaped(path)
+                )
+            }
+            Self::NotLinked { path, error } => {
+                write!(formatter, "{}: not hard-linked but copied: {error}", Escaped(path))
+            }
+        }
+    }
+}
+
+/// A path for people: what is not printable ASCII or UTF-8 letters is escaped, so that it cannot steer a terminal.
+struct Escaped<'p>(&'p [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return formatter.write_str(".");
+        }
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() || character == '\\' {
+                    write!(formatter, "{}", character.escape_default())?;
+                } else {
+                    write!(formatter, "{character}")?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(formatter, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Making a directory exactly the result of a merge (spec etc-merge.md, "Writing R").
+
+mod content;
+mod destination;
+mod error;
+mod inode;
+mod place;
+mod run;
+mod unlock;
+
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, syncfs};
+use rustix::io::{Errno, retry_on_intr};
+
+pub use content::{ContentSource, Opened};
+pub use error::{ApplyError, Warning};
+
+use super::ops::{Operation, list_operations};
+use crate::cancel::{Cancel, Ticker};
+use crate::tree::{self, ScanError, Tree, open_beneath};
+use content::Comparer;
+use destination::Destination;
+use error::During;
+use run::Runner;
+
+/// What has to be done to a destination, and the destination as it was found.
+#[derive(Debug)]
+pub struct Difference {
+    /// In the order in which they are carried out.
+    pub operations: Vec<Operation>,
+    /// The destination.
+    pub before: Tree,
+}
+
+/// What the writing of a result did.
+#[derive(Debug)]
+pub struct Applied {
+    /// Operations carried out; 0 where the destination was the result already.
+    pub operations: usize,
+    /// Content written, in bytes; shared blocks count too.
+    pub bytes_copied: u64,
+    /// What the result lacks though nothing failed.
+    pub warnings: Vec<Warning>,
+    /// Time for looking at the destination and comparing.
+    pub compare: Duration,
+    /// Time for the operations.
+    pub apply: Duration,
+    /// Time for `syncfs`.
+    pub sync: Duration,
+}
+
+/// Told after every operation: how many of how many are done.
+pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize);
+
+/// Finds out what turns the directory into the result; changes nothing.
+///
+/// Every regular file that could stay is read and compared, since nobody knows who wrote it.
+///
+/// # Errors
+/// [`ApplyError::Scan`], [`ApplyError::Tree`], [`ApplyError::Cancelled`].
+pub fn compare(
+    result: &Tree,
+    source: &dyn ContentSource,
+    dir: BorrowedFd<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Difference, ApplyError> {
+    let tree::Scan { tree: before, report } = tree::scan(dir, cancel).map_err(scan_error)?;
+    if let Some(path) = report.mounts.into_iter().next() {
+        // What lies below is out of reach, so the directory could not become exactly the result.
+        return Err(ApplyError::Scan { path, source: Errno::XDEV.into() });
+    }
+    let mut destination = Destination::open(dir)?;
+    let mut comparer =
+        Comparer { source, destination: &mut destination, cancel, buffers: (Vec::new(), Vec::new()) };
+    let operations = list_operations(result, &before, &mut comparer, cancel)?;
+    Ok(Difference { operations, before })
+}
+
+/// Turns the directory into the result and syncs its file system.
+///
+/// After an error, a cancellation or a crash the directory holds some of the result and some of what was there;
+/// every file in it is complete, and the next call completes it.
+///
+/// # Errors
+/// [`ApplyError`].
+pub fn apply(
+    result: &Tree,
+    source: &dyn ContentSource,
+    dir: BorrowedFd<'_>,
+    progress: OnProgress<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Applied, ApplyError> {
+    let start = Instant::now();
+    let Difference { operations, before } = compare_unlocking(result, source, dir, cancel)?;
+    let compared = Instant::now();
+    let mut runner = Runner {
+        result,
+        before: &before,
+        source,
+        destination: Destination::open(dir)?,
+        cancel,
+        bytes_copied: 0,
+        warnings: Vec::new(),
+        vanished: HashSet::new(),
+    };
+    let mut ticker = Ticker::new(cancel);
+    for (done, operation) in operations.iter().enumerate() {
+        progress(done, operations.len());
+        ticker.tick()?;
+        runner.run(operation)?;
+    }
+    progress(operations.len(), operations.len());
+    let applied = Instant::now();
+    sync(dir)?;
+    Ok(Applied {
+        operations: operations.len(),
+        bytes_copied: runner.bytes_copied,
+        warnings: runner.warnings,
+        compare: compared.duration_since(start),
+        apply: applied.duration_since(compared),
+        sync: applied.elapsed(),
+    })
+}
+
+/// An owner without privilege may have left directories that not even they can enter: those are opened first.
+fn compare_unlocking(
+    result: &Tree,
+    source: &dyn ContentSource,
+    dir: BorrowedFd<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Difference, ApplyError> {
+    match compare(result, source, dir, cancel) {
+        Err(ApplyError::Scan { source: error, .. })
+            if error.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            unlock::unlock_directories(dir, cancel)?;
+            compare(result, source, dir, cancel)
+        }
+        other => other,
+    }
+}
+
+/// Everything written before is on disk when this returns well.
+fn sync(dir: BorrowedFd<'_>) -> Result<(), ApplyError> {
+    let fd = match open_beneath(dir, b"", OFlags::RDONLY | OFlags::DIRECTORY) {
+        // The result's own root may be closed to its owner by now; the caller's descriptor will do, unless O_PATH.
+        Err(Errno::ACCESS) => return retry_on_intr(|| syncfs(dir)).during("sync the file system of", b""),
+        opened => opened.during("open", b"")?,
+    };
+    retry_on_intr(|| syncfs(&fd)).during("sync the file system of", b"")
+}
+
+fn scan_error(error: ScanError) -> ApplyError {
+    match error {
+        ScanError::Io { path, errno } => ApplyError::Scan { path, source: errno.into() },
+        ScanError::Depth { path, .. } => ApplyError::Scan { path, source: Errno::NAMETOOLONG.into() },
+        ScanError::Build(error) => error.into(),
+        ScanError::Cancelled(error) => error.into(),
+    }
+}
