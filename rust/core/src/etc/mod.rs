@@ -5,3 +5,6 @@ mod attributes;
 pub mod ops;
 
 pub use attributes::Attributes;
+
+pub mod content;
+pub mod result;

@@ -8,6 +8,8 @@ use rustix::io::Errno;
 
 /// Longest path given to the kernel at once: `PATH_MAX` less the terminating NUL and room for one more name.
 const MAX_CALL_BYTES: usize = 3800;
+/// Lookups that a race may spoil; `openat2(2)` asks for a retry and for a bound.
+const MAX_ATTEMPTS: u32 = 1000;
 
 /// Opens `path` (relative, without a leading slash; empty: the directory itself) below `root`.
 ///
@@ -43,10 +45,13 @@ fn open_once(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd
     }
     let path = CString::new(path).map_err(|_| Errno::NOENT)?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut attempts_left = MAX_ATTEMPTS;
     loop {
         match openat2(base, path.as_c_str(), flags, Mode::empty(), resolve) {
-            // EAGAIN: a rename or mount raced with the lookup and the kernel could not tell whether it stayed beneath.
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            // A rename or mount raced with the lookup and the kernel could not tell whether it stayed beneath; or,
+            // with O_NONBLOCK, somebody holds a lease on the file and is asked to give it up.
+            Err(Errno::AGAIN) if attempts_left > 0 => attempts_left = attempts_left.saturating_sub(1),
             other => return other,
         }
     }

@@ -1,0 +1,389 @@
+//! The three sides of a merge, and whether two of their nodes hold the same bytes.
+//!
+//! Cheapest proof first: type, size, bytes held in the trees, digests from image metadata; only then is a file of a
+//! live directory read, once for each algorithm, whatever it is compared with. Equal digests count as equal bytes;
+//! nothing weaker does (spec etc-merge.md, "When are two things the same?").
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{OFlags, StatxFlags, statx};
+use rustix::io::Errno;
+
+use crate::cancel::{Cancel, Cancelled};
+use crate::tree::{Content, FileType, Node, NodeId, Tree, open_beneath};
+use crate::verity::{Algorithm, Digest, Params, digest_bytes, digest_reader};
+
+/// Files up to this size are read in one piece.
+const WHOLE_BYTES: u64 = 1 << 18;
+
+/// Why content cannot be compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// Reading failed, and not because the file vanished.
+    #[error("cannot read {:?}: {source}", String::from_utf8_lossy(path))]
+    Io {
+        /// Below the root of its tree.
+        path: Vec<u8>,
+        /// The system call's.
+        source: io::Error,
+    },
+    /// The repository lacks an object that an image names.
+    #[error("object {digest} of {:?} is missing from the repository", String::from_utf8_lossy(path))]
+    MissingObject {
+        /// Below the root of its tree.
+        path: Vec<u8>,
+        /// Its fs-verity digest.
+        digest: Digest,
+    },
+    /// The caller gave no descriptor to read this kind of content from.
+    #[error("{:?} can only be read with the descriptor of its {what}", String::from_utf8_lossy(path))]
+    NoDescriptor {
+        /// Below the root of its tree.
+        path: Vec<u8>,
+        /// "directory" or "objects".
+        what: &'static str,
+    },
+    /// Nobody wants the result any more.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// The content of a regular file, ready to be read.
+#[derive(Debug)]
+pub enum Source<'t> {
+    /// All of it.
+    Bytes(&'t [u8]),
+    /// An object of a repository: it never changes.
+    Object(File),
+    /// A file of a live directory: it may change while it is read.
+    Live(File),
+}
+
+/// Whether two nodes hold the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// Same type, and same content, target or device number.
+    Same,
+    /// Not the same.
+    Different,
+    /// The first node's file vanished from its live directory.
+    FirstVanished,
+    /// The second node's file vanished from its live directory.
+    SecondVanished,
+}
+
+/// One of the three trees with what is needed to read its files.
+#[derive(Debug)]
+pub struct Side<'a> {
+    /// What is there.
+    pub tree: &'a Tree,
+    /// The directory that was scanned, for [`Content::OnDisk`].
+    pub dir: Option<BorrowedFd<'a>>,
+    /// `composefs/objects`, for [`Content::Object`].
+    pub objects: Option<BorrowedFd<'a>>,
+    digests: Mutex<HashMap<(NodeId, Algorithm), Option<Digest>>>,
+}
+
+impl<'a> Side<'a> {
+    /// A side whose files have not been read yet.
+    #[must_use]
+    pub fn new(tree: &'a Tree, dir: Option<BorrowedFd<'a>>, objects: Option<BorrowedFd<'a>>) -> Self {
+        Self { tree, dir, objects, digests: Mutex::new(HashMap::new()) }
+    }
+
+    /// Opens the content of a regular file; `None` where it vanished, or is no regular file any more.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn open<'t>(&self, node: Node<'t>) -> Result<Option<Source<'t>>, ContentError> {
+        match node.content() {
+            Content::Inline(data) => Ok(Some(Source::Bytes(data))),
+            Content::Object(digest) => self.open_object(node, digest).map(Source::Object).map(Some),
+            Content::OnDisk => Ok(self.open_live(node)?.map(Source::Live)),
+            Content::None | Content::Target(_) => Ok(None),
+        }
+    }
+
+    fn open_object(&self, node: Node<'_>, digest: &Digest) -> Result<File, ContentError> {
+        let objects =
+            self.objects.ok_or_else(|| ContentError::NoDescriptor { path: node.path(), what: "objects" })?;
+        let mut name = digest.to_string();
+        name.insert(2, '/');
+        match open_beneath(objects, name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(fd) => Ok(File::from(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                Err(ContentError::MissingObject { path: node.path(), digest: *digest })
+            }
+            Err(errno) => Err(failed(node, errno.into())),
+        }
+    }
+
+    fn open_live(&self, node: Node<'_>) -> Result<Option<File>, ContentError> {
+        let dir =
+            self.dir.ok_or_else(|| ContentError::NoDescriptor { path: node.path(), what: "directory" })?;
+        // NONBLOCK: a FIFO that took the file's place is noticed, not waited for.
+        let file = match open_beneath(dir, &node.path(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+            Ok(fd) => File::from(fd),
+            // NXIO: a socket or an orphaned device; LOOP, XDEV: a symlink or a mount is there now.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO | Errno::NODEV) => {
+                return Ok(None);
+            }
+            Err(errno) => return Err(failed(node, errno.into())),
+        };
+        let state = State::of(&file).map_err(|errno| failed(node, errno.into()))?;
+        Ok(state.is_regular.then_some(file))
+    }
+
+    /// The fs-verity digest as composefs counts it; from metadata, from the kernel, or computed. Computed once.
+    ///
+    /// `None` where the file vanished.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn digest(
+        &self,
+        node: Node<'_>,
+        algorithm: Algorithm,
+        cancel: &dyn Cancel,
+    ) -> Result<Option<Digest>, ContentError> {
+        if let Content::Object(digest) = node.content()
+            && digest.algorithm() == algorithm
+        {
+            return Ok(Some(*digest));
+        }
+        let key = (node.id(), algorithm);
+        let known = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let params = Params::composefs(algorithm);
+        let digest = self.read_settled(node, |source| hash(&params, source, node, cancel))?;
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
+        Ok(digest)
+    }
+
+    /// Runs `read` over the content, and once more where the file changed meanwhile; then it counts as it was read.
+    fn read_settled<T>(
+        &self,
+        node: Node<'_>,
+        mut read: impl FnMut(&mut Source<'_>) -> Result<T, ContentError>,
+    ) -> Result<Option<T>, ContentError> {
+        let Some((first, settled)) = self.read_once(node, &mut read)? else {
+            return Ok(self.read_once(node, &mut read)?.map(|(second, _)| second));
+        };
+        if settled {
+            return Ok(Some(first));
+        }
+        Ok(self.read_once(node, &mut read)?.map(|(second, _)| second))
+    }
+
+    /// The bool: the file did not change while it was read.
+    fn read_once<T>(
+        &self,
+        node: Node<'_>,
+        read: &mut impl FnMut(&mut Source<'_>) -> Result<T, ContentError>,
+    ) -> Result<Option<(T, bool)>, ContentError> {
+        let Some(mut source) = self.open(node)? else { return Ok(None) };
+        let before = source.state().map_err(|errno| failed(node, errno.into()))?;
+        let result = read(&mut source)?;
+        let after = source.state().map_err(|errno| failed(node, errno.into()))?;
+        Ok(Some((result, before == after)))
+    }
+
+    /// Up to `limit_bytes` and one byte of a file's content; `None` where it vanished.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn read_head(&self, node: Node<'_>, limit_bytes: u64) -> Result<Option<Vec<u8>>, ContentError> {
+        self.read_settled(node, |source| {
+            let mut data = Vec::new();
+            let most = limit_bytes.saturating_add(1);
+            let read = source.reader().take(most).read_to_end(&mut data);
+            read.map(|_| data).map_err(|error| failed(node, error))
+        })
+    }
+}
+
+/// Whether two nodes are of the same type with the same content, target or device number.
+///
+/// Directories, FIFOs and sockets of the same type are the same; attributes do not count here. At most two files
+/// are read, each at most twice.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn same_content(
+    first_side: &Side<'_>,
+    first: Node<'_>,
+    second_side: &Side<'_>,
+    second: Node<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Sameness, ContentError> {
+    let yes_no = |same: bool| if same { Sameness::Same } else { Sameness::Different };
+    if first.file_type() != second.file_type() {
+        return Ok(Sameness::Different);
+    }
+    match first.file_type() {
+        FileType::Directory | FileType::Fifo | FileType::Socket => return Ok(Sameness::Same),
+        FileType::Symlink => return Ok(yes_no(first.content() == second.content())),
+        FileType::CharDevice | FileType::BlockDevice => {
+            return Ok(yes_no(first.stat().rdev == second.stat().rdev));
+        }
+        FileType::Regular if first.stat().size_bytes != second.stat().size_bytes => {
+            return Ok(Sameness::Different);
+        }
+        FileType::Regular => {}
+    }
+    match (first.content(), second.content()) {
+        (Content::Inline(one), Content::Inline(two)) => Ok(yes_no(one == two)),
+        (Content::Object(digest), _) | (_, Content::Object(digest)) => {
+            by_digest(first_side, first, second_side, second, digest.algorithm(), cancel)
+        }
+        _ => by_bytes(first_side, first, second_side, second, cancel),
+    }
+}
+
+fn by_digest(
+    first_side: &Side<'_>,
+    first: Node<'_>,
+    second_side: &Side<'_>,
+    second: Node<'_>,
+    algorithm: Algorithm,
+    cancel: &dyn Cancel,
+) -> Result<Sameness, ContentError> {
+    let Some(one) = first_side.digest(first, algorithm, cancel)? else { return Ok(Sameness::FirstVanished) };
+    let Some(two) = second_side.digest(second, algorithm, cancel)? else {
+        return Ok(Sameness::SecondVanished);
+    };
+    Ok(if one == two { Sameness::Same } else { Sameness::Different })
+}
+
+fn by_bytes(
+    first_side: &Side<'_>,
+    first: Node<'_>,
+    second_side: &Side<'_>,
+    second: Node<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Sameness, ContentError> {
+    let found = first_side.read_settled(first, |one| {
+        let mut left = one.reader();
+        second_side.read_settled(second, |two| equal_streams(&mut left, &mut two.reader(), first, cancel))
+    })?;
+    Ok(match found {
+        None => Sameness::FirstVanished,
+        Some(None) => Sameness::SecondVanished,
+        Some(Some(true)) => Sameness::Same,
+        Some(Some(false)) => Sameness::Different,
+    })
+}
+
+fn equal_streams(
+    left: &mut dyn Read,
+    right: &mut dyn Read,
+    node: Node<'_>,
+    cancel: &dyn Cancel,
+) -> Result<bool, ContentError> {
+    let len = usize::try_from(node.stat().size_bytes.clamp(1, WHOLE_BYTES)).unwrap_or(1 << 18);
+    let (mut one, mut two) = (vec![0u8; len], vec![0u8; len]);
+    loop {
+        let in_one = fill(left, &mut one).map_err(|error| failed(node, error))?;
+        let in_two = fill(right, &mut two).map_err(|error| failed(node, error))?;
+        if one.get(..in_one) != two.get(..in_two) {
+            return Ok(false);
+        }
+        if in_one < len {
+            return Ok(true);
+        }
+        cancel.check()?;
+    }
+}
+
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0usize;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(count) => done = done.saturating_add(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+fn hash(
+    params: &Params,
+    source: &mut Source<'_>,
+    node: Node<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Digest, ContentError> {
+    if let Source::Bytes(data) = source {
+        return Ok(digest_bytes(params, data));
+    }
+    if node.stat().size_bytes <= WHOLE_BYTES {
+        let mut data =
+            Vec::with_capacity(usize::try_from(node.stat().size_bytes).unwrap_or(0).saturating_add(1));
+        let most = WHOLE_BYTES.saturating_add(1);
+        let read = source.reader().take(most).read_to_end(&mut data);
+        read.map_err(|error| failed(node, error))?;
+        if data.len() as u64 <= WHOLE_BYTES {
+            return Ok(digest_bytes(params, &data));
+        }
+        let mut whole = data.chain(source.reader());
+        return finish_hash(digest_reader(params, &mut whole, cancel), node);
+    }
+    finish_hash(digest_reader(params, &mut source.reader(), cancel), node)
+}
+
+fn finish_hash(result: io::Result<Digest>, node: Node<'_>) -> Result<Digest, ContentError> {
+    result.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Cancelled>()) {
+        Some(cancelled) => (*cancelled).into(),
+        None => failed(node, error),
+    })
+}
+
+fn failed(node: Node<'_>, source: io::Error) -> ContentError {
+    ContentError::Io { path: node.path(), source }
+}
+
+impl Source<'_> {
+    fn reader(&mut self) -> Box<dyn Read + '_> {
+        match self {
+            Self::Bytes(data) => Box::new(*data),
+            Self::Object(file) | Self::Live(file) => Box::new(file),
+        }
+    }
+
+    fn state(&self) -> Result<Option<State>, Errno> {
+        match self {
+            Self::Bytes(_) | Self::Object(_) => Ok(None),
+            Self::Live(file) => State::of(file).map(Some),
+        }
+    }
+}
+
+/// What changes when a file's content does.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    is_regular: bool,
+    size_bytes: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+}
+
+impl State {
+    fn of(file: &File) -> Result<Self, Errno> {
+        let flags = rustix::fs::AtFlags::EMPTY_PATH;
+        let found = statx(file.as_fd(), c"", flags, StatxFlags::BASIC_STATS)?;
+        Ok(Self {
+            is_regular: FileType::from_mode(u32::from(found.stx_mode)) == Some(FileType::Regular),
+            size_bytes: found.stx_size,
+            mtime: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+            ctime: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! What a merge decided: the result R as a tree, where each of its contents comes from, and the report.
+
+use std::fmt;
+
+use crate::tree::{NodeId, Tree};
+
+/// One of the three trees of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SideName {
+    /// P: /etc of the booted image.
+    Pristine,
+    /// C: the running /etc.
+    Current,
+    /// N: /etc of the staged image.
+    New,
+}
+
+/// The node whose content, target or device number a node of R has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// In this tree; never [`SideName::Pristine`]: what only P has is in no result.
+    pub side: SideName,
+    /// This node; of the same type as the node of R.
+    pub node: NodeId,
+}
+
+/// What happens on a conflict (spec etc-merge.md, "Conflicts").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// Nothing may be written; R is made as with [`Strategy::Current`], to be looked at only.
+    Fail,
+    /// The admin's version wins, the image's leaf is kept as `<name>.bootc-new`.
+    Current,
+    /// The image's version wins, the admin's is kept as `<name>.bootc-saved`.
+    New,
+}
+
+impl Strategy {
+    /// As the policy files and the command line spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Current => "current",
+            Self::New => "new",
+        }
+    }
+
+    /// The inverse of [`Strategy::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Fail, Self::Current, Self::New].into_iter().find(|strategy| strategy.name() == name)
+    }
+}
+
+/// One line of a list of the report.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Below /etc, without a leading slash; empty for /etc itself.
+    pub path: Vec<u8>,
+    /// In words, for people.
+    pub reason: String,
+}
+
+/// Two changes of one path that no rule can join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Below /etc, without a leading slash.
+    pub path: Vec<u8>,
+    /// What the admin has there, in words.
+    pub current: String,
+    /// What the image has there, in words.
+    pub new: String,
+    /// What the policy chose.
+    pub strategy: Strategy,
+    /// Where the version that lost is kept in R; `None` for an image's directory, which is not kept.
+    pub saved_as: Option<Vec<u8>>,
+}
+
+/// Something worth knowing that is no error.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A mount hides this path of the running /etc; R has what N has.
+    MountNotCrossed {
+        /// Below /etc.
+        path: Vec<u8>,
+    },
+    /// A socket is never carried over.
+    SocketIgnored {
+        /// Below /etc.
+        path: Vec<u8>,
+    },
+    /// The file vanished while it was read; it counts as absent.
+    Vanished {
+        /// Below /etc.
+        path: Vec<u8>,
+    },
+}
+
+impl Warning {
+    /// The path that it is about, below /etc.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        let (Self::MountNotCrossed { path } | Self::SocketIgnored { path } | Self::Vanished { path }) = self;
+        path
+    }
+
+    /// What about the path, in words.
+    #[must_use]
+    pub const fn text(&self) -> &'static str {
+        match self {
+            Self::MountNotCrossed { .. } => "a mount point, not looked into: left as the new image has it",
+            Self::SocketIgnored { .. } => "a socket, not carried over",
+            Self::Vanished { .. } => "vanished while it was read, counts as deleted",
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "/etc/{}: {}", self.path().escape_ascii(), self.text())
+    }
+}
+
+/// Lists in byte order of their paths.
+#[derive(Debug, Clone, Default)]
+pub struct MergeReport {
+    /// Every path of R that differs from N because of the admin.
+    pub kept: Vec<Change>,
+    /// Every path that P and N have and the admin removed.
+    pub deleted: Vec<Change>,
+    /// Every path where the image changed something that R does not have.
+    pub image_changes_ignored: Vec<Change>,
+    /// What the image added under a directory that the admin removed.
+    pub image_additions_kept: Vec<Change>,
+    /// All of them, whatever the strategy.
+    pub conflicts: Vec<Conflict>,
+    /// What else there is to know.
+    pub warnings: Vec<Warning>,
+    /// Symlinks of R whose target neither the new image nor R has.
+    pub dangling_links: Vec<Change>,
+}
+
+impl MergeReport {
+    /// Whether a conflict forbids writing R.
+    #[must_use]
+    pub fn has_fatal_conflicts(&self) -> bool {
+        self.conflicts.iter().any(|conflict| conflict.strategy == Strategy::Fail)
+    }
+}
+
+/// What a merge decided.
+#[derive(Debug)]
+pub struct MergeResult {
+    /// R, all attributes merged. Its contents are those of the origins: [`crate::tree::Content::OnDisk`] means the
+    /// file under the origin's directory, at the *origin's* path, which a saved name makes another one.
+    pub tree: Tree,
+    /// By node of R.
+    pub content_from: Vec<Origin>,
+    /// What was decided, for people.
+    pub report: MergeReport,
+}
+
+impl MergeResult {
+    /// Where the content of a node of R comes from.
+    #[must_use]
+    pub fn origin(&self, node: NodeId) -> Option<Origin> {
+        self.content_from.get(node.0 as usize).copied()
+    }
+}
