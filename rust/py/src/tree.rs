@@ -1,22 +1,36 @@
 //! Trees of files, made by images, scans and the writer; immutable and shared between threads.
 
+use std::io;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
-use bootc_fast_core::tree::{self, Content, Node};
+use bootc_fast_core::tree::{self, Content, Node, Scan, ScanError};
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+
+use crate::call;
+use crate::verity::duplicate;
+
+pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 
 /// A tree of files: what an image shows, or what a scanned directory held.
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct Tree {
     inner: Arc<tree::Tree>,
+    mounts: Vec<Vec<u8>>,
 }
 
 impl Tree {
     /// Hands a tree to Python.
     pub fn new(inner: tree::Tree) -> Self {
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), mounts: Vec::new() }
+    }
+
+    /// Mount points that a scan met: paths below the root that the tree knows nothing about.
+    pub fn hidden_paths(&self) -> &[Vec<u8>] {
+        &self.mounts
     }
 
     /// The core's tree, shared.
@@ -27,6 +41,22 @@ impl Tree {
 
 #[pymethods]
 impl Tree {
+    /// Scans a live directory; files are not opened, symlinks not followed, mounts not crossed.
+    #[staticmethod]
+    #[pyo3(signature = (dir_fd, *, check = None))]
+    fn scan(py: Python<'_>, dir_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<Self> {
+        let dir = duplicate(dir_fd)?;
+        let Scan { tree, report } =
+            call::detached(py, check, |cancel| tree::scan(dir.as_fd(), cancel), scan_error)?;
+        Ok(Self { inner: Arc::new(tree), mounts: report.mounts })
+    }
+
+    /// Mount points that the scan met and left out, with everything below them; empty for an image.
+    #[getter]
+    fn mounts(&self, py: Python<'_>) -> Vec<Py<PyBytes>> {
+        self.mounts.iter().map(|path| PyBytes::new(py, path).unbind()).collect()
+    }
+
     fn __len__(&self) -> usize {
         self.inner.len()
     }
@@ -49,6 +79,19 @@ impl Tree {
     /// The entry at a path below the root; `None` where there is none.
     fn find(&self, py: Python<'_>, path: &[u8]) -> PyResult<Option<TreeEntry>> {
         self.inner.find(path).map(|node| TreeEntry::new(py, &node)).transpose()
+    }
+}
+
+/// An `OSError` with the path as its file name, or the package's own error where no system call is to blame.
+fn scan_error(py: Python<'_>, error: ScanError) -> PyErr {
+    match error {
+        ScanError::Io { path, errno } => {
+            let code = errno.raw_os_error();
+            let text = io::Error::from_raw_os_error(code).to_string();
+            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+            PyOSError::new_err((code, text, PyBytes::new(py, &path).unbind()))
+        }
+        other => FileSystemError::new_err(other.to_string()),
     }
 }
 

@@ -136,6 +136,9 @@ impl Lister {
                 Err(errno) => return Err(ScanError::io(&listing.path, errno)),
             }
         }
+        // A name that is removed and made again meanwhile may be listed twice.
+        names.sort_unstable();
+        names.dedup();
         Ok(names)
     }
 
