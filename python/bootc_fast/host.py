@@ -41,6 +41,8 @@ class Host:
     Attributes:
         root: ``/``, or the directory, absolute.
         is_live: `root` is ``/``: mounts, lsblk, systemd and journal may be used.
+        sysroot_fd: Where set, what lies below `sysroot` is reached through it: on a live host /sysroot is mounted
+            read-only, and ``mounts.open_writable`` gives a Host with a writable one. Not owned.
 
     Source:
         Spec host.md, "Paths"; commands.md, "--root DIR".
@@ -48,6 +50,7 @@ class Host:
 
     root: Path
     is_live: bool
+    sysroot_fd: int | None = None
 
     @property
     def sysroot(self) -> Path:
@@ -178,15 +181,22 @@ class Host:
         Source:
             openat2(2), ``RESOLVE_IN_ROOT``.
         """
-        inside = os.fsencode(path.relative_to(self.root))
+        if self.sysroot_fd is not None and path.is_relative_to(self.sysroot):
+            return self._open_below(self.sysroot_fd, path, path.relative_to(self.sysroot), flags, mode)
+        inside = path.relative_to(self.root)
         root_fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return _core.open_in_root(root_fd, inside or b".", flags, mode if flags & os.O_CREAT else 0)
+            return self._open_below(root_fd, path, inside, flags, mode)
+        finally:
+            os.close(root_fd)
+
+    @staticmethod
+    def _open_below(dir_fd: int, path: Path, inside: Path, flags: int, mode: int) -> int:
+        try:
+            return _core.open_in_root(dir_fd, os.fsencode(inside), flags, mode if flags & os.O_CREAT else 0)
         except OSError as error:
             error.filename = os.fspath(path)
             raise
-        finally:
-            os.close(root_fd)
 
     @contextmanager
     def open_directory(self, path: Path) -> Generator[int]:

@@ -134,3 +134,11 @@ def test_names_that_are_not_utf8_are_listed_as_bytes(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     (Path(os.fsdecode(os.fsencode(host.run) + b"/\xff\xfe"))).write_text("")
     assert host.list_directory(host.run) == [b"composefs", b"\xff\xfe"]
+
+
+def test_errors_of_the_core_carry_errno_text_and_file_name(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        host.open_file(host.proc_cmdline)
+    assert (caught.value.errno, caught.value.strerror) == (2, "No such file or directory")
+    assert caught.value.filename == str(host.proc_cmdline)

@@ -2,6 +2,7 @@
 
 mod call;
 mod files;
+mod mounts;
 mod tree;
 mod verity;
 
@@ -14,6 +15,8 @@ mod _core {
 
     #[pymodule_export]
     use super::files::open_in_root;
+    #[pymodule_export]
+    use super::mounts::{attach_loop, attach_mount, clone_mount, mount_detached, remount_file_system};
     #[pymodule_export]
     use super::tree::{Tree, TreeEntry};
     #[pymodule_export]

@@ -24,7 +24,7 @@ pub fn duplicate(fd: RawFd) -> PyResult<File> {
     if fd < 0 {
         return Err(PyValueError::new_err("a descriptor is not negative"));
     }
-    bootc_fast_sys::fd::duplicate(fd).map(File::from).map_err(PyErr::from)
+    bootc_fast_sys::fd::duplicate(fd).map(File::from).map_err(|error| call::os_error(&error))
 }
 
 /// Computes the digest of everything from the descriptor's position on, in lower-case hex.
@@ -42,6 +42,6 @@ pub fn digest_fd(
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let mut file = duplicate(fd)?;
     let work = |cancel: &dyn bootc_fast_core::cancel::Cancel| digest_reader(&params, &mut file, cancel);
-    let digest = call::detached(py, check, work, |_, error: io::Error| PyErr::from(error))?;
+    let digest = call::detached(py, check, work, |_, error: io::Error| call::os_error(&error))?;
     Ok(digest.to_string())
 }

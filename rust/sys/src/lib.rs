@@ -2,4 +2,6 @@
 //! Every `unsafe` block says why it is sound; nothing here knows what bootc-fast is for.
 
 pub mod fd;
+pub mod loopdev;
+pub mod mount;
 pub mod resolve;
