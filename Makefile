@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: help setup build demo lint test test-rust test-python test-vm bench fmt clean
+.PHONY: help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ test: build ## All checks and tests
 
 bench: build ## Benchmarks against the peers, release build
 	$(BIN)/python -m pytest benches -o python_files='bench_*.py' -o python_functions='bench_*'
+
+install: build ## Lay everything out under DESTDIR, as a package would
+	tools/install $(DESTDIR)
 
 fmt: ## Format everything
 	cargo fmt --all

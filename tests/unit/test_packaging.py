@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bootc_fast import _message_ids
+
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
 _TARGETS = ("basic.target", "final.target", "local-fs.target", "multi-user.target", "sysinit.target", "shutdown.target")
 
@@ -80,3 +82,22 @@ def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
         "ReadOnlyPaths=/etc",
     ):
         assert line in text.splitlines()
+
+
+def test_message_catalog_explains_every_message_id() -> None:
+    ids = {value for name, value in vars(_message_ids).items() if name.isupper()}
+    text = (UNITS.parent / "bootc-fast.catalog").read_text()
+    assert set(re.findall(r"^-- ([0-9a-f]{32})$", text, re.MULTILINE)) == ids
+
+
+def test_message_catalog_is_accepted_by_journalctl(tmp_path: Path) -> None:
+    catalog = tmp_path / "usr/lib/systemd/catalog"
+    catalog.mkdir(parents=True)
+    shutil.copy(UNITS.parent / "bootc-fast.catalog", catalog)
+    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
+    argv = ["journalctl", f"--root={tmp_path}", "--update-catalog"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    listing = ["journalctl", f"--root={tmp_path}", "--list-catalog"]
+    shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    assert _message_ids.FINALIZE_FAILED in shown
