@@ -9,6 +9,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
+use crate::etc::content::ContentError;
 use crate::etc::ops::SameContent;
 use crate::tree::{Node, open_beneath};
 
@@ -38,8 +39,8 @@ pub trait ContentSource {
     /// `Ok(None)`: a file of a live directory that is no longer there.
     ///
     /// # Errors
-    /// Any error of the system; an object that is missing is one.
-    fn open(&self, node: Node<'_>) -> io::Result<Option<Opened<'_>>>;
+    /// [`ContentError`]; an object that is missing is one.
+    fn open(&self, node: Node<'_>) -> Result<Option<Opened<'_>>, ContentError>;
 }
 
 /// How the writing of a file's content ended.
@@ -56,6 +57,7 @@ pub(super) enum Written {
 /// Why content did not get into the destination.
 #[derive(Debug)]
 pub(super) enum CopyError {
+    Open(ContentError),
     Read(io::Error),
     Write(io::Error),
     Cancelled,
@@ -88,7 +90,7 @@ fn write_once(
     out: BorrowedFd<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Written, CopyError> {
-    match source.open(node).map_err(CopyError::Read)? {
+    match source.open(node).map_err(CopyError::Open)? {
         None => Ok(Written::Vanished),
         Some(Opened::Bytes(bytes)) => {
             write_all(out, bytes, 0).map_err(CopyError::Write)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::cancel::Cancelled;
+use crate::etc::content::ContentError;
 
 /// Why writing the result stopped; the next run goes on from what is there.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,14 @@ pub enum ApplyError {
         path: Vec<u8>,
         /// Why it failed.
         source: io::Error,
+    },
+    /// The content that a file of the result must have cannot be had.
+    #[error("write file {}", Escaped(.path))]
+    Content {
+        /// Below the destination.
+        path: Vec<u8>,
+        /// Why.
+        source: ContentError,
     },
     /// The destination could not be looked at.
     #[error("look at the destination {}", Escaped(.path))]
@@ -40,8 +49,10 @@ impl ApplyError {
     #[must_use]
     pub fn io(&self) -> Option<&io::Error> {
         match self {
-            Self::Io { source, .. } | Self::Scan { source, .. } => Some(source),
-            Self::Tree(_) | Self::Cancelled(_) => None,
+            Self::Io { source, .. }
+            | Self::Scan { source, .. }
+            | Self::Content { source: ContentError::Io { source, .. }, .. } => Some(source),
+            Self::Content { .. } | Self::Tree(_) | Self::Cancelled(_) => None,
         }
     }
 }

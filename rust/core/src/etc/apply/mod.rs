@@ -4,6 +4,7 @@ mod content;
 mod destination;
 mod error;
 mod inode;
+mod merged;
 mod place;
 mod run;
 mod unlock;
@@ -17,6 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 pub use content::{ContentSource, Opened};
 pub use error::{ApplyError, Warning};
+pub use merged::Merged;
 
 use super::ops::{Operation, list_operations};
 use crate::cancel::{Cancel, Ticker};
@@ -38,8 +40,10 @@ pub struct Difference {
 /// What the writing of a result did.
 #[derive(Debug)]
 pub struct Applied {
-    /// Operations carried out; 0 where the destination was the result already.
-    pub operations: usize,
+    /// Operations carried out; none where the destination was the result already.
+    pub operations: Vec<Operation>,
+    /// The destination as it was, which operations refer to.
+    pub before: Tree,
     /// Content written, in bytes; shared blocks count too.
     pub bytes_copied: u64,
     /// What the result lacks though nothing failed.
@@ -115,10 +119,12 @@ pub fn apply(
     progress(operations.len(), operations.len());
     let applied = Instant::now();
     sync(dir)?;
+    let Runner { bytes_copied, warnings, .. } = runner;
     Ok(Applied {
-        operations: operations.len(),
-        bytes_copied: runner.bytes_copied,
-        warnings: runner.warnings,
+        operations,
+        before,
+        bytes_copied,
+        warnings,
         compare: compared.duration_since(start),
         apply: applied.duration_since(compared),
         sync: applied.elapsed(),

@@ -13,6 +13,7 @@ use super::inode::{Inode, set_attributes};
 use super::place::Temporary;
 use crate::cancel::{Cancel, Cancelled};
 use crate::etc::attributes::Attributes;
+use crate::etc::content::ContentError;
 use crate::etc::ops::{Action, OWNER_ALL, Operation};
 use crate::tree::{FileType, Node, NodeId, Tree};
 
@@ -234,6 +235,8 @@ impl Runner<'_> {
 
 fn describe(error: CopyError, path: &[u8]) -> ApplyError {
     match error {
+        CopyError::Open(ContentError::Cancelled(cancelled)) => cancelled.into(),
+        CopyError::Open(source) => ApplyError::Content { path: path.to_vec(), source },
         CopyError::Read(source) => {
             ApplyError::Io { step: "read the content of", path: path.to_vec(), source }
         }
