@@ -10,3 +10,15 @@ pub const MAX_DEPTH: usize = 4096;
 pub const MAX_XATTR_BYTES: usize = 65536;
 /// Most entries of one tree: 2^26; node ids are `u32` and a larger /etc or image is not a thing that exists.
 pub const MAX_TREE_NODES: usize = 1 << 26;
+/// Largest image that is mapped: 2^40 bytes; addresses and memory maps have 47 bits to spare for it.
+pub const MAX_IMAGE_BYTES: u64 = 1 << 40;
+/// Most bytes of names and values of one inode's extended attributes: 16 times what `listxattr` can return;
+/// 255 references to shared attributes of 64 KiB would make 16 MiB out of one KiB.
+pub const MAX_INODE_XATTR_BYTES: usize = 1 << 20;
+/// Most bytes of extended attributes of one tree: 1 GiB, a thousand bytes for each of a million files.
+pub const MAX_TREE_XATTR_BYTES: u64 = 1 << 30;
+/// Most bytes of file contents that are copied out of an image into a tree: 256 MiB. A composefs image has none
+/// but files of up to 64 bytes; other images have all, and holes make files of any size out of nothing.
+pub const MAX_TREE_CONTENT_BYTES: u64 = 1 << 28;
+/// Most bytes of one file's content in a dump, where composefs has files of up to 64 bytes: 1 MiB.
+pub const MAX_DUMP_CONTENT_BYTES: u64 = 1 << 20;

@@ -4,4 +4,5 @@
 pub mod fd;
 pub mod loopdev;
 pub mod mount;
+pub mod map;
 pub mod resolve;

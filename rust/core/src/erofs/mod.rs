@@ -2,11 +2,30 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 mod bytes;
+mod crc32c;
+mod data;
+mod dir;
+mod dump;
 mod error;
+mod image;
+mod inode;
 pub mod layout;
+mod superblock;
+mod to_tree;
+mod view;
+mod walk;
+mod xattr;
 
 pub use bytes::Bytes;
+pub use data::Extent;
+pub use dir::DirEntry;
 pub use error::ErofsError;
+pub use image::Image;
+pub use inode::{Inode, Nid};
+pub use superblock::Superblock;
+pub use view::{View, ViewContent, ViewXattr};
+pub use walk::Walk;
+pub use xattr::{XattrRef, Xattrs};
 
 /// The forms of composefs images, as the header numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

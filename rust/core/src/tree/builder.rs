@@ -111,6 +111,21 @@ impl TreeBuilder {
         self.push(parent, name, stat, xattrs, content, link_group)
     }
 
+    /// Makes a node that was added with link group 0 one of `group`; returns the group that it has then.
+    ///
+    /// For sources that learn only from the second name that an inode has two in this tree.
+    pub fn link_group_or(&mut self, id: NodeId, group: u32) -> u32 {
+        match self.tree.nodes.get_mut(id.0 as usize) {
+            Some(node) => {
+                if node.link_group == 0 {
+                    node.link_group = group;
+                }
+                node.link_group
+            }
+            None => group,
+        }
+    }
+
     fn push(
         &mut self,
         parent: NodeId,

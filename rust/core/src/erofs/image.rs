@@ -1,0 +1,133 @@
+//! An opened image.
+
+use std::fs::File;
+
+use memmap2::Mmap;
+
+use super::bytes::Bytes;
+use super::dir::lossy;
+use super::error::ErofsError;
+use super::inode::{Inode, Nid};
+use super::superblock::Superblock;
+use super::xattr::LongPrefix;
+use crate::limits::MAX_IMAGE_BYTES;
+use crate::tree::FileType;
+
+enum Source {
+    Map(Mmap),
+    Memory(Vec<u8>),
+}
+
+/// An EROFS image. Every method takes what the image says as untrusted; nothing is kept but the superblock and the
+/// table of xattr prefixes.
+pub struct Image {
+    source: Source,
+    superblock: Superblock,
+    long_prefixes: Vec<LongPrefix>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("superblock", &self.superblock).finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Maps a file and reads its superblock: some microseconds, whatever its size.
+    ///
+    /// The file must not be truncated while the image is in use: a read past its new end kills the process with
+    /// `SIGBUS`. Images are files with fs-verity, which nobody can truncate, or belong to root.
+    ///
+    /// # Errors
+    /// [`ErofsError::Io`] where it cannot be mapped, else what is wrong with the superblock.
+    pub fn open(file: &File) -> Result<Self, ErofsError> {
+        let len = file.metadata()?.len();
+        if len > MAX_IMAGE_BYTES {
+            return Err(ErofsError::Limit { name: "MAX_IMAGE_BYTES", limit: MAX_IMAGE_BYTES, found: len });
+        }
+        Self::new(Source::Map(bootc_fast_sys::map::read_only(file)?))
+    }
+
+    /// Takes an image in memory.
+    ///
+    /// # Errors
+    /// What is wrong with the superblock.
+    pub fn from_bytes(data: Vec<u8>) -> Result<Self, ErofsError> {
+        Self::new(Source::Memory(data))
+    }
+
+    fn new(source: Source) -> Result<Self, ErofsError> {
+        let superblock = Superblock::read(&Bytes::new(source.as_slice()))?;
+        let mut image = Self { source, superblock, long_prefixes: Vec::new() };
+        image.long_prefixes = image.read_long_prefixes()?;
+        Ok(image)
+    }
+
+    /// The whole image.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes<'_> {
+        Bytes::new(self.source.as_slice())
+    }
+
+    /// The superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    pub(super) fn long_prefixes(&self) -> &[LongPrefix] {
+        &self.long_prefixes
+    }
+
+    /// The inode of this number.
+    ///
+    /// # Errors
+    /// [`ErofsError`] where it is outside the image or corrupt.
+    pub fn inode(&self, nid: Nid) -> Result<Inode, ErofsError> {
+        Inode::read(&self.bytes(), &self.superblock, nid)
+    }
+
+    /// The root directory.
+    ///
+    /// # Errors
+    /// As [`Image::inode`], and [`ErofsError::NotADirectory`].
+    pub fn root(&self) -> Result<Inode, ErofsError> {
+        let root = self.inode(self.superblock.root)?;
+        if root.file_type() == FileType::Directory {
+            return Ok(root);
+        }
+        Err(ErofsError::NotADirectory { path: "/".to_owned() })
+    }
+
+    /// The inode at a `/`-separated path, and the directory that holds it (the root is its own). Symlinks are not
+    /// followed; `.` and `..` are not in the way of anything, they name nothing. As stored: overlay's whiteouts are
+    /// found, see [`Image::find`](super::Image::find) for what the kernel shows.
+    ///
+    /// # Errors
+    /// [`ErofsError::NotFound`], [`ErofsError::NotADirectory`], or what is corrupt on the way.
+    pub fn lookup(&self, path: &[u8]) -> Result<(Inode, Inode), ErofsError> {
+        let mut found = self.root()?;
+        let mut parent = found;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            if found.file_type() != FileType::Directory {
+                return Err(ErofsError::NotADirectory { path: lossy(path) });
+            }
+            parent = found;
+            let nid = if matches!(name, b"." | b"..") { None } else { self.find_in(&parent, name)? };
+            found = match nid {
+                Some(nid) => self.inode(nid)?,
+                None => return Err(ErofsError::NotFound { path: lossy(path) }),
+            };
+        }
+        Ok((found, parent))
+    }
+}
+
+impl Source {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Memory(data) => data,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What the kernel shows of an inode: a composefs image through its overlay, any other image as it is.
+//!
+//! Source: the kernel's `fs/overlayfs/{xattrs,namei,util,readdir}.c`; spec `host.md`, "EROFS image and objects".
+
+use std::borrow::Cow;
+
+use super::dir::lossy;
+use super::error::ErofsError;
+use super::image::Image;
+use super::inode::Inode;
+use super::layout::{composefs, metacopy};
+use crate::limits::{MAX_INODE_XATTR_BYTES, MAX_SYMLINK_BYTES};
+use crate::tree::FileType;
+use crate::verity::{Algorithm, Digest};
+
+/// Where a file's content is.
+#[derive(Debug, Clone)]
+pub enum ViewContent<'i> {
+    /// No content: directories, devices, FIFOs, sockets.
+    None,
+    /// A symlink's target.
+    Target(Cow<'i, [u8]>),
+    /// In the repository.
+    Object(Digest),
+    /// In the image: [`Image::data`], [`Image::extent_at`].
+    InImage,
+}
+
+/// An attribute with its whole name.
+pub type ViewXattr<'i> = (Vec<u8>, &'i [u8]);
+
+/// What the kernel shows of an inode.
+#[derive(Debug, Clone)]
+pub struct View<'i> {
+    /// By name, each once.
+    pub xattrs: Vec<ViewXattr<'i>>,
+    /// Where the content is.
+    pub content: ViewContent<'i>,
+}
+
+impl Image {
+    /// Whether the overlay hides this inode: a whiteout, such as composefs's 256 stubs in the root.
+    #[must_use]
+    pub fn is_hidden(&self, inode: &Inode) -> bool {
+        self.superblock().composefs.is_some()
+            && inode.file_type() == FileType::CharDevice
+            && inode.stat.rdev == 0
+    }
+
+    /// The inode at a path, as the kernel shows it: hidden ones are not there.
+    ///
+    /// # Errors
+    /// As [`Image::lookup`].
+    pub fn find(&self, path: &[u8]) -> Result<Inode, ErofsError> {
+        let (inode, _) = self.lookup(path)?;
+        if self.is_hidden(&inode) {
+            return Err(ErofsError::NotFound { path: lossy(path) });
+        }
+        Ok(inode)
+    }
+
+    /// Attributes and content of an inode, as the kernel shows them; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ErofsError`]: what is corrupt; [`ErofsError::BadObject`] where the overlay attributes name no object.
+    pub fn view<'i>(&'i self, inode: &Inode, path: &[u8]) -> Result<View<'i>, ErofsError> {
+        let stored = self.stored_xattrs(inode, false)?;
+        let is_composefs = self.superblock().composefs.is_some();
+        let content = match inode.file_type() {
+            FileType::Symlink => ViewContent::Target(self.symlink_target(inode)?),
+            FileType::Regular if is_composefs => object(&stored, path)?,
+            FileType::Regular => ViewContent::InImage,
+            _ => ViewContent::None,
+        };
+        if !is_composefs {
+            return Ok(View { xattrs: stored, content });
+        }
+        let shown = |(name, value): ViewXattr<'i>| unescaped(&name).map(|name| (name, value));
+        let mut xattrs: Vec<ViewXattr<'_>> = stored.into_iter().filter_map(shown).collect();
+        // Unescaping can change the order.
+        xattrs.sort_unstable();
+        Ok(View { xattrs, content })
+    }
+
+    /// The attributes as stored, by name, each once; with `all` also those that the kernel does not show.
+    pub(super) fn stored_xattrs(&self, inode: &Inode, all: bool) -> Result<Vec<ViewXattr<'_>>, ErofsError> {
+        let mut xattrs: Vec<ViewXattr<'_>> = Vec::new();
+        let mut total = 0usize;
+        for xattr in self.xattrs(inode)? {
+            let xattr = xattr?;
+            if !all && !xattr.is_shown() {
+                continue;
+            }
+            let mut name = Vec::new();
+            xattr.push_name(&mut name);
+            total = total.saturating_add(name.len()).saturating_add(xattr.value.len());
+            if total > MAX_INODE_XATTR_BYTES {
+                let (limit, found) = (MAX_INODE_XATTR_BYTES as u64, total as u64);
+                return Err(ErofsError::Limit { name: "MAX_INODE_XATTR_BYTES", limit, found });
+            }
+            xattrs.push((name, xattr.value));
+        }
+        // Stable: of two with one name the first stays, which is what `getxattr` finds.
+        xattrs.sort_by(|left, right| left.0.cmp(&right.0));
+        xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
+        Ok(xattrs)
+    }
+
+    /// A symlink's target.
+    ///
+    /// # Errors
+    /// [`ErofsError`] where it is too long or has a NUL.
+    pub fn symlink_target(&self, inode: &Inode) -> Result<Cow<'_, [u8]>, ErofsError> {
+        let target = self.data(inode, "MAX_SYMLINK_BYTES", MAX_SYMLINK_BYTES)?;
+        if let Some(position) = target.iter().position(|byte| *byte == 0) {
+            let what = "a symlink target with a NUL; its position";
+            return Err(ErofsError::BadValue { what, offset: inode.offset, found: position as u64 });
+        }
+        Ok(target)
+    }
+}
+
+/// The name that the overlay shows; `None` for its own (`ovl_listxattr`): escaped ones lose one `overlay.`.
+pub(super) fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
+    match name.strip_prefix(composefs::OVERLAY_ESCAPED_PREFIX) {
+        Some(rest) => Some([composefs::OVERLAY_PREFIX, rest].concat()),
+        None if name.starts_with(composefs::OVERLAY_PREFIX) => None,
+        None => Some(name.to_vec()),
+    }
+}
+
+pub(super) fn value_of<'i>(xattrs: &[ViewXattr<'i>], name: &[u8]) -> Option<&'i [u8]> {
+    let index = xattrs.binary_search_by(|xattr| xattr.0.as_slice().cmp(name)).ok()?;
+    xattrs.get(index).map(|xattr| xattr.1)
+}
+
+/// A file's content: without `metacopy` its own bytes, else the object that `redirect` names.
+fn object(xattrs: &[ViewXattr<'_>], path: &[u8]) -> Result<ViewContent<'static>, ErofsError> {
+    let Some(value) = value_of(xattrs, composefs::METACOPY) else {
+        return Ok(ViewContent::InImage);
+    };
+    let fail = |what| ErofsError::BadObject { path: lossy(path), what };
+    let redirect = value_of(xattrs, composefs::REDIRECT).ok_or_else(|| fail("metacopy without redirect"))?;
+    let named =
+        redirect_digest(redirect).ok_or_else(|| fail("the redirect names no object of a repository"))?;
+    match metacopy_digest(value) {
+        Ok(None) => Ok(ViewContent::Object(named)),
+        Ok(Some(digest)) if digest == named => Ok(ViewContent::Object(digest)),
+        Ok(Some(_)) => Err(fail("redirect and metacopy name different objects")),
+        Err(what) => Err(fail(what)),
+    }
+}
+
+/// `/` two hex digits `/` the others.
+pub(super) fn redirect_digest(path: &[u8]) -> Option<Digest> {
+    let path = std::str::from_utf8(path).ok()?;
+    let (first, rest) = path.strip_prefix('/').unwrap_or(path).split_once('/')?;
+    if first.len() != 2 {
+        return None;
+    }
+    Digest::from_hex(&format!("{first}{rest}")).ok()
+}
+
+/// `ovl_check_metacopy_xattr`: `None` for a value without a digest.
+pub(super) fn metacopy_digest(value: &[u8]) -> Result<Option<Digest>, &'static str> {
+    let byte = |offset: u64| usize::try_from(offset).ok().and_then(|offset| value.get(offset)).copied();
+    let Some((algorithm, length)) = byte(metacopy::ALGORITHM).zip(byte(metacopy::LENGTH)) else {
+        return if value.is_empty() { Ok(None) } else { Err("metacopy is too short") };
+    };
+    if byte(metacopy::VERSION) != Some(0) || byte(metacopy::FLAGS) != Some(0) {
+        return Err("metacopy has an unknown version or flags");
+    }
+    if usize::from(length) != value.len() {
+        return Err("metacopy has a wrong length");
+    }
+    let header = usize::try_from(metacopy::HEADER_BYTES).unwrap_or(usize::MAX);
+    let digest = value.get(header..).unwrap_or_default();
+    if digest.is_empty() {
+        return Ok(None);
+    }
+    let algorithm = Algorithm::from_kernel_id(algorithm).ok_or("metacopy has an unknown hash function")?;
+    Digest::from_bytes(algorithm, digest).map(Some).ok_or("metacopy has a digest of the wrong length")
+}
