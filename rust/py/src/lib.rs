@@ -1,5 +1,6 @@
 //! `bootc_fast._core`: extract, detach, call, map errors. One file per exported area, and no logic.
 
+mod boot;
 mod call;
 mod files;
 mod mounts;
@@ -13,6 +14,8 @@ use pyo3::prelude::*;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::boot::{compare_uapi_versions, sync_filesystem};
     #[pymodule_export]
     use super::files::open_in_root;
     #[pymodule_export]

@@ -6,3 +6,4 @@ pub mod loopdev;
 pub mod mount;
 pub mod map;
 pub mod resolve;
+pub mod sync;

@@ -1,0 +1,262 @@
+"""The few file operations that publishing needs, on a directory descriptor; tests put a model of FAT in their place.
+
+Everything here blocks and runs in a worker thread. Names are bytes, paths are relative to the volume's root and
+cannot lead out of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+from bootc_fast import _core
+
+if TYPE_CHECKING:
+    from bootc_fast.types import Loader
+
+_FIBMAP = 1
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# What the kernel says where a file system or a caller without CAP_SYS_RAWIO can not map blocks.
+_NO_BLOCK_MAP = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ERANGE})
+
+
+class Area(Protocol):
+    """What ``boot.esp.open_boot_area`` yields."""
+
+    @property
+    def loader(self) -> Loader:
+        """Who reads the entries."""
+
+    @property
+    def boot_fd(self) -> int:
+        """The directory that holds ``loader/`` and ``grub2/``."""
+
+    @property
+    def esp_fd(self) -> int | None:
+        """The directory that holds ``EFI/``; None where there is none."""
+
+
+class BootDirectory(Protocol):
+    """One directory. Every method raises OSError; none is atomic on FAT unless it says so."""
+
+    def list_names(self) -> list[bytes]:
+        """Return the names of everything in it, sorted."""
+
+    def read(self, name: bytes, max_bytes: int) -> bytes:
+        """Return a regular file's content; ``EFBIG`` where it is longer, ``EINVAL`` where it is no file."""
+
+    def write_new(self, name: bytes, data: bytes) -> None:
+        """Make a file that is complete and flushed on return; ``EEXIST`` where the name is in use."""
+
+    def overwrite(self, name: bytes, data: bytes) -> None:
+        """Write over a file's bytes in place, its length unchanged, and flush."""
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Give a file or directory another name; on the disk with the next barrier."""
+
+    def hold(self, name: bytes) -> int:
+        """Open a file, so that its blocks outlive its name."""
+
+    def release(self, handle: int) -> None:
+        """Close what ``hold`` opened; blocks without a name are freed."""
+
+    def unlink(self, name: bytes) -> None:
+        """Remove a file's name; on the disk with the next barrier."""
+
+    def first_block(self, name: bytes) -> int | None:
+        """Return where the file's first block is; None where it has none or nobody can tell."""
+
+    def barrier(self) -> None:
+        """Put everything on the disk, in this order: ``syncfs``, then ``fsync`` of the directory.
+
+        On vfat ``syncfs`` alone sends no cache flush and ``fsync`` alone writes no other file's inode.
+        """
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+
+
+class BootVolume(Protocol):
+    """A file system that the loader reads, seen from a root directory."""
+
+    def open_directory(self, path: bytes) -> BootDirectory | None:
+        """Open a directory; None where it is absent."""
+
+    def make_directory(self, path: bytes) -> None:
+        """Make a directory and the missing ones above it, flushed."""
+
+    def remove_directory(self, path: bytes) -> None:
+        """Remove an empty directory."""
+
+    def find_size(self, path: bytes) -> int | None:
+        """Return a regular file's length in bytes; None where there is none."""
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Return free space and the size of an allocation unit, in bytes."""
+
+
+class RealDirectory:
+    """A directory of this machine.
+
+    Args:
+        fd: Opened for reading; owned from now on.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def list_names(self) -> list[bytes]:
+        """See BootDirectory."""
+        return sorted(os.fsencode(name) for name in os.listdir(self._fd))
+
+    def read(self, name: bytes, max_bytes: int) -> bytes:
+        """See BootDirectory."""
+        fd = os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=self._fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", name)
+            data = bytearray()
+            while chunk := os.read(fd, min(1 << 16, max_bytes + 1 - len(data))):
+                data += chunk
+            if len(data) > max_bytes:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+            return bytes(data)
+        finally:
+            os.close(fd)
+
+    def write_new(self, name: bytes, data: bytes) -> None:
+        """See BootDirectory."""
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
+        try:
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def overwrite(self, name: bytes, data: bytes) -> None:
+        """See BootDirectory."""
+        fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            if os.fstat(fd).st_size != len(data):
+                raise OSError(errno.EINVAL, "the length changed", name)
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See BootDirectory."""
+        os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def hold(self, name: bytes) -> int:
+        """See BootDirectory."""
+        return os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=self._fd)
+
+    def release(self, handle: int) -> None:
+        """See BootDirectory."""
+        os.close(handle)
+
+    def unlink(self, name: bytes) -> None:
+        """See BootDirectory."""
+        os.unlink(name, dir_fd=self._fd)
+
+    def first_block(self, name: bytes) -> int | None:
+        """See BootDirectory. ``FIBMAP`` needs CAP_SYS_RAWIO and a file system with block maps, which vfat is."""
+        fd = self.hold(name)
+        try:
+            answer = fcntl.ioctl(fd, _FIBMAP, struct.pack("=i", 0))
+        except OSError as error:
+            if error.errno in _NO_BLOCK_MAP:
+                return None
+            raise
+        finally:
+            os.close(fd)
+        block: int = struct.unpack("=i", answer)[0]
+        return block or None
+
+    def barrier(self) -> None:
+        """See BootDirectory."""
+        _core.sync_filesystem(self._fd)
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """See BootDirectory."""
+        os.close(self._fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class RealVolume:
+    """A file system of this machine.
+
+    Args:
+        fd: Its root, or the directory that stands for it; stays the caller's.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def _open(self, path: bytes, flags: int) -> int:
+        return _core.open_in_root(self._fd, path.strip(b"/") or b".", flags)
+
+    def open_directory(self, path: bytes) -> RealDirectory | None:
+        """See BootVolume."""
+        try:
+            return RealDirectory(self._open(path, _DIRECTORY_FLAGS))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def make_directory(self, path: bytes) -> None:
+        """See BootVolume."""
+        steps = path.strip(b"/").split(b"/")
+        for i in range(len(steps)):
+            parent = self._open(b"/".join(steps[:i]), _DIRECTORY_FLAGS)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(steps[i], 0o755, dir_fd=parent)
+                _core.sync_filesystem(parent)
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+
+    def remove_directory(self, path: bytes) -> None:
+        """See BootVolume."""
+        head, _slash, name = path.strip(b"/").rpartition(b"/")
+        parent = self._open(head, _DIRECTORY_FLAGS)
+        try:
+            os.rmdir(name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def find_size(self, path: bytes) -> int | None:
+        """See BootVolume."""
+        try:
+            fd = self._open(path.replace(b"\\", b"/"), os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            # A name that this file system can not hold is not there; a failing disk is another matter.
+            if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+                return None
+            raise
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def free_bytes(self) -> tuple[int, int]:
+        """See BootVolume."""
+        status = os.fstatvfs(self._fd)
+        return status.f_bavail * status.f_frsize, status.f_bsize

@@ -1,0 +1,141 @@
+"""The order in which each boot loader shows the entries; the first one boots unless something overrides it."""
+
+from __future__ import annotations
+
+import enum
+from functools import cmp_to_key
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.version import compare_file_names, compare_rpm, compare_uapi
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bootc_fast.boot.entry import MenuEntry
+
+
+class OrderRule(enum.StrEnum):
+    """Whose rule it is."""
+
+    SYSTEMD_BOOT = "systemd-boot"
+    GRUB_FEDORA = "GRUB (Fedora blscfg)"
+    GRUB_UPSTREAM = "GRUB (upstream blscfg)"
+
+
+def rules_of(loader: Loader) -> tuple[OrderRule, ...]:
+    """Return the rules that a loader of this kind may follow; which GRUB it is can not be told from outside."""
+    if loader is Loader.SYSTEMD_BOOT:
+        return (OrderRule.SYSTEMD_BOOT,)
+    return (OrderRule.GRUB_FEDORA, OrderRule.GRUB_UPSTREAM)
+
+
+def _sign(left: bool | int, right: bool | int) -> int:  # noqa: FBT001 - both are compared as numbers
+    return (left > right) - (left < right)
+
+
+def _utf16(value: bytes | None) -> list[int]:
+    """systemd-boot compares UTF-16 code units, and turns each byte that is not UTF-8 into one unit."""
+    data = (value or b"").decode("utf-8", "replace").encode("utf-16-be")
+    return [int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2)]
+
+
+def _compare_text(left: bytes | None, right: bytes | None) -> int:
+    first, second = (left is not None, _utf16(left)), (right is not None, _utf16(right))
+    return (first > second) - (first < second)
+
+
+def compare_systemd(left: MenuEntry, right: MenuEntry) -> int:
+    """Compare as systemd-boot does; negative where `left` is shown first.
+
+    The id that is compared last has ``.conf`` at its end and no counters.
+
+    Source:
+        systemd ``src/boot/boot.c``, ``boot_entry_compare``; the same name in ``src/shared/bootspec.c``.
+    """
+    order = _sign(left.tries_left == 0, right.tries_left == 0)
+    order = order or _sign(left.sort_key is None, right.sort_key is None)
+    if not order and left.sort_key is not None:
+        order = _compare_text(left.sort_key, right.sort_key)
+        order = order or _compare_text(left.machine_id, right.machine_id)
+        order = order or -compare_uapi(left.version, right.version)
+    order = order or -compare_uapi(left.loader_id, right.loader_id)
+    if order or left.tries_left is None or right.tries_left is None:
+        return order
+    order = -_sign(left.tries_left, right.tries_left)
+    return order or _sign(left.tries_done or 0, right.tries_done or 0)
+
+
+def split_package(file_name: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a file name into name, version and release as Fedora's GRUB does.
+
+    With one ``-`` there is a name and a version; a missing part counts as empty.
+
+    Source:
+        Fedora's GRUB ``blscfg.c``, ``split_package_string``; spec boot.md, "The order is the loader's".
+    """
+    stem = file_name.removesuffix(b".conf")
+    head, dash, release = stem.rpartition(b"-")
+    if not dash:
+        return stem, b"", b""
+    name, dash, version = head.rpartition(b"-")
+    return (name, version, release) if dash else (head, release, b"")
+
+
+def compare_grub_fedora(left: MenuEntry, right: MenuEntry) -> int:
+    """Compare as Fedora's GRUB does; negative where `left` is shown first, 0 where it drops one of them."""
+    for one, two in zip(split_package(left.file_name), split_package(right.file_name), strict=True):
+        order = -compare_rpm(one, two)
+        if order:
+            return order
+    return 0
+
+
+def compare_grub_upstream(left: MenuEntry, right: MenuEntry) -> int:
+    """Compare as GRUB 2.14 does; negative where `left` is shown first, 0 where it drops one of them."""
+    return -compare_file_names(left.file_name, right.file_name)
+
+
+_COMPARE = {
+    OrderRule.SYSTEMD_BOOT: compare_systemd,
+    OrderRule.GRUB_FEDORA: compare_grub_fedora,
+    OrderRule.GRUB_UPSTREAM: compare_grub_upstream,
+}
+
+
+def compare_entries(left: MenuEntry, right: MenuEntry, rule: OrderRule) -> int:
+    """Compare by `rule`; negative where `left` is shown first."""
+    return _COMPARE[rule](left, right)
+
+
+def is_shown(entry: MenuEntry, rule: OrderRule) -> bool:
+    """Say whether the loader shows the entry at all.
+
+    systemd-boot leaves out what has no loader file and names that start with ``.`` or ``auto-``; GRUB looks at the
+    text only.
+    """
+    name = entry.file_name
+    if rule is not OrderRule.SYSTEMD_BOOT:
+        return name.endswith(b".conf") and not name.startswith(b".") and entry.is_grub_bootable
+    if not name.lower().endswith(b".conf") or name.lower().startswith((b".", b"auto-")):
+        return False
+    program = entry.linux if entry.linux is not None else entry.uki
+    return entry.is_bootable and (program is None or program not in entry.missing)
+
+
+def sort_entries(entries: Iterable[MenuEntry], rule: OrderRule) -> tuple[MenuEntry, ...]:
+    """Return what the loader shows, in its order.
+
+    Of entries that compare equal GRUB keeps the one that it reads first, which depends on the directory: here the
+    one that `entries` has first.
+    """
+    shown = sorted((entry for entry in entries if is_shown(entry, rule)), key=cmp_to_key(_COMPARE[rule]))
+    if rule is OrderRule.SYSTEMD_BOOT:
+        return tuple(shown)
+    return tuple(entry for i, entry in enumerate(shown) if i == 0 or compare_entries(shown[i - 1], entry, rule) != 0)
+
+
+def find_dropped(entries: Sequence[MenuEntry], rule: OrderRule) -> tuple[MenuEntry, ...]:
+    """Return the entries that the loader silently leaves out because another one compares equal."""
+    kept = {id(entry) for entry in sort_entries(entries, rule)}
+    return tuple(entry for entry in entries if is_shown(entry, rule) and id(entry) not in kept)

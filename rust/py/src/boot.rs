@@ -1,0 +1,25 @@
+//! What boot entries need from outside the standard library: flushing a file system, comparing versions.
+
+use std::cmp::Ordering;
+use std::os::fd::{AsFd, RawFd};
+
+use pyo3::prelude::*;
+
+use crate::verity::duplicate;
+
+/// Writes everything that is dirty on the descriptor's file system (`syncfs`).
+#[pyfunction]
+pub fn sync_filesystem(py: Python<'_>, fd: RawFd) -> PyResult<()> {
+    let file = duplicate(fd)?;
+    Ok(py.detach(|| bootc_fast_sys::sync::sync_filesystem(file.as_fd()))?)
+}
+
+/// Compares by the UAPI version format: -1, 0 or 1.
+#[pyfunction]
+pub fn compare_uapi_versions(left: &str, right: &str) -> i32 {
+    match uapi_version::strverscmp(left, right) {
+        Ordering::Less => -1,
+        Ordering::Equal => 0,
+        Ordering::Greater => 1,
+    }
+}
