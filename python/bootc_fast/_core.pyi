@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, final
 
 # Polled every 20 ms of work; what it raises ends the call (spec core.md, "Python boundary").
@@ -7,8 +7,23 @@ _Check: TypeAlias = Callable[[], object] | None
 __version__: str
 
 def digest_fd(
-    fd: int, *, algorithm: str = "sha512", block_bytes: int = 4096, salt: bytes | None = None, check: _Check = None
+    fd: int,
+    *,
+    algorithm: str = "sha512",
+    block_bytes: int = 4096,
+    salt: bytes | None = None,
+    threads: int = 0,
+    check: _Check = None,
 ) -> str: ...
+def digest_many(
+    contents: Sequence[bytes],
+    *,
+    algorithm: str = "sha512",
+    block_bytes: int = 4096,
+    salt: bytes | None = None,
+    check: _Check = None,
+) -> list[str]: ...
+def measure_fd(fd: int) -> str | None: ...
 def open_in_root(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int: ...
 def mount_detached(
     fstype: bytes, parameters: list[tuple[bytes, bytes | int | None]], *, read_only: bool, is_system_root: bool = False

@@ -23,7 +23,7 @@ mod _core {
     #[pymodule_export]
     use super::tree::{Tree, TreeEntry};
     #[pymodule_export]
-    use super::verity::digest_fd;
+    use super::verity::{digest_fd, digest_many, measure_fd};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

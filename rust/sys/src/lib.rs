@@ -2,8 +2,10 @@
 //! Every `unsafe` block says why it is sound; nothing here knows what bootc-fast is for.
 
 pub mod fd;
+pub mod lanes;
 pub mod loopdev;
-pub mod mount;
 pub mod map;
+pub mod mount;
 pub mod resolve;
 pub mod sync;
+pub mod verity;

@@ -1,0 +1,143 @@
+//! Digests of files: large ones by several threads, each over a part of its own.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use super::hasher::READ_BYTES;
+use super::{BlockHasher, Digest, Params, VerityHasher, digest_reader};
+use crate::cancel::{Cancel, Cancelled, Ticker};
+
+/// Smallest file worth threads: below it they cost more than the millisecond or two that they could save.
+const MIN_PARALLEL_BYTES: u64 = 4 << 20;
+/// Most that one thread hashes before the parts are joined: its digests then take 512 KiB with SHA-512.
+const MAX_PART_BYTES: u64 = 32 << 20;
+/// More threads than this wait for memory, not for the processor.
+const MAX_THREADS: usize = 8;
+/// Time between two looks at the canceller while waiting for the other threads.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Threads that a large file is worth here.
+#[must_use]
+pub fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
+
+/// Digest of a file from its current position to its end; the position afterwards is not specified.
+///
+/// Anything but a large regular file is read to its end by this thread alone.
+///
+/// # Errors
+/// What reading returns; [`io::ErrorKind::UnexpectedEof`] for a large file that shrinks meanwhile;
+/// [`io::ErrorKind::Other`] holding [`Cancelled`], polled on the calling thread.
+pub fn digest_file(params: &Params, file: &mut File, threads: usize, cancel: &dyn Cancel) -> io::Result<Digest> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || threads < 2 {
+        return digest_reader(params, file, cancel);
+    }
+    let start = file.stream_position()?;
+    let size = metadata.len().saturating_sub(start);
+    if size < MIN_PARALLEL_BYTES {
+        return digest_reader(params, file, cancel);
+    }
+    digest_parallel(params, &Part { start, size }, file, threads, cancel)
+}
+
+/// A range of the file, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    start: u64,
+    size: u64,
+}
+
+impl Part {
+    /// The first `size` bytes, and the rest.
+    fn split(self, size: u64) -> (Self, Self) {
+        let size = size.min(self.size);
+        let rest = Self { start: self.start.saturating_add(size), size: self.size.saturating_sub(size) };
+        (Self { start: self.start, size }, rest)
+    }
+}
+
+fn digest_parallel(
+    params: &Params,
+    whole: &Part,
+    file: &File,
+    threads: usize,
+    cancel: &dyn Cancel,
+) -> io::Result<Digest> {
+    let blocks = BlockHasher::new(params.clone());
+    let mut hasher = VerityHasher::with_blocks(blocks.clone());
+    let mut rest = *whole;
+    while rest.size > 0 {
+        let share = rest.size.div_ceil(threads as u64).next_multiple_of(READ_BYTES as u64).min(MAX_PART_BYTES);
+        let mut parts = Vec::with_capacity(threads);
+        while parts.len() < threads && rest.size > 0 {
+            let (part, after) = rest.split(share);
+            parts.push(part);
+            rest = after;
+        }
+        let digests = hash_parts(&blocks, file, &parts, cancel)?;
+        for (part, digests) in parts.iter().zip(&digests) {
+            hasher.push_data_digests(part.size, digests);
+        }
+    }
+    Ok(hasher.finish())
+}
+
+/// Hashes each part's blocks by a thread of its own, the first by this one.
+fn hash_parts(blocks: &BlockHasher, file: &File, parts: &[Part], cancel: &dyn Cancel) -> io::Result<Vec<Vec<u8>>> {
+    let Some((own, others)) = parts.split_first() else { return Ok(Vec::new()) };
+    let stop = AtomicBool::new(false);
+    let mut results: Vec<Vec<u8>> = vec![Vec::new(); parts.len()];
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for (index, part) in others.iter().enumerate() {
+            let (sender, stop) = (sender.clone(), &stop);
+            // Whatever happens, the threads end soon after `stop`, and the scope joins them.
+            scope.spawn(move || sender.send((index, hash_part(blocks, file, *part, || Ok(!stop.load(Ordering::Relaxed))))));
+        }
+        let mut ticker = Ticker::new(cancel);
+        let mut outcome = hash_part(blocks, file, *own, || ticker.tick().map(|()| true)).map(|digests| {
+            results.iter_mut().take(1).for_each(|slot| slot.clone_from(&digests));
+        });
+        let mut waiting = others.len();
+        while waiting > 0 && outcome.is_ok() {
+            outcome = match receiver.recv_timeout(POLL_INTERVAL) {
+                Ok((index, result)) => {
+                    waiting = waiting.saturating_sub(1);
+                    result.map(|digests| results.iter_mut().skip(1).nth(index).map_or((), |slot| *slot = digests))
+                }
+                Err(RecvTimeoutError::Timeout) => cancel.check().map_err(io::Error::other),
+                Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("a hashing thread ended early")),
+            };
+        }
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })?;
+    Ok(results)
+}
+
+/// The digests of a part's blocks; stops without an error, and without all digests, once `go_on` says so.
+fn hash_part(
+    blocks: &BlockHasher,
+    file: &File,
+    part: Part,
+    mut go_on: impl FnMut() -> Result<bool, Cancelled>,
+) -> io::Result<Vec<u8>> {
+    let mut digests = Vec::new();
+    let mut buffer = vec![0u8; READ_BYTES];
+    let mut rest = part;
+    while rest.size > 0 && go_on().map_err(io::Error::other)? {
+        let (now, after) = rest.split(READ_BYTES as u64);
+        let wanted = buffer.get_mut(..usize::try_from(now.size).unwrap_or(READ_BYTES)).unwrap_or_default();
+        file.read_exact_at(wanted, now.start)?;
+        blocks.hash_data(wanted, &mut digests);
+        rest = after;
+    }
+    Ok(digests)
+}

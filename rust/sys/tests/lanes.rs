@@ -1,0 +1,71 @@
+//! Every back end against the `sha2` crate, on every number of lanes.
+
+use bootc_fast_sys::lanes::{Backend, Sha256Lanes, Sha512Lanes};
+use sha2::{Digest, Sha256, Sha512};
+
+/// Bytes that look random and differ from message to message.
+fn message(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        })
+        .collect()
+}
+
+fn check(backend: Backend, count: usize, len: usize, prefix_len: usize) {
+    let prefix = message(99, prefix_len);
+    let messages: Vec<Vec<u8>> = (0..count as u64).map(|seed| message(seed, len)).collect();
+    let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
+    let mut ours = Vec::new();
+    Sha512Lanes::new(backend, &prefix).hash(&slices, &mut ours);
+    let theirs: Vec<u8> =
+        messages.iter().flat_map(|message| Sha512::new().chain_update(&prefix).chain_update(message).finalize()).collect();
+    assert_eq!(ours, theirs, "SHA-512, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
+    let mut ours = Vec::new();
+    Sha256Lanes::new(backend, &prefix).hash(&slices, &mut ours);
+    let theirs: Vec<u8> =
+        messages.iter().flat_map(|message| Sha256::new().chain_update(&prefix).chain_update(message).finalize()).collect();
+    assert_eq!(ours, theirs, "SHA-256, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
+}
+
+#[test]
+fn every_back_end_equals_sha2_on_every_number_of_messages() {
+    for backend in Backend::available() {
+        for count in 0..=33 {
+            check(backend, count, 1024, 0);
+        }
+    }
+}
+
+#[test]
+fn every_back_end_equals_sha2_on_every_length_and_prefix() {
+    for backend in Backend::available() {
+        for len in [0, 128, 256, 384, 1024, 2048, 4096, 65536] {
+            for prefix_len in [0, 128, 256] {
+                check(backend, 17, len, prefix_len);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_back_end_of_this_architecture_is_tested_here() {
+    // The machines that build have AVX-512; one without would test less, and should say so by failing.
+    #[cfg(target_arch = "x86_64")]
+    assert!(Backend::available().contains(&Backend::Avx2), "this processor lacks AVX2");
+    assert_eq!(Some(&Backend::best()), Backend::available().last());
+}
+
+#[test]
+#[should_panic(expected = "differ in length")]
+fn messages_of_different_lengths_are_refused() {
+    Sha512Lanes::new(Backend::Portable, b"").hash(&[&[0; 128], &[0; 256]], &mut Vec::new());
+}
+
+#[test]
+#[should_panic(expected = "no multiple of")]
+fn a_partial_block_is_refused() {
+    Sha256Lanes::new(Backend::Portable, b"").hash(&[&[0; 65]], &mut Vec::new());
+}
