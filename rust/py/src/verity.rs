@@ -72,7 +72,8 @@ pub fn digest_many(
     let params = params_of(algorithm, block_bytes, salt)?;
     let slices: Vec<&[u8]> = contents.iter().map(|content| &**content).collect();
     let work = |cancel: &dyn Cancel| verity::digest_many(&params, &slices, cancel);
-    let digests = call::detached(py, check, work, |_, error: Cancelled| PyRuntimeError::new_err(error.to_string()))?;
+    let digests =
+        call::detached(py, check, work, |_, error: Cancelled| PyRuntimeError::new_err(error.to_string()))?;
     Ok(digests.iter().map(Digest::to_string).collect())
 }
 

@@ -77,8 +77,7 @@ mod tests {
 
     #[test]
     fn the_request_has_the_number_of_the_kernels_header() {
-        let request =
-            super::Measure(super::Measurement { algorithm: 0, size: 0, digest: [0; 64] });
+        let request = super::Measure(super::Measurement { algorithm: 0, size: 0, digest: [0; 64] });
         // _IOWR('f', 134, struct fsverity_digest): direction 3, size 4, 'f', 134.
         assert_eq!(rustix::ioctl::Ioctl::opcode(&request), 0xc004_6686);
     }

@@ -20,13 +20,17 @@ fn check(backend: Backend, count: usize, len: usize, prefix_len: usize) {
     let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
     let mut ours = Vec::new();
     Sha512Lanes::new(backend, &prefix).hash(&slices, &mut ours);
-    let theirs: Vec<u8> =
-        messages.iter().flat_map(|message| Sha512::new().chain_update(&prefix).chain_update(message).finalize()).collect();
+    let theirs: Vec<u8> = messages
+        .iter()
+        .flat_map(|message| Sha512::new().chain_update(&prefix).chain_update(message).finalize())
+        .collect();
     assert_eq!(ours, theirs, "SHA-512, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
     let mut ours = Vec::new();
     Sha256Lanes::new(backend, &prefix).hash(&slices, &mut ours);
-    let theirs: Vec<u8> =
-        messages.iter().flat_map(|message| Sha256::new().chain_update(&prefix).chain_update(message).finalize()).collect();
+    let theirs: Vec<u8> = messages
+        .iter()
+        .flat_map(|message| Sha256::new().chain_update(&prefix).chain_update(message).finalize())
+        .collect();
     assert_eq!(ours, theirs, "SHA-256, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
 }
 

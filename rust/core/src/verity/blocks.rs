@@ -98,7 +98,9 @@ impl BlockHasher {
         let messages: Vec<&[u8]> = descriptors.chunks_exact(DESCRIPTOR_BYTES).collect();
         let mut out = Vec::new();
         self.descriptors.hash(&messages, &mut out);
-        out.chunks_exact(self.params.algorithm().digest_bytes()).map(|bytes| self.read_digest(bytes)).collect()
+        out.chunks_exact(self.params.algorithm().digest_bytes())
+            .map(|bytes| self.read_digest(bytes))
+            .collect()
     }
 
     /// The file digest of one tree.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -34,7 +34,12 @@ pub fn default_threads() -> usize {
 /// # Errors
 /// What reading returns; [`io::ErrorKind::UnexpectedEof`] for a large file that shrinks meanwhile;
 /// [`io::ErrorKind::Other`] holding [`Cancelled`], polled on the calling thread.
-pub fn digest_file(params: &Params, file: &mut File, threads: usize, cancel: &dyn Cancel) -> io::Result<Digest> {
+pub fn digest_file(
+    params: &Params,
+    file: &mut File,
+    threads: usize,
+    cancel: &dyn Cancel,
+) -> io::Result<Digest> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || threads < 2 {
         return digest_reader(params, file, cancel);
@@ -74,7 +79,8 @@ fn digest_parallel(
     let mut hasher = VerityHasher::with_blocks(blocks.clone());
     let mut rest = *whole;
     while rest.size > 0 {
-        let share = rest.size.div_ceil(threads as u64).next_multiple_of(READ_BYTES as u64).min(MAX_PART_BYTES);
+        let share =
+            rest.size.div_ceil(threads as u64).next_multiple_of(READ_BYTES as u64).min(MAX_PART_BYTES);
         let mut parts = Vec::with_capacity(threads);
         while parts.len() < threads && rest.size > 0 {
             let (part, after) = rest.split(share);
@@ -89,36 +95,56 @@ fn digest_parallel(
     Ok(hasher.finish())
 }
 
-/// Hashes each part's blocks by a thread of its own, the first by this one.
-fn hash_parts(blocks: &BlockHasher, file: &File, parts: &[Part], cancel: &dyn Cancel) -> io::Result<Vec<Vec<u8>>> {
-    let Some((own, others)) = parts.split_first() else { return Ok(Vec::new()) };
+/// Hashes each part's blocks by a thread of its own, the first by this one; in the parts' order.
+fn hash_parts(
+    blocks: &BlockHasher,
+    file: &File,
+    parts: &[Part],
+    cancel: &dyn Cancel,
+) -> io::Result<Vec<Vec<u8>>> {
     let stop = AtomicBool::new(false);
-    let mut results: Vec<Vec<u8>> = vec![Vec::new(); parts.len()];
-    thread::scope(|scope| {
+    let mut results = thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
-        for (index, part) in others.iter().enumerate() {
+        for (index, part) in parts.iter().enumerate().skip(1) {
             let (sender, stop) = (sender.clone(), &stop);
             // Whatever happens, the threads end soon after `stop`, and the scope joins them.
-            scope.spawn(move || sender.send((index, hash_part(blocks, file, *part, || Ok(!stop.load(Ordering::Relaxed))))));
+            scope.spawn(move || {
+                let result = hash_part(blocks, file, *part, || Ok(!stop.load(Ordering::Relaxed)));
+                // Nobody listens any more once another part has failed.
+                drop(sender.send(result.map(|digests| (index, digests))));
+            });
         }
-        let mut ticker = Ticker::new(cancel);
-        let mut outcome = hash_part(blocks, file, *own, || ticker.tick().map(|()| true)).map(|digests| {
-            results.iter_mut().take(1).for_each(|slot| slot.clone_from(&digests));
-        });
-        let mut waiting = others.len();
-        while waiting > 0 && outcome.is_ok() {
-            outcome = match receiver.recv_timeout(POLL_INTERVAL) {
-                Ok((index, result)) => {
-                    waiting = waiting.saturating_sub(1);
-                    result.map(|digests| results.iter_mut().skip(1).nth(index).map_or((), |slot| *slot = digests))
-                }
-                Err(RecvTimeoutError::Timeout) => cancel.check().map_err(io::Error::other),
-                Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("a hashing thread ended early")),
-            };
-        }
+        drop(sender);
+        let results = collect_parts(blocks, file, parts, &receiver, cancel);
         stop.store(true, Ordering::Relaxed);
-        outcome
+        results
     })?;
+    results.sort_unstable_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, digests)| digests).collect())
+}
+
+/// Hashes the first part and waits for the others, asking the canceller on this thread all the while.
+fn collect_parts(
+    blocks: &BlockHasher,
+    file: &File,
+    parts: &[Part],
+    receiver: &Receiver<io::Result<(usize, Vec<u8>)>>,
+    cancel: &dyn Cancel,
+) -> io::Result<Vec<(usize, Vec<u8>)>> {
+    let mut ticker = Ticker::new(cancel);
+    let mut results = Vec::with_capacity(parts.len());
+    for own in parts.iter().take(1) {
+        results.push((0, hash_part(blocks, file, *own, || ticker.tick().map(|()| true))?));
+    }
+    while results.len() < parts.len() {
+        match receiver.recv_timeout(POLL_INTERVAL) {
+            Ok(result) => results.push(result?),
+            Err(RecvTimeoutError::Timeout) => cancel.check().map_err(io::Error::other)?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("a hashing thread ended early"));
+            }
+        }
+    }
     Ok(results)
 }
 

@@ -13,7 +13,11 @@ const GROUP_FILES: usize = 64;
 ///
 /// # Errors
 /// [`Cancelled`], polled every 64 contents; large contents belong into [`super::digest_file`].
-pub fn digest_many(params: &Params, contents: &[&[u8]], cancel: &dyn Cancel) -> Result<Vec<Digest>, Cancelled> {
+pub fn digest_many(
+    params: &Params,
+    contents: &[&[u8]],
+    cancel: &dyn Cancel,
+) -> Result<Vec<Digest>, Cancelled> {
     let blocks = BlockHasher::new(params.clone());
     let mut ticker = Ticker::new(cancel);
     let mut digests = Vec::with_capacity(contents.len());
@@ -71,7 +75,8 @@ fn hash_level(blocks: &BlockHasher, contents: &[&[u8]]) -> Vec<Vec<u8>> {
     blocks.hash_blocks(&messages, &mut digests);
     let mut rest = digests.as_slice();
     let split = contents.iter().map(|data| {
-        let (own, others) = rest.split_at(data.len().div_ceil(block_bytes).saturating_mul(digest_bytes).min(rest.len()));
+        let (own, others) =
+            rest.split_at(data.len().div_ceil(block_bytes).saturating_mul(digest_bytes).min(rest.len()));
         rest = others;
         own.to_vec()
     });

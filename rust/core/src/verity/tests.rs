@@ -47,9 +47,12 @@ fn data(len: usize) -> Vec<u8> {
 /// Sizes around every edge of blocks, lane groups and levels.
 fn sizes(algorithm: Algorithm, block_bytes: usize) -> Vec<usize> {
     let fanout = block_bytes / algorithm.digest_bytes();
-    let edges = [1, 2, 3, 15, 16, 17, 32, 33, fanout - 1, fanout, fanout + 1, 16 * fanout, 17 * fanout, 33 * fanout];
-    let mut sizes: Vec<usize> =
-        edges.iter().flat_map(|blocks| [blocks * block_bytes - 1, blocks * block_bytes, blocks * block_bytes + 1]).collect();
+    let edges =
+        [1, 2, 3, 15, 16, 17, 32, 33, fanout - 1, fanout, fanout + 1, 16 * fanout, 17 * fanout, 33 * fanout];
+    let mut sizes: Vec<usize> = edges
+        .iter()
+        .flat_map(|blocks| [blocks * block_bytes - 1, blocks * block_bytes, blocks * block_bytes + 1])
+        .collect();
     sizes.extend([0, 1, 2, 63, 64, 65, 127, 128, 129, fanout * fanout * block_bytes + 1]);
     sizes.retain(|size| *size < 6 << 20);
     sizes
@@ -94,7 +97,8 @@ fn every_back_end_gives_the_same_tree() {
         let digests: Vec<Digest> = Backend::available()
             .into_iter()
             .map(|backend| {
-                let mut hasher = VerityHasher::with_blocks(BlockHasher::with_backend(params.clone(), backend));
+                let mut hasher =
+                    VerityHasher::with_blocks(BlockHasher::with_backend(params.clone(), backend));
                 hasher.update(&all);
                 hasher.finish()
             })

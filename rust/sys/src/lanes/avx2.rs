@@ -104,8 +104,8 @@ pub(super) mod sha512 {
     fn load(messages: &[&[u8]; LANES], at: usize, words: &mut [Vector; 16]) {
         let swap = _mm256_broadcastsi128_si256(_mm_set_epi64x(0x0809_0a0b_0c0d_0e0f, 0x0001_0203_0405_0607));
         for (quarter, columns) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let [a, b, c, d] =
-                [0, 1, 2, 3].map(|lane| _mm256_shuffle_epi8(load_row(messages[lane], at + 32 * quarter), swap));
+            let [a, b, c, d] = [0, 1, 2, 3]
+                .map(|lane| _mm256_shuffle_epi8(load_row(messages[lane], at + 32 * quarter), swap));
             let (even_ab, odd_ab) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
             let (even_cd, odd_cd) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
             *columns = [
@@ -193,8 +193,9 @@ pub(super) mod sha256 {
             let mut quads = [swap; 8];
             // Afterwards chunk q of quads[4g + j] holds word 4q + j of the lanes 4g to 4g + 3.
             for (group, out) in quads.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let [a, b, c, d] = [0, 1, 2, 3]
-                    .map(|row| _mm256_shuffle_epi8(load_row(messages[4 * group + row], at + 32 * half), swap));
+                let [a, b, c, d] = [0, 1, 2, 3].map(|row| {
+                    _mm256_shuffle_epi8(load_row(messages[4 * group + row], at + 32 * half), swap)
+                });
                 let (low_ab, high_ab) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
                 let (low_cd, high_cd) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
                 *out = [

@@ -29,7 +29,10 @@ impl Backend {
     /// Those that this processor has, slowest first; never empty.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|backend| backend.is_available()).collect()
+        [Self::Portable, Self::Avx2, Self::Avx512]
+            .into_iter()
+            .filter(|backend| backend.is_available())
+            .collect()
     }
 
     /// The fastest that this processor has.
