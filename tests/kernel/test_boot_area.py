@@ -1,0 +1,114 @@
+"""boot/esp.py with this kernel: partitions found through lsblk's output and mounted detached.
+
+The host's files are a directory's, its partitions are loop devices; ext4 stands in for FAT, which this kernel lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hosts import make_host, mount_line
+
+from bootc_fast.boot import disks, esp, firmware
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from bootc_fast.host import Host
+
+pytestmark = pytest.mark.root
+
+
+@contextmanager
+def loop_device(tmp_path: Path, name: str, *directories: str) -> Generator[str]:
+    tree = tmp_path / f"{name}.tree"
+    for directory in directories:
+        (tree / directory).mkdir(parents=True)
+    disk = tmp_path / f"{name}.disk"
+    disk.touch()
+    os.truncate(disk, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-d", tree, disk], check=True, capture_output=True)
+    argv = ["losetup", "--find", "--show", disk]
+    loop = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield loop
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+def use_lsblk(host: Host, monkeypatch: pytest.MonkeyPatch, esp_device: str, boot_device: str) -> None:
+    def partition(name: str, parttype: str | None, number: str) -> dict[str, str | None]:
+        return {"name": name, "type": "part", "fstype": "ext4", "parttype": parttype, "maj:min": number}
+
+    children = [
+        partition(esp_device, disks.ESP_TYPE, "240:1"),
+        partition(boot_device, disks.XBOOTLDR_TYPE, "240:2"),
+        partition("/dev/vda3", None, "240:3"),
+    ]
+    document = {"blockdevices": [{"name": "/dev/vda", "type": "disk", "maj:min": "240:0", "children": children}]}
+    tool = host.root / "lsblk"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(document)}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{host.root}:{os.environ['PATH']}")
+
+
+SYSROOT = mount_line("/sysroot", "/dev/vda3", fstype="ext4").replace("0:25", "240:3")
+AUTOMOUNTS = mount_line("/boot", "systemd-1", fstype="autofs") + mount_line("/efi", "systemd-1", fstype="autofs")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    host = make_host(tmp_path / "root", mountinfo=SYSROOT + AUTOMOUNTS)
+    host.make_directory(host.efivars)
+    return host
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_systemd_boots_esp_is_mounted_though_its_automount_has_expired(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch, *, read_only: bool
+) -> None:
+    firmware.write_loader_variable(host, "LoaderInfo", "systemd-boot 257")
+    with loop_device(tmp_path, "esp", "loader/entries", "EFI") as one, loop_device(tmp_path, "boot", "grub2") as two:
+        use_lsblk(host, monkeypatch, one, two)
+        async with esp.open_boot_area(replace(host, is_live=True), read_only=read_only) as area:
+            assert (area.loader, area.esp_fd) == (Loader.SYSTEMD_BOOT, area.boot_fd)
+            assert {"loader", "EFI"} <= set(os.listdir(area.boot_fd))
+            assert one in area.description
+            if read_only:
+                with pytest.raises(OSError, match="Read-only"):
+                    os.mkdir("new", dir_fd=area.boot_fd)
+            else:
+                os.mkdir("new", dir_fd=area.boot_fd)
+
+
+async def test_grubs_boot_partition_and_the_esp_are_both_open(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firmware.write_loader_variable(host, "LoaderInfo", "GRUB 2.12")
+    with loop_device(tmp_path, "esp", "EFI") as one, loop_device(tmp_path, "boot", "grub2") as two:
+        use_lsblk(host, monkeypatch, one, two)
+        async with esp.open_boot_area(replace(host, is_live=True), read_only=False) as area:
+            assert area.loader is Loader.GRUB
+            assert area.esp_fd is not None
+            assert "grub2" in os.listdir(area.boot_fd)
+            assert "EFI" in os.listdir(area.esp_fd)
+            assert two in area.description
+            os.mkdir("written", dir_fd=area.boot_fd)
+
+
+async def test_grub_does_without_an_esp_that_cannot_be_mounted(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loop_device(tmp_path, "boot", "grub2") as two:
+        use_lsblk(host, monkeypatch, str(tmp_path / "missing"), two)
+        async with esp.open_boot_area(replace(host, is_live=True), read_only=True) as area:
+            assert (area.loader, area.esp_fd) == (Loader.GRUB, None)
+            assert any("missing" in warning for warning in area.warnings)
