@@ -14,6 +14,7 @@ mod superblock;
 mod to_tree;
 mod view;
 mod walk;
+mod write;
 mod xattr;
 
 pub use bytes::Bytes;
@@ -25,6 +26,7 @@ pub use inode::{Inode, Nid};
 pub use superblock::Superblock;
 pub use view::{View, ViewContent, ViewXattr};
 pub use walk::Walk;
+pub use write::{WriteError, to_image};
 pub use xattr::{XattrRef, Xattrs};
 
 /// The forms of composefs images, as the header numbers them.
