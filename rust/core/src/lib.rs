@@ -8,5 +8,6 @@ pub mod cancel;
 pub mod erofs;
 pub mod etc;
 pub mod limits;
+pub mod repo;
 pub mod tree;
 pub mod verity;

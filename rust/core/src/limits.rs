@@ -22,3 +22,5 @@ pub const MAX_TREE_XATTR_BYTES: u64 = 1 << 30;
 pub const MAX_TREE_CONTENT_BYTES: u64 = 1 << 28;
 /// Most bytes of one file's content in a dump, where composefs has files of up to 64 bytes: 1 MiB.
 pub const MAX_DUMP_CONTENT_BYTES: u64 = 1 << 20;
+/// Largest extended header of a tar archive: a hundred xattrs of 64 KiB, which no root tree comes near.
+pub const MAX_TAR_EXTENSION_BYTES: u64 = 1 << 23;

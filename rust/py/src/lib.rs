@@ -4,6 +4,7 @@ mod boot;
 mod call;
 mod files;
 mod mounts;
+mod repo;
 mod tree;
 mod verity;
 
@@ -20,6 +21,8 @@ mod _core {
     use super::files::open_in_root;
     #[pymodule_export]
     use super::mounts::{attach_loop, attach_mount, clone_mount, mount_detached, remount_file_system};
+    #[pymodule_export]
+    use super::repo::{RepositoryWriter, build_tree};
     #[pymodule_export]
     use super::tree::{Tree, TreeEntry};
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! The only unsafe code of bootc-fast: system calls that no safe crate wraps, memory maps and SIMD lanes.
 //! Every `unsafe` block says why it is sound; nothing here knows what bootc-fast is for.
 
+pub mod enable_verity;
 pub mod fd;
 pub mod lanes;
 pub mod loopdev;
