@@ -78,6 +78,7 @@ class Tree:
 
 def sync_filesystem(fd: int) -> None: ...
 def compare_uapi_versions(left: str, right: str) -> int: ...
+
 # What build_tree reads of an entry; a TreeEntry has it all.
 class _EntryLike(Protocol):
     @property
