@@ -1,5 +1,3 @@
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, final
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, TypeAlias, final
 
