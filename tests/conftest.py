@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,21 @@ def _mounts() -> set[str]:
 
 
 def _loops() -> set[str]:
-    base = Path("/sys/block")
-    return {path.parent.parent.name for path in base.glob("loop*/loop/backing_file")}
+    """Loop devices over files of this run; others come and go on a machine that does more than test."""
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    found = set()
+    for path in files:
+        try:
+            backing = path.read_text()
+        except OSError:  # went away just now
+            continue
+        if backing.startswith(tempfile.gettempdir()):
+            found.add(path.parent.parent.name)
+    return found
+
+
+def _processes() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 def _descriptors() -> set[str]:
@@ -37,16 +51,27 @@ def _descriptors() -> set[str]:
 
 
 def _temporaries() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("bootc-fast")}
+    return {name for name in os.listdir(tempfile.gettempdir()) if not name.startswith("pytest-of-")}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a temporary directory of its own, also its children: then all that is left in it is a leak."""
+    directory = tempfile.mkdtemp(prefix="bootc-fast-tests.")
+    os.environ["TMPDIR"] = directory
+    tempfile.tempdir = directory
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Generator[None]:
-    before = (_mounts(), _loops(), _descriptors(), _temporaries())
+    def look() -> tuple[set[str], ...]:
+        return _mounts(), _loops(), _descriptors(), _temporaries(), _processes()
+
+    before = look()
     yield
     gc.collect()
-    after = (_mounts(), _loops(), _descriptors(), _temporaries())
-    names = ("mounts", "loop devices", "descriptors", "temporary files")
+    after = look()
+    names = ("mounts", "loop devices", "descriptors", "temporary files", "processes")
     leaks = {name: sorted(new - old) for name, old, new in zip(names, before, after, strict=True) if new - old}
     assert not leaks, f"left behind: {leaks}"
 
