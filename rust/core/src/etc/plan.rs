@@ -1,0 +1,174 @@
+//! The whole of planning: read what must be compared, decide R, make it a tree, look at where its links lead.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+
+use super::content::{ContentError, Side};
+use super::dangling::dangling_links;
+use super::draft::{self, DraftError};
+use super::hidden::Hidden;
+use super::policy::Policy;
+use super::prefetch::prefetch;
+use super::result::{MergeReport, MergeResult, Warning};
+use super::rules::Merger;
+use crate::cancel::{Cancel, Cancelled, Ticker};
+use crate::tree::{BuildError, Tree};
+
+/// Stack of the thread that decides: the rules recurse once a directory level, of which there can be
+/// [`crate::limits::MAX_DEPTH`]; the kernel backs only what is touched.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Why a merge cannot be planned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Content could not be read.
+    #[error(transparent)]
+    Content(ContentError),
+    /// R would be too large.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// Nobody wants the result any more.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl From<ContentError> for PlanError {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Content(other),
+        }
+    }
+}
+
+impl From<DraftError> for PlanError {
+    fn from(error: DraftError) -> Self {
+        match error {
+            DraftError::Build(error) => Self::Build(error),
+            DraftError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+        }
+    }
+}
+
+/// A tree, and descriptors of where its contents are.
+#[derive(Debug, Clone, Copy)]
+pub struct SideInput<'a> {
+    /// What is there.
+    pub tree: &'a Tree,
+    /// The directory that was scanned; needed where the tree has files on disk.
+    pub dir: Option<&'a OwnedFd>,
+    /// `composefs/objects`; needed where an object must be compared with something that is none.
+    pub objects: Option<&'a OwnedFd>,
+}
+
+impl<'a> SideInput<'a> {
+    /// The side as the merge and the writing of its result use it.
+    #[must_use]
+    pub fn side(&self) -> Side<'a> {
+        let borrow = |fd: Option<&'a OwnedFd>| -> Option<BorrowedFd<'a>> { fd.map(AsFd::as_fd) };
+        Side::new(self.tree, borrow(self.dir), borrow(self.objects))
+    }
+}
+
+/// Everything that R is a function of, and the whole new image for what is reported about links.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// P: /etc of the booted image.
+    pub pristine: SideInput<'a>,
+    /// C: the running /etc.
+    pub current: SideInput<'a>,
+    /// N: /etc of the staged image.
+    pub new: SideInput<'a>,
+    /// Paths of C that its scan could not see ([`crate::tree::ScanReport::mounts`]).
+    pub hidden: &'a [Vec<u8>],
+    /// What conflicts get.
+    pub policy: &'a Policy,
+    /// The root of the staged image.
+    pub new_image: Option<&'a Tree>,
+}
+
+/// Decides R. Nothing is written; files of C are read where only their bytes tell.
+///
+/// Cost: one step an entry of the three trees, each file of C read at most once for each algorithm; time and
+/// memory linear in the entries. Polls `cancel` on the calling thread every 8 ms.
+///
+/// # Errors
+/// [`PlanError`]. Conflicts are none: [`MergeReport::has_fatal_conflicts`] tells.
+pub fn plan(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
+    let shared = SharedCancel { inner: cancel, stop: AtomicBool::new(false) };
+    thread::scope(|scope| {
+        let (sender, receiver) = channel();
+        let shared = &shared;
+        let work = move || {
+            // A failed send has no receiver to tell: only a panic of the calling thread gets here.
+            let _ = sender.send(decide(input, shared));
+        };
+        thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work)
+            .map_err(PlanError::Thread)?;
+        loop {
+            match receiver.recv_timeout(Ticker::INTERVAL) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if cancel.check().is_err() => {
+                    shared.stop.store(true, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The worker panicked; leaving the scope passes that on.
+                Err(RecvTimeoutError::Disconnected) => return Err(Cancelled.into()),
+            }
+        }
+    })
+}
+
+/// What worker threads ask: the caller's answer, given on its own thread, or their own.
+struct SharedCancel<'a> {
+    inner: &'a dyn Cancel,
+    stop: AtomicBool,
+}
+
+impl Cancel for SharedCancel<'_> {
+    fn check(&self) -> Result<(), Cancelled> {
+        if self.stop.load(Ordering::Relaxed) { Err(Cancelled) } else { self.inner.check() }
+    }
+}
+
+fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
+    let (p, c, n) = (input.pristine.side(), input.current.side(), input.new.side());
+    prefetch(&p, &c, &n, cancel)?;
+    let mut merger = Merger {
+        p: &p,
+        c: &c,
+        n: &n,
+        hidden: Hidden::new(input.hidden),
+        policy: input.policy,
+        report: MergeReport::default(),
+        path: Vec::new(),
+        cancel,
+        ticker: Ticker::new(cancel),
+    };
+    let root = merger.root()?;
+    let mut report = merger.report;
+    let mut ticker = Ticker::new(cancel);
+    let (tree, content_from) = draft::build(&root, &mut ticker)?;
+    report.dangling_links = dangling_links(&tree, input.new_image, &mut ticker)?;
+    let hidden = merger.hidden.all().map(|path| Warning::MountNotCrossed { path: path.to_vec() });
+    report.warnings.extend(hidden);
+    sort(&mut report);
+    Ok(MergeResult { tree, content_from, report })
+}
+
+fn sort(report: &mut MergeReport) {
+    report.kept.sort_unstable();
+    report.deleted.sort_unstable();
+    report.image_changes_ignored.sort_unstable();
+    report.image_additions_kept.sort_unstable();
+    report.conflicts.sort_unstable_by(|one, two| one.path.cmp(&two.path));
+    report.warnings.sort_unstable_by(|one, two| one.path().cmp(two.path()));
+}

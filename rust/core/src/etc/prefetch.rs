@@ -1,0 +1,94 @@
+//! Reading what has to be compared before the rules ask for it: on several threads, each file once.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::content::{ContentError, Side};
+use super::triples::{Triple, Triples};
+use crate::cancel::{Cancel, Cancelled, Ticker};
+use crate::tree::{Content, Node, NodeId, Tree};
+use crate::verity::Algorithm;
+
+/// Files below which further threads cost more than they save.
+const SERIAL_FILES: usize = 256;
+/// Files a thread takes at once.
+const BATCH_FILES: usize = 32;
+/// Reading small files is bound by the kernel; more threads do not help.
+const MAX_THREADS: usize = 8;
+
+/// Computes the digests of all files of C that the rules will have to compare with an object.
+pub(super) fn prefetch(
+    p: &Side<'_>,
+    c: &Side<'_>,
+    n: &Side<'_>,
+    cancel: &dyn Cancel,
+) -> Result<(), ContentError> {
+    let wanted = candidates(p.tree, c.tree, n.tree, cancel)?;
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    if wanted.len() < SERIAL_FILES || threads < 2 {
+        // The rules read them one by one just as well.
+        return Ok(());
+    }
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let work = || -> Result<(), ContentError> {
+        loop {
+            let start = next.fetch_add(BATCH_FILES, Ordering::Relaxed);
+            let batch = wanted.get(start..wanted.len().min(start.saturating_add(BATCH_FILES)));
+            let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
+            for (node, algorithm) in batch {
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                c.digest(c.tree.node(*node), *algorithm, cancel)?;
+            }
+            cancel.check()?;
+        }
+    };
+    thread::scope(|scope| {
+        let start = || {
+            scope.spawn(|| {
+                let result = work();
+                failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                result
+            })
+        };
+        let workers: Vec<_> = (0..threads).map(|_| start()).collect();
+        let results = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Cancelled.into())));
+        results.fold(Ok(()), Result::and)
+    })
+}
+
+/// Files of C whose type and size leave open whether they are P's; or N's, where they cannot be P's.
+fn candidates(
+    p: &Tree,
+    c: &Tree,
+    n: &Tree,
+    cancel: &dyn Cancel,
+) -> Result<Vec<(NodeId, Algorithm)>, Cancelled> {
+    let mut found = Vec::new();
+    let mut ticker = Ticker::new(cancel);
+    let mut pending = vec![(Some(p.root()), c.root(), Some(n.root()))];
+    while let Some((p, c, n)) = pending.pop() {
+        for Triple { p, c, n, .. } in Triples::new(p, Some(c), n) {
+            ticker.tick()?;
+            let Some(c) = c else { continue };
+            if c.is_dir() {
+                pending.push((p, c, n));
+            } else if let Some(algorithm) = open_question(p, c).or_else(|| open_question(n, c)) {
+                found.push((c.id(), algorithm));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn open_question(image: Option<Node<'_>>, c: Node<'_>) -> Option<Algorithm> {
+    let image = image?;
+    match (image.content(), c.content()) {
+        (Content::Object(digest), Content::OnDisk) if image.stat().size_bytes == c.stat().size_bytes => {
+            Some(digest.algorithm())
+        }
+        _ => None,
+    }
+}
