@@ -134,3 +134,46 @@ class RepositoryWriter:
     ) -> Tree: ...
     def add_object(self, fd: int, *, check: _Check = None) -> str: ...
     def write_image(self, tree: Tree, *, check: _Check = None) -> str: ...
+
+# (path below /etc, reason in words)
+_EtcChangeRow: TypeAlias = tuple[bytes, str]
+
+@final
+class EtcPlan:
+    def __len__(self) -> int: ...  # entries of the result
+    def entries(self) -> list[tuple[TreeEntry, str, bytes]]: ...  # with the side and path of the content
+    @property
+    def kept(self) -> list[_EtcChangeRow]: ...
+    @property
+    def deleted(self) -> list[_EtcChangeRow]: ...
+    @property
+    def image_changes_ignored(self) -> list[_EtcChangeRow]: ...
+    @property
+    def image_additions_kept(self) -> list[_EtcChangeRow]: ...
+    @property
+    def dangling_links(self) -> list[_EtcChangeRow]: ...
+    # (path, the admin's side in words, the image's, strategy, where the loser is kept)
+    @property
+    def conflicts(self) -> list[tuple[bytes, str, str, str, bytes | None]]: ...
+    @property
+    def warnings(self) -> list[str]: ...
+    @property
+    def has_fatal_conflicts(self) -> bool: ...
+
+def plan_etc(
+    pristine: Tree,
+    current: Tree,
+    new: Tree,
+    *,
+    pristine_dir: int | None = None,
+    pristine_objects: int | None = None,
+    current_dir: int | None = None,
+    current_objects: int | None = None,
+    new_dir: int | None = None,
+    new_objects: int | None = None,
+    rules: Sequence[tuple[bytes, str]] = ...,
+    default: str = "fail",
+    new_image: Tree | None = None,
+    check: _Check = None,
+) -> EtcPlan: ...
+def policy_pattern_matches(pattern: bytes, path: bytes) -> bool: ...

@@ -2,6 +2,7 @@
 
 mod boot;
 mod call;
+mod etc_plan;
 mod files;
 mod mounts;
 mod repo;
@@ -17,6 +18,8 @@ mod _core {
 
     #[pymodule_export]
     use super::boot::{compare_uapi_versions, sync_filesystem};
+    #[pymodule_export]
+    use super::etc_plan::{EtcPlan, plan_etc, policy_pattern_matches};
     #[pymodule_export]
     use super::files::open_in_root;
     #[pymodule_export]

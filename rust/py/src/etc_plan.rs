@@ -1,0 +1,224 @@
+//! Planning the /etc merge.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+
+use bootc_fast_core::cancel::Cancel;
+use bootc_fast_core::etc::content::ContentError;
+use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
+use bootc_fast_core::etc::policy::{Policy, matches};
+use bootc_fast_core::etc::result::{Change, MergeResult, SideName, Strategy};
+use bootc_fast_core::tree;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::call;
+use crate::tree::{Tree, TreeEntry};
+use crate::verity::duplicate;
+
+pyo3::import_exception!(bootc_fast.errors, FileSystemError);
+pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
+pyo3::import_exception!(bootc_fast.errors, UsageError);
+
+/// A tree with duplicates of the caller's descriptors.
+#[derive(Debug)]
+struct Held {
+    tree: Arc<tree::Tree>,
+    dir: Option<OwnedFd>,
+    objects: Option<OwnedFd>,
+}
+
+impl Held {
+    fn new(tree: &Tree, dir: Option<RawFd>, objects: Option<RawFd>) -> PyResult<Self> {
+        let duplicate = |fd: Option<RawFd>| fd.map(duplicate).transpose().map(|file| file.map(OwnedFd::from));
+        Ok(Self { tree: Arc::clone(tree.inner()), dir: duplicate(dir)?, objects: duplicate(objects)? })
+    }
+
+    fn input(&self) -> SideInput<'_> {
+        SideInput { tree: &self.tree, dir: self.dir.as_ref(), objects: self.objects.as_ref() }
+    }
+}
+
+/// A decided merge, with what is needed to write it: the three trees and their descriptors.
+#[pyclass(frozen, module = "bootc_fast._core")]
+#[derive(Debug)]
+pub struct EtcPlan {
+    merged: MergeResult,
+    pristine: Held,
+    current: Held,
+    new: Held,
+}
+
+impl EtcPlan {
+    /// R and where its contents come from.
+    pub fn merged(&self) -> &MergeResult {
+        &self.merged
+    }
+
+    /// P, C and N as they were planned with.
+    pub fn inputs(&self) -> [SideInput<'_>; 3] {
+        [self.pristine.input(), self.current.input(), self.new.input()]
+    }
+}
+
+/// `(path, reason)`.
+type ChangeRow = (Py<PyBytes>, String);
+/// `(path, current, new, strategy, saved_as)`.
+type ConflictRow = (Py<PyBytes>, String, String, &'static str, Option<Py<PyBytes>>);
+
+fn rows(py: Python<'_>, changes: &[Change]) -> Vec<ChangeRow> {
+    let row = |change: &Change| (PyBytes::new(py, &change.path).unbind(), change.reason.clone());
+    changes.iter().map(row).collect()
+}
+
+#[pymethods]
+impl EtcPlan {
+    /// Entries of R.
+    fn __len__(&self) -> usize {
+        self.merged.tree.len()
+    }
+
+    /// R, for tests and dumps; every entry with the side and the path that its content comes from.
+    fn entries(&self, py: Python<'_>) -> PyResult<Vec<(TreeEntry, &'static str, Py<PyBytes>)>> {
+        let mut found = Vec::with_capacity(self.merged.tree.len());
+        let mut pending = vec![self.merged.tree.root()];
+        while let Some(node) = pending.pop() {
+            pending.extend(node.children());
+            let Some(origin) = self.merged.origin(node.id()) else { continue };
+            let (name, side) = match origin.side {
+                SideName::Pristine => ("pristine", &self.pristine),
+                SideName::Current => ("current", &self.current),
+                SideName::New => ("new", &self.new),
+            };
+            let path = PyBytes::new(py, &side.tree.node(origin.node).path()).unbind();
+            found.push((TreeEntry::new(py, &node)?, name, path));
+        }
+        Ok(found)
+    }
+
+    #[getter]
+    fn kept(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        rows(py, &self.merged.report.kept)
+    }
+
+    #[getter]
+    fn deleted(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        rows(py, &self.merged.report.deleted)
+    }
+
+    #[getter]
+    fn image_changes_ignored(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        rows(py, &self.merged.report.image_changes_ignored)
+    }
+
+    #[getter]
+    fn image_additions_kept(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        rows(py, &self.merged.report.image_additions_kept)
+    }
+
+    #[getter]
+    fn dangling_links(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        rows(py, &self.merged.report.dangling_links)
+    }
+
+    #[getter]
+    fn conflicts(&self, py: Python<'_>) -> Vec<ConflictRow> {
+        let bytes = |path: &[u8]| PyBytes::new(py, path).unbind();
+        let conflicts = self.merged.report.conflicts.iter();
+        conflicts
+            .map(|conflict| {
+                let saved_as = conflict.saved_as.as_deref().map(bytes);
+                let strategy = conflict.strategy.name();
+                (bytes(&conflict.path), conflict.current.clone(), conflict.new.clone(), strategy, saved_as)
+            })
+            .collect()
+    }
+
+    #[getter]
+    fn warnings(&self) -> Vec<String> {
+        self.merged.report.warnings.iter().map(ToString::to_string).collect()
+    }
+
+    #[getter]
+    fn has_fatal_conflicts(&self) -> bool {
+        self.merged.report.has_fatal_conflicts()
+    }
+}
+
+/// Decides the result of a merge; writes nothing.
+#[pyfunction]
+#[pyo3(signature = (
+    pristine, current, new, *, pristine_dir = None, pristine_objects = None, current_dir = None,
+    current_objects = None, new_dir = None, new_objects = None, rules = Vec::new(), default = "fail",
+    new_image = None, check = None,
+))]
+#[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
+pub fn plan_etc(
+    py: Python<'_>,
+    pristine: &Tree,
+    current: &Tree,
+    new: &Tree,
+    pristine_dir: Option<RawFd>,
+    pristine_objects: Option<RawFd>,
+    current_dir: Option<RawFd>,
+    current_objects: Option<RawFd>,
+    new_dir: Option<RawFd>,
+    new_objects: Option<RawFd>,
+    rules: Vec<(Vec<u8>, String)>,
+    default: &str,
+    new_image: Option<&Tree>,
+    check: Option<Py<PyAny>>,
+) -> PyResult<EtcPlan> {
+    let hidden = current.hidden_paths();
+    let policy = Policy::new(
+        rules
+            .into_iter()
+            .map(|(pattern, name)| Ok((pattern, strategy(&name)?)))
+            .collect::<PyResult<Vec<_>>>()?,
+        strategy(default)?,
+    );
+    let pristine = Held::new(pristine, pristine_dir, pristine_objects)?;
+    let current = Held::new(current, current_dir, current_objects)?;
+    let new = Held::new(new, new_dir, new_objects)?;
+    let input = PlanInput {
+        pristine: pristine.input(),
+        current: current.input(),
+        new: new.input(),
+        hidden,
+        policy: &policy,
+        new_image: new_image.map(|image| image.inner().as_ref()),
+    };
+    let work = |cancel: &dyn Cancel| plan(&input, cancel);
+    let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
+    Ok(EtcPlan { merged, pristine, current, new })
+}
+
+/// Whether a pattern of a merge policy matches a whole path below /etc.
+#[pyfunction]
+pub fn policy_pattern_matches(pattern: &[u8], path: &[u8]) -> bool {
+    matches(pattern, path)
+}
+
+fn strategy(name: &str) -> PyResult<Strategy> {
+    let error = || PyValueError::new_err(format!("strategy {name:?} is none of fail, current, new"));
+    Strategy::from_name(name).ok_or_else(error)
+}
+
+fn plan_error(error: PlanError) -> PyErr {
+    let text = format!("plan the /etc merge: {error}");
+    match error {
+        PlanError::Content(ContentError::MissingObject { .. }) => InvalidStateError::new_err(text),
+        PlanError::Content(ContentError::NoDescriptor { .. }) => UsageError::new_err(text),
+        PlanError::Content(ContentError::Io { path, source }) => match source.raw_os_error() {
+            Some(code) => {
+                let text = source.to_string();
+                let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+                let path = Python::attach(|py| PyBytes::new(py, &path).unbind());
+                PyOSError::new_err((code, text, path))
+            }
+            None => FileSystemError::new_err(text),
+        },
+        _ => FileSystemError::new_err(text),
+    }
+}
