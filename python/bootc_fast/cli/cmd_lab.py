@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import print_lines, text_path
+from bootc_fast.cli.render import print_json, print_lines, text_path
 from bootc_fast.types import Algorithm, BootType, Loader
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
     stage.add_argument("--download-only", action="store_true", help="lock it: not to be finalized at shutdown")
     add("edit", "edit /etc as an administrator would, one edit of every kind", _run_edit)
+    add("boot", "boot as firmware and loader would: the loader's first entry", _run_boot)
+    show = add("show", "show where things stand: deployments, and the entries in the loader's order", _run_show)
+    show.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -97,4 +100,25 @@ def _run_edit(arguments: argparse.Namespace) -> int:
 
     edits = apply_edits(open_lab(arguments.directory).etc)
     print_lines(f"/etc/{text_path(edit.path)}: {edit.what}" for edit in edits)
+    return 0
+
+
+def _run_boot(arguments: argparse.Namespace) -> int:
+    from bootc_fast.lab import boot, open_lab
+
+    bootup = boot(open_lab(arguments.directory))
+    again = " again" if bootup.digest == bootup.previous else ""
+    print_lines([f"Booted{again}: {bootup.digest}", f"Entry: {bootup.entry} ({bootup.reason})"])
+    return 0
+
+
+def _run_show(arguments: argparse.Namespace) -> int:
+    from bootc_fast.lab import open_lab
+    from bootc_fast.lab.show import collect_facts, render_facts
+
+    facts = collect_facts(open_lab(arguments.directory))
+    if arguments.json:
+        print_json(facts)
+    else:
+        print_lines(render_facts(facts))
     return 0

@@ -7,10 +7,12 @@ otherwise every file's owner is the caller, in the image as in /etc, and what on
 from bootc_fast.lab.build import LabDir, LabFile, LabFiles, LabLink, make_host, stage_files, write_files
 from bootc_fast.lab.commands import create, stage
 from bootc_fast.lab.edits import Edit, apply_edits
+from bootc_fast.lab.firmware import Bootup, boot, read_boot_menu
 from bootc_fast.lab.forms import LabForms
 from bootc_fast.lab.layout import LabHost, open_lab
 
 __all__ = [
+    "Bootup",
     "Edit",
     "LabDir",
     "LabFile",
@@ -19,9 +21,11 @@ __all__ = [
     "LabHost",
     "LabLink",
     "apply_edits",
+    "boot",
     "create",
     "make_host",
     "open_lab",
+    "read_boot_menu",
     "stage",
     "stage_files",
     "write_files",
