@@ -4,6 +4,7 @@ mod boot;
 mod call;
 mod etc_plan;
 mod files;
+mod image;
 mod mounts;
 mod repo;
 mod tree;
@@ -22,6 +23,8 @@ mod _core {
     use super::etc_plan::{EtcPlan, plan_etc, policy_pattern_matches};
     #[pymodule_export]
     use super::files::open_in_root;
+    #[pymodule_export]
+    use super::image::{Image, ImageWalk};
     #[pymodule_export]
     use super::mounts::{attach_loop, attach_mount, clone_mount, mount_detached, remount_file_system};
     #[pymodule_export]

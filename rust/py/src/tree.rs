@@ -4,12 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
-use bootc_fast_core::tree::{self, Content, Node, Scan, ScanError};
+use bootc_fast_core::erofs::{Image, Inode, ViewContent};
+use bootc_fast_core::tree::{self, Content, Node, Scan, ScanError, Stat};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::call;
+use crate::image::erofs_error;
 use crate::verity::duplicate;
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
@@ -115,24 +117,53 @@ pub struct TreeEntry {
     link_group: Option<u32>,
 }
 
+/// How Python sees a content: its kind, and the one of the three that goes with it.
+type PyContent = (&'static str, Option<Py<PyBytes>>, Option<Py<PyBytes>>, Option<String>);
+
 impl TreeEntry {
     /// Copies a node.
     pub fn new(py: Python<'_>, node: &Node<'_>) -> PyResult<Self> {
-        let stat = node.stat();
-        let xattrs = PyDict::new(py);
-        for xattr in node.xattrs() {
-            xattrs.set_item(PyBytes::new(py, xattr.name), PyBytes::new(py, xattr.value))?;
-        }
         let bytes = |data: &[u8]| Some(PyBytes::new(py, data).unbind());
-        let (content, data, target, digest) = match node.content() {
+        let content = match node.content() {
             Content::None => ("none", None, None, None),
             Content::Inline(data) => ("inline", bytes(data), None, None),
             Content::Target(target) => ("target", None, bytes(target), None),
             Content::Object(digest) => ("object", None, None, Some(digest.to_string())),
             Content::OnDisk => ("on-disk", None, None, None),
         };
+        let xattrs = node.xattrs().map(|xattr| (xattr.name, xattr.value));
+        Self::make(py, &node.path(), node.stat(), xattrs, content, node.link_group())
+    }
+
+    /// Copies what the kernel shows of an image's inode; content that is in the image stays there.
+    pub fn of_image(py: Python<'_>, image: &Image, inode: &Inode, path: &[u8]) -> PyResult<Self> {
+        let view = image.view(inode, path).map_err(|error| erofs_error(py, error))?;
+        let content = match &view.content {
+            ViewContent::None => ("none", None, None, None),
+            ViewContent::Target(target) => ("target", None, Some(PyBytes::new(py, target).unbind()), None),
+            ViewContent::Object(digest) => ("object", None, None, Some(digest.to_string())),
+            ViewContent::InImage => ("image", None, None, None),
+        };
+        let is_linked = inode.stat.nlink > 1 && inode.file_type() != tree::FileType::Directory;
+        let link_group = if is_linked { u32::try_from(inode.nid.0).ok() } else { None };
+        let xattrs = view.xattrs.iter().map(|(name, value)| (name.as_slice(), *value));
+        Self::make(py, path, &inode.stat, xattrs, content, link_group)
+    }
+
+    fn make<'a>(
+        py: Python<'_>,
+        path: &[u8],
+        stat: &Stat,
+        xattrs: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        (content, data, target, digest): PyContent,
+        link_group: Option<u32>,
+    ) -> PyResult<Self> {
+        let dict = PyDict::new(py);
+        for (name, value) in xattrs {
+            dict.set_item(PyBytes::new(py, name), PyBytes::new(py, value))?;
+        }
         Ok(Self {
-            path: PyBytes::new(py, &node.path()).unbind(),
+            path: PyBytes::new(py, path).unbind(),
             mode: stat.mode,
             uid: stat.uid,
             gid: stat.gid,
@@ -140,12 +171,12 @@ impl TreeEntry {
             rdev: stat.rdev,
             size_bytes: stat.size_bytes,
             mtime_ns: i128::from(stat.mtime.secs) * 1_000_000_000 + i128::from(stat.mtime.nanos),
-            xattrs: xattrs.unbind(),
+            xattrs: dict.unbind(),
             content,
             data,
             target,
             digest,
-            link_group: node.link_group(),
+            link_group,
         })
     }
 }

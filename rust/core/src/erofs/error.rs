@@ -81,6 +81,16 @@ pub enum ErofsError {
         /// The second path, lossily decoded.
         path: String,
     },
+    /// An inode that has more or fewer names than it says.
+    #[error("the inode at offset {offset:#x} has {found} links, not {expected}")]
+    BadLinkCount {
+        /// Where it is.
+        offset: u64,
+        /// As stored.
+        expected: u32,
+        /// As counted.
+        found: u32,
+    },
     /// The overlay attributes of a composefs file contradict each other or name no object.
     #[error("{path:?}: {what}")]
     BadObject {
@@ -111,8 +121,8 @@ pub enum ErofsError {
         /// As asked for, lossily decoded.
         path: String,
     },
-    /// Content was asked of something that has none.
-    #[error("{path:?} is not a regular file")]
+    /// Content was asked of something that has none in the image.
+    #[error("{path:?} is not a regular file with its content in the image")]
     NotAFile {
         /// As asked for, lossily decoded.
         path: String,
@@ -138,6 +148,7 @@ impl ErofsError {
             | Self::BadName { offset, .. }
             | Self::UnsortedName { offset, .. }
             | Self::BadSelfReference { offset, .. }
+            | Self::BadLinkCount { offset, .. }
             | Self::DirectoryLoop { offset, .. } => Some(*offset),
             Self::Checksum { .. } => Some(super::layout::SUPERBLOCK_OFFSET),
             _ => None,

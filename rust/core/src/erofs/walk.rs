@@ -75,6 +75,17 @@ impl Walk {
         self.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
     }
 
+    /// The directory that holds the last inode; `None` for the start itself.
+    #[must_use]
+    pub fn parent(&self) -> Option<Nid> {
+        let holder = match self.stack.last()? {
+            // The last inode is a directory that the walk has just entered.
+            frame if frame.path_len == self.path.len() => self.stack.iter().rev().nth(1)?,
+            frame => frame,
+        };
+        Some(holder.directory.nid)
+    }
+
     /// How far below the start the last inode is; the start itself has 0, what is in it 1.
     #[must_use]
     pub fn depth(&self) -> usize {

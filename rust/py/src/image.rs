@@ -1,0 +1,195 @@
+//! EROFS images.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use bootc_fast_core::cancel::Cancel;
+use bootc_fast_core::erofs::{self, ErofsError, Inode, Walk};
+use pyo3::exceptions::{PyFileNotFoundError, PyNotADirectoryError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::call;
+use crate::tree::{Tree, TreeEntry};
+use crate::verity::duplicate;
+
+pyo3::import_exception!(bootc_fast.errors, ImageFormatError);
+pyo3::import_exception!(bootc_fast.errors, LimitExceededError);
+pyo3::import_exception!(bootc_fast.errors, UsageError);
+
+/// The path of the whole image.
+const ROOT: &[u8] = b"";
+/// Bytes collected before a dump is written out.
+const BUFFER_BYTES: usize = 1 << 18;
+
+/// The core's error as Python's.
+pub fn erofs_error(_py: Python<'_>, error: ErofsError) -> PyErr {
+    const ENOENT: i32 = 2;
+    const ENOTDIR: i32 = 20;
+    let message = error.to_string();
+    match error {
+        ErofsError::Io(error) => PyErr::from(error),
+        ErofsError::Limit { name, limit, .. } => LimitExceededError::new_err((message, name, limit)),
+        ErofsError::NotFound { .. } => PyFileNotFoundError::new_err((ENOENT, message)),
+        ErofsError::NotADirectory { .. } => PyNotADirectoryError::new_err((ENOTDIR, message)),
+        ErofsError::NotAFile { .. } => UsageError::new_err(message),
+        // `detached` raises what `check` raised instead; this is for a cancellation that no `check` asked for.
+        ErofsError::Cancelled(_) => PyRuntimeError::new_err(message),
+        other => {
+            let offset = other.offset().and_then(|offset| i64::try_from(offset).ok()).unwrap_or(-1);
+            ImageFormatError::new_err((message, offset))
+        }
+    }
+}
+
+/// An opened, memory-mapped EROFS image.
+#[pyclass(frozen, module = "bootc_fast._core")]
+#[derive(Debug)]
+pub struct Image {
+    inner: Arc<erofs::Image>,
+}
+
+#[pymethods]
+impl Image {
+    /// Maps the file; the descriptor may be closed afterwards.
+    #[staticmethod]
+    fn open(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
+        let file = duplicate(fd)?;
+        let image = py.detach(|| erofs::Image::open(&file)).map_err(|error| erofs_error(py, error))?;
+        Ok(Self { inner: Arc::new(image) })
+    }
+
+    /// What the kernel shows below a directory; contents that are in the image are copied.
+    #[pyo3(signature = (subdir = ROOT, *, check = None), text_signature = "($self, subdir=b'', *, check=None)")]
+    fn tree(&self, py: Python<'_>, subdir: &[u8], check: Option<Py<PyAny>>) -> PyResult<Tree> {
+        let work = |cancel: &dyn Cancel| self.inner.tree(subdir, cancel);
+        call::detached(py, check, work, erofs_error).map(Tree::new)
+    }
+
+    /// The entry at a path, as the kernel shows it; `None` where there is none.
+    fn lookup(&self, py: Python<'_>, path: &[u8]) -> PyResult<Option<TreeEntry>> {
+        match py.detach(|| self.inner.find(path)) {
+            Ok(inode) => TreeEntry::of_image(py, &self.inner, &inode, path).map(Some),
+            Err(ErofsError::NotFound { .. } | ErofsError::NotADirectory { .. }) => Ok(None),
+            Err(error) => Err(erofs_error(py, error)),
+        }
+    }
+
+    /// Iterates over what the kernel shows at and below a path.
+    #[pyo3(signature = (path = ROOT, *, recursive = true), text_signature = "($self, path=b'', *, recursive=True)")]
+    fn walk(&self, py: Python<'_>, path: &[u8], recursive: bool) -> PyResult<ImageWalk> {
+        self.inner.find(path).map_err(|error| erofs_error(py, error))?;
+        let walk = Walk::new(&self.inner, path).map_err(|error| erofs_error(py, error))?;
+        Ok(ImageWalk { image: Arc::clone(&self.inner), walk, recursive })
+    }
+
+    /// Writes the composefs dump of the image.
+    #[pyo3(signature = (out_fd, *, check = None))]
+    fn dump(&self, py: Python<'_>, out_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<()> {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, duplicate(out_fd)?);
+        let work = |cancel: &dyn Cancel| {
+            let result = self.inner.dump(&mut out, cancel);
+            // What comes before an error is still wanted, and what is not written now would be lost silently.
+            let flushed = out.flush().map_err(ErofsError::from);
+            result.and(flushed)
+        };
+        call::detached(py, check, work, erofs_error)
+    }
+
+    /// Writes a regular file's content that is in the image.
+    #[pyo3(signature = (path, out_fd, *, check = None))]
+    fn copy_file(
+        &self,
+        py: Python<'_>,
+        path: &[u8],
+        out_fd: RawFd,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let mut out: File = duplicate(out_fd)?;
+        let work = |cancel: &dyn Cancel| self.inner.copy_file(path, &mut out, cancel);
+        call::detached(py, check, work, erofs_error)
+    }
+
+    /// Reads everything; returns the number of entries, and the objects needed with their sizes.
+    #[pyo3(signature = (*, check = None))]
+    fn verify(&self, py: Python<'_>, check: Option<Py<PyAny>>) -> PyResult<(u64, Vec<(String, u64)>)> {
+        let contents = call::detached(py, check, |cancel| self.inner.verify(cancel), erofs_error)?;
+        let objects = contents.objects.iter().map(|(digest, size)| (digest.to_string(), *size)).collect();
+        Ok((contents.entries, objects))
+    }
+
+    /// 0, 1, 2; `None` if it is no composefs image.
+    #[getter]
+    fn composefs_version(&self) -> Option<u32> {
+        self.inner.superblock().composefs.map(erofs::ComposefsVersion::number)
+    }
+
+    #[getter]
+    fn block_bytes(&self) -> u64 {
+        self.inner.superblock().block_bytes()
+    }
+
+    #[getter]
+    fn inode_count(&self) -> u64 {
+        self.inner.superblock().inode_count
+    }
+
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.inner.bytes().len()
+    }
+
+    #[getter]
+    fn feature_compat(&self) -> u32 {
+        self.inner.superblock().feature_compat
+    }
+
+    #[getter]
+    fn feature_incompat(&self) -> u32 {
+        self.inner.superblock().feature_incompat
+    }
+
+    #[getter]
+    fn uuid<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.inner.superblock().uuid)
+    }
+}
+
+/// Iterator over an image's entries, a directory before its children.
+#[pyclass(module = "bootc_fast._core")]
+#[derive(Debug)]
+pub struct ImageWalk {
+    image: Arc<erofs::Image>,
+    walk: Walk,
+    recursive: bool,
+}
+
+impl ImageWalk {
+    fn step(&mut self) -> Result<Option<Inode>, ErofsError> {
+        while let Some(inode) = self.walk.next(&self.image)? {
+            if !self.recursive && self.walk.depth() > 0 {
+                self.walk.skip_children();
+            }
+            if !self.image.is_hidden(&inode) {
+                return Ok(Some(inode));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[pymethods]
+impl ImageWalk {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<TreeEntry>> {
+        match self.step().map_err(|error| erofs_error(py, error))? {
+            Some(inode) => TreeEntry::of_image(py, &self.image, &inode, self.walk.path()).map(Some),
+            None => Ok(None),
+        }
+    }
+}
