@@ -116,12 +116,48 @@ class EtcConflict:
         current: What the admin has there, in words ("file, changed").
         new: What the new image has there, in words.
         strategy: What the policy chose.
+        saved_as: Path of the version that lost, where one is kept beside the one that won.
     """
 
     path: bytes
     current: str
     new: str
     strategy: Strategy
+    saved_as: bytes | None = None
+
+
+class EtcAction(enum.StrEnum):
+    """What an operation does to a destination (spec etc-merge.md, "Writing R")."""
+
+    UNLOCK = "unlock"
+    REMOVE = "remove"
+    MAKE_DIRECTORY = "make-directory"
+    WRITE_FILE = "write-file"
+    LINK = "link"
+    MAKE_SYMLINK = "make-symlink"
+    MAKE_NODE = "make-node"
+    SET_ATTRIBUTES = "set-attributes"
+
+
+@dataclass(frozen=True, slots=True)
+class EtcOperation:
+    """One step that turns a destination into the merge result.
+
+    Attributes:
+        action: What is done.
+        path: Below the destination, without a leading slash; empty for the destination itself.
+        size_bytes: Of the file written.
+        entries: That are removed, the path itself included.
+        link_to: The other name of the file linked.
+        attributes: Which are set: ``owner``, ``mode``, ``xattrs``, ``mtime``.
+    """
+
+    action: EtcAction
+    path: bytes
+    size_bytes: int | None = None
+    entries: int | None = None
+    link_to: bytes | None = None
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 mod boot;
 mod call;
+mod etc_apply;
 mod etc_plan;
 mod files;
 mod image;
@@ -19,6 +20,8 @@ mod _core {
 
     #[pymodule_export]
     use super::boot::{compare_uapi_versions, sync_filesystem};
+    #[pymodule_export]
+    use super::etc_apply::{EtcApplied, apply_etc, list_etc_operations};
     #[pymodule_export]
     use super::etc_plan::{EtcPlan, plan_etc, policy_pattern_matches};
     #[pymodule_export]

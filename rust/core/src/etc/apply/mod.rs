@@ -21,7 +21,7 @@ pub use error::{ApplyError, Warning};
 pub use merged::Merged;
 
 use super::ops::{Operation, list_operations};
-use crate::cancel::{Cancel, Ticker};
+use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::tree::{self, ScanError, Tree, open_beneath};
 use content::Comparer;
 use destination::Destination;
@@ -56,8 +56,8 @@ pub struct Applied {
     pub sync: Duration,
 }
 
-/// Told after every operation: how many of how many are done.
-pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize);
+/// Told before every operation and at the end how many of how many are done; may end the call.
+pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize) -> Result<(), Cancelled>;
 
 /// Finds out what turns the directory into the result; changes nothing.
 ///
@@ -112,11 +112,11 @@ pub fn apply(
     };
     let mut ticker = Ticker::new(cancel);
     for (done, operation) in operations.iter().enumerate() {
-        progress(done, operations.len());
+        progress(done, operations.len())?;
         ticker.tick()?;
         runner.run(operation)?;
     }
-    progress(operations.len(), operations.len());
+    progress(operations.len(), operations.len())?;
     let applied = Instant::now();
     sync(dir)?;
     let Runner { bytes_copied, warnings, .. } = runner;

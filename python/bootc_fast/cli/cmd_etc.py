@@ -1,0 +1,226 @@
+"""``bootc-fast etc diff`` and ``etc merge``: on the host's own trees, or on any directories and images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.parser import add_global_options
+from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.types import Strategy
+
+if TYPE_CHECKING:
+    from bootc_fast.etc import EtcDiff, EtcPlan
+    from bootc_fast.etc_policy import MergePolicy
+    from bootc_fast.etc_sources import DirectorySource, EtcSource
+    from bootc_fast.types import EtcOperation, EtcReport
+
+EPILOG = """\
+examples:
+  bootc-fast etc diff
+  bootc-fast etc merge --dry-run
+  bootc-fast etc diff --pristine /usr/etc --current /etc --patch
+  bootc-fast etc merge --pristine old.erofs --current /etc --new new.erofs --objects objects --into result
+
+Without directories, both work on this host (or the one of --root): the booted image, /etc, and the staged image.
+marks of a diff:    A added, M modified, D deleted
+marks of a merge:   K kept, D deleted, I image change ignored, A image addition kept, C conflict,
+                    L dangling link, W warning
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands."""
+    parser.epilog = EPILOG
+    commands = parser.add_subparsers(dest="etc_command", metavar="COMMAND", required=True)
+    diff = _add_command(commands, "diff", "show what was changed in /etc, and what the next merge makes of it")
+    diff.set_defaults(run_etc=_run_diff)
+    diff.add_argument("--patch", action="store_true", help="add unified diffs of text files")
+    diff.add_argument("--exit-code", action="store_true", help="exit with 1 if anything was changed")
+    merge = _add_command(commands, "merge", "merge the changes into the new image's /etc")
+    merge.set_defaults(run_etc=_run_merge)
+    merge.add_argument("--into", metavar="R", type=Path, help="directory that becomes exactly the result")
+    merge.add_argument(
+        "--on-conflict",
+        choices=[str(strategy) for strategy in Strategy],
+        help="who wins: nobody (fail), the running /etc (current) or the new image (new); overrides all policy files",
+    )
+    merge.add_argument("--dry-run", action="store_true", help="only list what would be done")
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--pristine", metavar="P", type=Path, help="/etc as the old image has it: a directory or an image"
+    )
+    parser.add_argument("--current", metavar="C", type=Path, help="/etc as it is now: a directory")
+    parser.add_argument("--new", metavar="N", type=Path, help="/etc as the new image has it: a directory or an image")
+    parser.add_argument("--objects", metavar="DIR", type=Path, help="where the images' file contents are")
+    parser.add_argument(
+        "--subdir", metavar="PATH", default="etc", help="/etc's place in an image (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_global_options(parser, default=argparse.SUPPRESS)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sub-command."""
+    from bootc_fast.cli.runtime import run_async
+
+    code: int = run_async(lambda: arguments.run_etc(arguments))
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """What to work on, open.
+
+    Attributes:
+        new: None where there is no new image.
+        dest_fd: None where nothing is written and there is nothing to compare with.
+    """
+
+    pristine: EtcSource
+    current: DirectorySource
+    new: EtcSource | None
+    policy: MergePolicy
+    dest_fd: int | None = None
+
+
+async def _run_diff(arguments: argparse.Namespace) -> int:
+    from bootc_fast.etc import diff_etc
+
+    async with AsyncExitStack() as stack:
+        trees = await _open_trees(arguments, stack)
+        diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch)
+    _print_diff(diff, as_json=arguments.json)
+    return int(arguments.exit_code and diff.has_differences)
+
+
+def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
+    from bootc_fast.etc_render import encode_diff, render_diff
+
+    if as_json:
+        print_json(encode_diff(diff))
+        return
+    print_lines(render_diff(diff))
+    for patch in diff.patches:
+        sys.stdout.write(patch.text)
+
+
+async def _run_merge(arguments: argparse.Namespace) -> int:
+    from bootc_fast.etc import check_destination, conflict_error, plan_etc_merge
+
+    async with AsyncExitStack() as stack:
+        trees = await _open_trees(arguments, stack)
+        if trees.new is None:
+            raise UsageError("merging /etc: there is no new image", hint="stage one, or name one with --new")
+        if trees.dest_fd is not None:
+            check_destination(trees.dest_fd, (trees.pristine, trees.current, trees.new))
+        plan = await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy)
+        if plan.has_fatal_conflicts:
+            if arguments.json:
+                _print_merge(plan.report, (), arguments)
+            raise conflict_error(plan.report.conflicts)
+        report, operations = await _carry_out(plan, trees.dest_fd, dry_run=arguments.dry_run)
+    _print_merge(report, operations, arguments)
+    return 0
+
+
+async def _carry_out(
+    plan: EtcPlan, dest_fd: int | None, *, dry_run: bool
+) -> tuple[EtcReport, tuple[EtcOperation, ...]]:
+    if dest_fd is None:
+        return plan.report, ()
+    if dry_run:
+        return plan.report, tuple(await plan.list_operations(dest_fd))
+    applied = await plan.apply_listing(dest_fd)
+    return applied.report, applied.operations
+
+
+def _print_merge(report: EtcReport, operations: tuple[EtcOperation, ...], arguments: argparse.Namespace) -> None:
+    from bootc_fast.etc_render import encode_operations, encode_report, render_operations, render_report
+
+    if arguments.json:
+        print_json({"report": encode_report(report), "operations": encode_operations(operations)})
+        return
+    if arguments.dry_run or arguments.verbose:
+        print_lines(render_operations(operations))
+    print_lines(render_report(report))
+
+
+async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
+    given = [arguments.pristine, arguments.current, arguments.new]
+    if not any(given):
+        raise UsageError("reading the command line: name the directories or images with --pristine and --current")
+    if arguments.pristine is None or arguments.current is None:
+        raise UsageError("reading the command line: --pristine and --current go together")
+    return _open_named_trees(arguments, stack)
+
+
+def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
+    from bootc_fast.etc_policy import MergePolicy
+    from bootc_fast.etc_sources import DirectorySource
+
+    is_merge = arguments.etc_command == "merge"
+    if is_merge and arguments.new is None:
+        raise UsageError("reading the command line: a merge needs --new")
+    into = arguments.into if is_merge else None
+    if is_merge and into is None and not arguments.dry_run:
+        raise UsageError("reading the command line: a merge needs --into, or --dry-run")
+    current = DirectorySource(open_path(arguments.current, stack, kind=stat.S_IFDIR))
+    objects = None if arguments.objects is None else open_path(arguments.objects, stack, kind=stat.S_IFDIR)
+    subdir = os.fsencode(arguments.subdir).strip(b"/")
+    pristine = _open_source(arguments.pristine, stack, objects, subdir)
+    new = None if arguments.new is None else _open_source(arguments.new, stack, objects, subdir)
+    on_conflict = Strategy(arguments.on_conflict) if is_merge and arguments.on_conflict else Strategy.FAIL
+    dest_fd = None if into is None else open_path(into, stack, kind=stat.S_IFDIR)
+    return Trees(pristine, current, new, MergePolicy(on_conflict), dest_fd)
+
+
+def _open_source(path: Path, stack: AsyncExitStack, objects: int | None, subdir: bytes) -> EtcSource:
+    from bootc_fast.etc_sources import DirectorySource, ImageSource
+
+    fd = open_path(path, stack)
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        return DirectorySource(fd)
+    return ImageSource(fd, objects, subdir)
+
+
+def open_path(path: Path, stack: AsyncExitStack, *, kind: int | None = None) -> int:
+    """Open a directory or a regular file that the user named, for as long as `stack` lives.
+
+    Raises:
+        UsageError: It is not there, or something else.
+        FileSystemError: It cannot be opened.
+    """
+    try:
+        # Without waiting, in case it is a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"opening {path}: {error.strerror}") from error
+    except OSError as error:
+        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+    stack.callback(os.close, fd)
+    found = stat.S_IFMT(os.fstat(fd).st_mode)
+    if found not in ((kind,) if kind else (stat.S_IFDIR, stat.S_IFREG)):
+        wanted = "a directory" if kind == stat.S_IFDIR else "a directory or an image"
+        raise UsageError(f"opening {path}: it is not {wanted}")
+    return fd

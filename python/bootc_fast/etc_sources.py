@@ -1,0 +1,129 @@
+"""The trees of a merge: where they come from, opened, and how their files are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast import _core
+from bootc_fast._native import run_native
+from bootc_fast._text import escape_bytes
+from bootc_fast.errors import FileSystemError, UsageError
+
+if TYPE_CHECKING:
+    from bootc_fast._core import Tree, TreeEntry
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """A directory of an EROFS image.
+
+    Attributes:
+        image_fd: The image, open for reading; whoever opened it has verified it.
+        objects_fd: ``composefs/objects``, for contents that are not in the image; None where there are none.
+        subdir: The directory in the image, without slashes around it; ``b""`` for its root.
+    """
+
+    image_fd: int
+    objects_fd: int | None
+    subdir: bytes = b"etc"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySource:
+    """A live directory.
+
+    Attributes:
+        dir_fd: Open, ``O_PATH`` is enough; must stay open as long as what was made from it is used.
+    """
+
+    dir_fd: int
+
+
+EtcSource = ImageSource | DirectorySource
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTree:
+    """A tree with what is needed to read its files.
+
+    Attributes:
+        tree: What is there.
+        source: Where.
+    """
+
+    tree: Tree
+    source: EtcSource
+
+
+async def open_source(source: EtcSource) -> OpenTree:
+    """Walk an image or scan a directory.
+
+    Cancellation: within 50 ms; nothing is left behind.
+
+    Raises:
+        ImageFormatError: The image is malformed, or of a kind that cannot be walked.
+        FileSystemError: Reading failed.
+        InvalidStateError: The image has no such directory.
+    """
+    if isinstance(source, DirectorySource):
+        return OpenTree(await run_native(_core.Tree.scan, source.dir_fd), source)
+    image = _core.Image.open(source.image_fd)
+    return OpenTree(await run_native(image.tree, source.subdir), source)
+
+
+async def open_whole_image(source: EtcSource) -> Tree | None:
+    """Walk the whole image that a source is a part of; None for a directory.
+
+    Symlinks in /etc lead out of it more often than not; whether they lead anywhere is told by this.
+    """
+    if isinstance(source, DirectorySource):
+        return None
+    return await run_native(_core.Image.open(source.image_fd).tree, b"")
+
+
+def read_content(side: OpenTree, path: bytes, *, max_bytes: int) -> bytes | None:
+    """Read up to `max_bytes` and one byte of a regular file.
+
+    Returns:
+        None where the path is no regular file, or has vanished.
+
+    Raises:
+        FileSystemError: The object is missing or reading failed.
+        UsageError: The content is an object and no object directory was given.
+    """
+    entry = side.tree.find(path)
+    if entry is None or not stat.S_ISREG(entry.mode):
+        return None
+    if entry.content == "inline":
+        return entry.data
+    try:
+        fd = _open_content(side.source, entry)
+    except OSError as error:
+        if entry.content == "on-disk" and error.errno in _GONE:
+            return None
+        raise FileSystemError(f"reading {escape_bytes(path)}: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        return file.read(max_bytes + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+
+def _open_content(source: EtcSource, entry: TreeEntry) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if isinstance(source, DirectorySource):
+        return _core.open_in_root(source.dir_fd, entry.path, flags)
+    if source.objects_fd is None or entry.digest is None:
+        raise missing_objects(entry.path)
+    return _core.open_in_root(source.objects_fd, f"{entry.digest[:2]}/{entry.digest[2:]}".encode(), flags)
+
+
+def missing_objects(path: bytes) -> UsageError:
+    """Make the error for an image whose contents lie outside it, where nobody said where."""
+    return UsageError(
+        f"reading {escape_bytes(path)}: its content is not in the image",
+        hint="name its object directory: --objects DIR",
+    )

@@ -1,0 +1,165 @@
+//! Writing a merge result: operations listed and carried out.
+
+use std::os::fd::{AsFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bootc_fast_core::cancel::{Cancel, Cancelled};
+use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Difference, Merged, apply, compare};
+use bootc_fast_core::etc::content::ContentError;
+use bootc_fast_core::etc::ops::{Action, Operation};
+use bootc_fast_core::tree::Tree;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::call;
+use crate::etc_plan::EtcPlan;
+use crate::verity::duplicate;
+
+pyo3::import_exception!(bootc_fast.errors, FileSystemError);
+pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
+pyo3::import_exception!(bootc_fast.errors, UsageError);
+
+/// Time between two calls of Python's `progress`.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// `(action, path, size_bytes, entries, link_to, attributes)`, as `bootc_fast.types.EtcOperation` takes them.
+pub type OperationRow =
+    (&'static str, Py<PyBytes>, Option<u64>, Option<u64>, Option<Py<PyBytes>>, Vec<&'static str>);
+
+/// What a writing did.
+#[pyclass(frozen, get_all, module = "bootc_fast._core")]
+#[derive(Debug)]
+pub struct EtcApplied {
+    operations: Vec<OperationRow>,
+    bytes_copied: u64,
+    warnings: Vec<String>,
+    compare_s: f64,
+    apply_s: f64,
+    sync_s: f64,
+}
+
+/// Lists what would turn the directory into the merge result; changes nothing.
+#[pyfunction]
+#[pyo3(signature = (plan, dest_fd, *, check = None))]
+pub fn list_etc_operations(
+    py: Python<'_>,
+    plan: &EtcPlan,
+    dest_fd: RawFd,
+    check: Option<Py<PyAny>>,
+) -> PyResult<Vec<OperationRow>> {
+    let dir = duplicate(dest_fd)?;
+    let result = &plan.merged().tree;
+    let work =
+        |cancel: &dyn Cancel| with_contents(plan, |source| compare(result, source, dir.as_fd(), cancel));
+    let Difference { operations, before } =
+        call::detached(py, check, work, |py, error| apply_error(py, &error))?;
+    Ok(rows(py, &operations, result, &before))
+}
+
+fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&dyn ContentSource) -> T) -> T {
+    let [pristine, current, new] = plan.inputs().map(|input| input.side());
+    work(&Merged { result: plan.merged(), pristine: &pristine, current: &current, new: &new })
+}
+
+/// Turns the directory into the merge result and syncs its file system.
+///
+/// `progress(done, total)` is called now and then; an exception of it ends the writing like one of `check`.
+#[pyfunction]
+#[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
+pub fn apply_etc(
+    py: Python<'_>,
+    plan: &EtcPlan,
+    dest_fd: RawFd,
+    progress: Option<Py<PyAny>>,
+    check: Option<Py<PyAny>>,
+) -> PyResult<EtcApplied> {
+    let dir = duplicate(dest_fd)?;
+    let result = &plan.merged().tree;
+    let failed: Mutex<Option<PyErr>> = Mutex::new(None);
+    let work = |cancel: &dyn Cancel| {
+        let mut told = Instant::now();
+        let mut tell = |done: usize, total: usize| {
+            let Some(progress) =
+                progress.as_ref().filter(|_| done == total || told.elapsed() >= PROGRESS_INTERVAL)
+            else {
+                return Ok(());
+            };
+            told = Instant::now();
+            Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(|error| {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Cancelled
+            })
+        };
+        with_contents(plan, |source| apply(result, source, dir.as_fd(), &mut tell, cancel))
+    };
+    let map = |py: Python<'_>, error| {
+        let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        raised.unwrap_or_else(|| apply_error(py, &error))
+    };
+    let applied = call::detached(py, check, work, map)?;
+    let Applied { operations, before, bytes_copied, warnings, compare, apply, sync } = applied;
+    Ok(EtcApplied {
+        operations: rows(py, &operations, result, &before),
+        bytes_copied,
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+        compare_s: compare.as_secs_f64(),
+        apply_s: apply.as_secs_f64(),
+        sync_s: sync.as_secs_f64(),
+    })
+}
+
+fn rows(py: Python<'_>, operations: &[Operation], result: &Tree, before: &Tree) -> Vec<OperationRow> {
+    let bytes = |path: Vec<u8>| PyBytes::new(py, &path).unbind();
+    let row = |operation: &Operation| {
+        let path = bytes(operation.path(result, before));
+        let plain = |name, path| (name, path, None, None, None, Vec::new());
+        match operation.action {
+            Action::Unlock => plain("unlock", path),
+            Action::Remove { entries } => ("remove", path, None, Some(entries), None, Vec::new()),
+            Action::MakeDirectory => plain("make-directory", path),
+            Action::WriteFile { size_bytes } => {
+                ("write-file", path, Some(size_bytes), None, None, Vec::new())
+            }
+            Action::Link { first } => {
+                let first = bytes(result.node(first).path());
+                ("link", path, None, None, Some(first), Vec::new())
+            }
+            Action::MakeSymlink => plain("make-symlink", path),
+            Action::MakeNode => plain("make-node", path),
+            Action::SetAttributes(which) => {
+                ("set-attributes", path, None, None, None, which.names().collect())
+            }
+        }
+    };
+    operations.iter().map(row).collect()
+}
+
+/// The exception for an error of the core; the system's own error becomes its cause.
+fn apply_error(py: Python<'_>, error: &ApplyError) -> PyErr {
+    let what = format!("write the merged /etc: {error}");
+    let text = match error.io() {
+        Some(cause) => format!("{what}: {}", reason(cause)),
+        None => what,
+    };
+    let made = match error {
+        ApplyError::Content { source: source @ ContentError::MissingObject { .. }, .. } => {
+            InvalidStateError::new_err(format!("{text}: {source}"))
+        }
+        ApplyError::Content { source: source @ ContentError::NoDescriptor { .. }, .. } => {
+            UsageError::new_err(format!("{text}: {source}"))
+        }
+        ApplyError::Tree(source) => FileSystemError::new_err(format!("{text}: {source}")),
+        _ => FileSystemError::new_err(text),
+    };
+    if let Some(cause) = error.io().and_then(std::io::Error::raw_os_error) {
+        made.set_cause(py, Some(std::io::Error::from_raw_os_error(cause).into()));
+    }
+    made
+}
+
+/// The system's words, without Rust's "(os error 28)".
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
