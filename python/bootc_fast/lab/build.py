@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bootc_fast.lab import deploy
 from bootc_fast.lab.forms import LabForms
 from bootc_fast.lab.layout import LabHost
-from bootc_fast.lab.rootfs import GENERATED_OS_RELEASE, RootTree
+from bootc_fast.lab.rootfs import GENERATED_OS_RELEASE, RootTree, set_times
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def _tiny_rootfs(scratch: Path, files: LabFiles, version: str, os_id: str, kerne
         text = GENERATED_OS_RELEASE.format(version=version).replace("ID=lab\n", f"ID={os_id}\n")
         (root / "usr/lib/os-release").write_text(text)
         write_files(root / "etc", files)
+        set_times(root)
         yield RootTree(root)
 
 

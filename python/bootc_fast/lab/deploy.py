@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,13 @@ from bootc_fast.lab.uki import build_uki
 from bootc_fast.types import BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bootc_fast.lab.rootfs import RootTree
 
 # bootc keeps them in the image, but empty: a UKI in /boot carries the image's own digest (composefs-rs, BootOps).
-_EMPTIED = ("boot", "sysroot")
+_EMPTIED = (b"boot/*", b"sysroot/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +94,24 @@ def write_image(host: LabHost, tree: RootTree) -> VerityDigest:
     Without privileges every owner in the image is the caller, since that is whom the files in the state's /etc
     can belong to.
     """
-    # Until `_core.RepositoryWriter` is there: a plain EROFS image with the content in it, not a composefs one.
-    uid, gid = (None, None) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-    argv = ["mkfs.erofs", "--quiet", "-T1", "-U00000000-0000-0000-0000-000000000001"]
-    argv += ["-x65535", *(f"--exclude-regex=^{name}/.+" for name in _EMPTIED)]
-    argv += [] if uid is None else [f"--force-uid={uid}", f"--force-gid={gid}"]
-    image = host.repository / "new-image"
-    subprocess.run([*argv, str(image), str(tree.path)], check=True, capture_output=True)
-    with image.open("rb") as file:
-        digest = VerityDigest(_core.digest_fd(file.fileno(), algorithm=host.algorithm))
-    target = host.repository / "objects" / digest[:2] / digest[2:]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image.rename(target)
-    (host.repository / "images").mkdir(exist_ok=True)
-    link = host.repository / "images" / digest
-    link.unlink(missing_ok=True)
-    link.symlink_to(f"../objects/{digest[:2]}/{digest[2:]}")
-    return digest
+    squash = None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    with _open_directory(host.repository) as repository, _open_directory(tree.path) as top:
+        writer = _core.RepositoryWriter(repository, algorithm=host.algorithm)
+        found = writer.ingest_directory(top, squash_owner=squash, exclude=_EMPTIED, check=_let_signals_in)
+        return VerityDigest(writer.write_image(found, check=_let_signals_in))
+
+
+@contextmanager
+def _open_directory(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _let_signals_in() -> None:
+    """Polled by the core: calling any Python function lets a pending SIGINT be raised."""
 
 
 def _prepare(

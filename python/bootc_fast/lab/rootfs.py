@@ -183,6 +183,7 @@ def generated_rootfs(version: int, *, scratch: Path) -> Iterator[RootTree]:
         for file, text in _GENERATED_ETC.items():
             (lab / file).write_text(text.format(colour="green" if version % 2 else "blue", workers=4 * version))
         (lab / f"only-in-{version}.conf").write_text(f"since = {version}\n")
+        set_times(root)
         yield RootTree(root)
 
 
@@ -219,3 +220,15 @@ def copy_readable(source: Path, target: Path) -> int:
     # Writable by its owner, or a later step could not put anything in.
     os.chmod(target, stat.S_IMODE(os.stat(source).st_mode) | stat.S_IRWXU)
     return skipped
+
+
+# 14 November 2023: any moment, as long as the same files always make the same image.
+_BUILD_TIME_S = 1_700_000_000
+
+
+def set_times(top: Path) -> None:
+    """Give everything below a directory, and itself, one and the same mtime, as a reproducible build does."""
+    for directory, directories, files in os.walk(os.fsencode(top)):
+        # Symlinks to directories count as directories; b"." is the directory itself.
+        for name in (*files, *directories, b"."):
+            os.utime(os.path.join(directory, name), (_BUILD_TIME_S, _BUILD_TIME_S), follow_symlinks=False)

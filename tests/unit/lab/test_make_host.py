@@ -114,6 +114,11 @@ def test_files_get_content_mode_xattrs_and_links(tmp_path: Path) -> None:
     assert os.readlink(etc + b"/l") == b"d/f"
 
 
+def test_the_same_files_make_the_same_image(tmp_path: Path) -> None:
+    hosts = [lab.make_host(tmp_path / name, files={"a": "1", "d/l": lab.LabLink("x")}) for name in ("one", "two")]
+    assert hosts[0].booted == hosts[1].booted
+
+
 def test_staging_the_booted_image_again_is_refused(tmp_path: Path) -> None:
     host = lab.make_host(tmp_path / "h", files={"a": "1"})
     with pytest.raises(InvalidStateError, match="deployed already"):
