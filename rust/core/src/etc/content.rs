@@ -4,21 +4,20 @@
 //! live directory read, once for each algorithm, whatever it is compared with. Equal digests count as equal bytes;
 //! nothing weaker does (spec etc-merge.md, "When are two things the same?").
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{OFlags, StatxFlags, statx};
+use rustix::fs::{OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 
+use super::digests::DigestCache;
 use crate::cancel::{Cancel, Cancelled};
-use crate::tree::{Content, FileType, Node, NodeId, Tree, open_beneath};
-use crate::verity::{Algorithm, Digest, Params, digest_bytes, digest_reader};
+use crate::tree::{Content, FileType, Node, Tree, open_beneath};
+use crate::verity::Digest;
 
-/// Files up to this size are read in one piece.
-const WHOLE_BYTES: u64 = 1 << 18;
+/// Bytes compared at once.
+const CHUNK_BYTES: u64 = 1 << 18;
 
 /// Why content cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +85,14 @@ pub struct Side<'a> {
     pub dir: Option<BorrowedFd<'a>>,
     /// `composefs/objects`, for [`Content::Object`].
     pub objects: Option<BorrowedFd<'a>>,
-    digests: Mutex<HashMap<(NodeId, Algorithm), Option<Digest>>>,
+    pub(super) digests: DigestCache,
 }
 
 impl<'a> Side<'a> {
     /// A side whose files have not been read yet.
     #[must_use]
     pub fn new(tree: &'a Tree, dir: Option<BorrowedFd<'a>>, objects: Option<BorrowedFd<'a>>) -> Self {
-        Self { tree, dir, objects, digests: Mutex::new(HashMap::new()) }
+        Self { tree, dir, objects, digests: DigestCache::default() }
     }
 
     /// Opens the content of a regular file; `None` where it vanished, or is no regular file any more.
@@ -104,7 +103,7 @@ impl<'a> Side<'a> {
         match node.content() {
             Content::Inline(data) => Ok(Some(Source::Bytes(data))),
             Content::Object(digest) => self.open_object(node, digest).map(Source::Object).map(Some),
-            Content::OnDisk => Ok(self.open_live(node)?.map(Source::Live)),
+            Content::OnDisk => Ok(self.open_live(node)?.map(|(file, _)| Source::Live(file))),
             Content::None | Content::Target(_) => Ok(None),
         }
     }
@@ -123,7 +122,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn open_live(&self, node: Node<'_>) -> Result<Option<File>, ContentError> {
+    fn open_live(&self, node: Node<'_>) -> Result<Option<(File, State)>, ContentError> {
         let dir =
             self.dir.ok_or_else(|| ContentError::NoDescriptor { path: node.path(), what: "directory" })?;
         // NONBLOCK: a FIFO that took the file's place is noticed, not waited for.
@@ -136,42 +135,14 @@ impl<'a> Side<'a> {
             Err(errno) => return Err(failed(node, errno.into())),
         };
         let state = State::of(&file).map_err(|errno| failed(node, errno.into()))?;
-        Ok(state.is_regular.then_some(file))
+        Ok(state.is_regular.then_some((file, state)))
     }
 
-    /// The fs-verity digest as composefs counts it; from metadata, from the kernel, or computed. Computed once.
-    ///
-    /// `None` where the file vanished.
-    ///
-    /// # Errors
-    /// [`ContentError`].
-    pub fn digest(
+    /// Runs `read` over the content (the bool: it is a live file with fs-verity), and once more where the file changed meanwhile; then it counts as it was read.
+    pub(super) fn read_settled<T>(
         &self,
         node: Node<'_>,
-        algorithm: Algorithm,
-        cancel: &dyn Cancel,
-    ) -> Result<Option<Digest>, ContentError> {
-        if let Content::Object(digest) = node.content()
-            && digest.algorithm() == algorithm
-        {
-            return Ok(Some(*digest));
-        }
-        let key = (node.id(), algorithm);
-        let known = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let params = Params::composefs(algorithm);
-        let digest = self.read_settled(node, |source| hash(&params, source, node, cancel))?;
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
-        Ok(digest)
-    }
-
-    /// Runs `read` over the content, and once more where the file changed meanwhile; then it counts as it was read.
-    fn read_settled<T>(
-        &self,
-        node: Node<'_>,
-        mut read: impl FnMut(&mut Source<'_>) -> Result<T, ContentError>,
+        mut read: impl FnMut(&mut Source<'_>, bool) -> Result<T, ContentError>,
     ) -> Result<Option<T>, ContentError> {
         let Some((first, settled)) = self.read_once(node, &mut read)? else {
             return Ok(self.read_once(node, &mut read)?.map(|(second, _)| second));
@@ -186,12 +157,17 @@ impl<'a> Side<'a> {
     fn read_once<T>(
         &self,
         node: Node<'_>,
-        read: &mut impl FnMut(&mut Source<'_>) -> Result<T, ContentError>,
+        read: &mut impl FnMut(&mut Source<'_>, bool) -> Result<T, ContentError>,
     ) -> Result<Option<(T, bool)>, ContentError> {
-        let Some(mut source) = self.open(node)? else { return Ok(None) };
-        let before = source.state().map_err(|errno| failed(node, errno.into()))?;
-        let result = read(&mut source)?;
-        let after = source.state().map_err(|errno| failed(node, errno.into()))?;
+        if node.content() != Content::OnDisk {
+            let Some(mut source) = self.open(node)? else { return Ok(None) };
+            return Ok(Some((read(&mut source, false)?, true)));
+        }
+        let Some((file, before)) = self.open_live(node)? else { return Ok(None) };
+        let mut source = Source::Live(file);
+        let result = read(&mut source, before.has_verity)?;
+        let Source::Live(file) = &source else { return Ok(None) };
+        let after = State::of(file).map_err(|errno| failed(node, errno.into()))?;
         Ok(Some((result, before == after)))
     }
 
@@ -200,7 +176,7 @@ impl<'a> Side<'a> {
     /// # Errors
     /// [`ContentError`].
     pub fn read_head(&self, node: Node<'_>, limit_bytes: u64) -> Result<Option<Vec<u8>>, ContentError> {
-        self.read_settled(node, |source| {
+        self.read_settled(node, |source, _| {
             let mut data = Vec::new();
             let most = limit_bytes.saturating_add(1);
             let read = source.reader().take(most).read_to_end(&mut data);
@@ -241,7 +217,7 @@ pub fn same_content(
     match (first.content(), second.content()) {
         (Content::Inline(one), Content::Inline(two)) => Ok(yes_no(one == two)),
         (Content::Object(digest), _) | (_, Content::Object(digest)) => {
-            by_digest(first_side, first, second_side, second, digest.algorithm(), cancel)
+            by_digest(first_side, first, second_side, second, digest, cancel)
         }
         _ => by_bytes(first_side, first, second_side, second, cancel),
     }
@@ -252,11 +228,11 @@ fn by_digest(
     first: Node<'_>,
     second_side: &Side<'_>,
     second: Node<'_>,
-    algorithm: Algorithm,
+    expected: &Digest,
     cancel: &dyn Cancel,
 ) -> Result<Sameness, ContentError> {
-    let Some(one) = first_side.digest(first, algorithm, cancel)? else { return Ok(Sameness::FirstVanished) };
-    let Some(two) = second_side.digest(second, algorithm, cancel)? else {
+    let Some(one) = first_side.digest(first, expected, cancel)? else { return Ok(Sameness::FirstVanished) };
+    let Some(two) = second_side.digest(second, expected, cancel)? else {
         return Ok(Sameness::SecondVanished);
     };
     Ok(if one == two { Sameness::Same } else { Sameness::Different })
@@ -269,9 +245,9 @@ fn by_bytes(
     second: Node<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Sameness, ContentError> {
-    let found = first_side.read_settled(first, |one| {
+    let found = first_side.read_settled(first, |one, _| {
         let mut left = one.reader();
-        second_side.read_settled(second, |two| equal_streams(&mut left, &mut two.reader(), first, cancel))
+        second_side.read_settled(second, |two, _| equal_streams(&mut left, &mut two.reader(), first, cancel))
     })?;
     Ok(match found {
         None => Sameness::FirstVanished,
@@ -287,7 +263,7 @@ fn equal_streams(
     node: Node<'_>,
     cancel: &dyn Cancel,
 ) -> Result<bool, ContentError> {
-    let len = usize::try_from(node.stat().size_bytes.clamp(1, WHOLE_BYTES)).unwrap_or(1 << 18);
+    let len = usize::try_from(node.stat().size_bytes.clamp(1, CHUNK_BYTES)).unwrap_or(1 << 18);
     let (mut one, mut two) = (vec![0u8; len], vec![0u8; len]);
     loop {
         let in_one = fill(left, &mut one).map_err(|error| failed(node, error))?;
@@ -315,53 +291,15 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(done)
 }
 
-fn hash(
-    params: &Params,
-    source: &mut Source<'_>,
-    node: Node<'_>,
-    cancel: &dyn Cancel,
-) -> Result<Digest, ContentError> {
-    if let Source::Bytes(data) = source {
-        return Ok(digest_bytes(params, data));
-    }
-    if node.stat().size_bytes <= WHOLE_BYTES {
-        let mut data =
-            Vec::with_capacity(usize::try_from(node.stat().size_bytes).unwrap_or(0).saturating_add(1));
-        let most = WHOLE_BYTES.saturating_add(1);
-        let read = source.reader().take(most).read_to_end(&mut data);
-        read.map_err(|error| failed(node, error))?;
-        if data.len() as u64 <= WHOLE_BYTES {
-            return Ok(digest_bytes(params, &data));
-        }
-        let mut whole = data.chain(source.reader());
-        return finish_hash(digest_reader(params, &mut whole, cancel), node);
-    }
-    finish_hash(digest_reader(params, &mut source.reader(), cancel), node)
-}
-
-fn finish_hash(result: io::Result<Digest>, node: Node<'_>) -> Result<Digest, ContentError> {
-    result.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Cancelled>()) {
-        Some(cancelled) => (*cancelled).into(),
-        None => failed(node, error),
-    })
-}
-
-fn failed(node: Node<'_>, source: io::Error) -> ContentError {
+pub(super) fn failed(node: Node<'_>, source: io::Error) -> ContentError {
     ContentError::Io { path: node.path(), source }
 }
 
 impl Source<'_> {
-    fn reader(&mut self) -> Box<dyn Read + '_> {
+    pub(super) fn reader(&mut self) -> Box<dyn Read + '_> {
         match self {
             Self::Bytes(data) => Box::new(*data),
             Self::Object(file) | Self::Live(file) => Box::new(file),
-        }
-    }
-
-    fn state(&self) -> Result<Option<State>, Errno> {
-        match self {
-            Self::Bytes(_) | Self::Object(_) => Ok(None),
-            Self::Live(file) => State::of(file).map(Some),
         }
     }
 }
@@ -370,6 +308,7 @@ impl Source<'_> {
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     is_regular: bool,
+    has_verity: bool,
     size_bytes: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
@@ -381,6 +320,7 @@ impl State {
         let found = statx(file.as_fd(), c"", flags, StatxFlags::BASIC_STATS)?;
         Ok(Self {
             is_regular: FileType::from_mode(u32::from(found.stx_mode)) == Some(FileType::Regular),
+            has_verity: found.stx_attributes.contains(StatxAttributes::VERITY),
             size_bytes: found.stx_size,
             mtime: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
             ctime: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),

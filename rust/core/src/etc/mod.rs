@@ -13,6 +13,7 @@ pub mod result;
 mod acl;
 mod attributes;
 mod dangling;
+mod digests;
 mod draft;
 mod hidden;
 mod meta;

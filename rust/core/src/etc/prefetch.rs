@@ -6,15 +6,13 @@ use std::thread;
 use super::content::{ContentError, Side};
 use super::triples::{Triple, Triples};
 use crate::cancel::{Cancel, Cancelled, Ticker};
-use crate::tree::{Content, Node, NodeId, Tree};
-use crate::verity::Algorithm;
+use crate::tree::{Content, Node, Tree};
+use crate::verity::{Digest, default_threads};
 
 /// Files below which further threads cost more than they save.
 const SERIAL_FILES: usize = 256;
 /// Files a thread takes at once.
 const BATCH_FILES: usize = 32;
-/// Reading small files is bound by the kernel; more threads do not help.
-const MAX_THREADS: usize = 8;
 
 /// Computes the digests of all files of C that the rules will have to compare with an object.
 pub(super) fn prefetch(
@@ -24,11 +22,7 @@ pub(super) fn prefetch(
     cancel: &dyn Cancel,
 ) -> Result<(), ContentError> {
     let wanted = candidates(p.tree, c.tree, n.tree, cancel)?;
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    if wanted.len() < SERIAL_FILES || threads < 2 {
-        // The rules read them one by one just as well.
-        return Ok(());
-    }
+    let threads = if wanted.len() < SERIAL_FILES { 1 } else { default_threads() };
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = || -> Result<(), ContentError> {
@@ -36,15 +30,19 @@ pub(super) fn prefetch(
             let start = next.fetch_add(BATCH_FILES, Ordering::Relaxed);
             let batch = wanted.get(start..wanted.len().min(start.saturating_add(BATCH_FILES)));
             let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
-            for (node, algorithm) in batch {
-                if failed.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                c.digest(c.tree.node(*node), *algorithm, cancel)?;
+            if failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // P's and N's algorithms can differ: each run of one is a batch.
+            for run in batch.chunk_by(|(_, one), (_, two)| one.algorithm() == two.algorithm()) {
+                c.digest_batch(run, cancel)?;
             }
             cancel.check()?;
         }
     };
+    if threads < 2 {
+        return work();
+    }
     thread::scope(|scope| {
         let start = || {
             scope.spawn(|| {
@@ -60,12 +58,12 @@ pub(super) fn prefetch(
 }
 
 /// Files of C whose type and size leave open whether they are P's; or N's, where they cannot be P's.
-fn candidates(
-    p: &Tree,
-    c: &Tree,
-    n: &Tree,
+fn candidates<'t>(
+    p: &'t Tree,
+    c: &'t Tree,
+    n: &'t Tree,
     cancel: &dyn Cancel,
-) -> Result<Vec<(NodeId, Algorithm)>, Cancelled> {
+) -> Result<Vec<(Node<'t>, &'t Digest)>, Cancelled> {
     let mut found = Vec::new();
     let mut ticker = Ticker::new(cancel);
     let mut pending = vec![(Some(p.root()), c.root(), Some(n.root()))];
@@ -75,19 +73,19 @@ fn candidates(
             let Some(c) = c else { continue };
             if c.is_dir() {
                 pending.push((p, c, n));
-            } else if let Some(algorithm) = open_question(p, c).or_else(|| open_question(n, c)) {
-                found.push((c.id(), algorithm));
+            } else if let Some(expected) = open_question(p, c).or_else(|| open_question(n, c)) {
+                found.push((c, expected));
             }
         }
     }
     Ok(found)
 }
 
-fn open_question(image: Option<Node<'_>>, c: Node<'_>) -> Option<Algorithm> {
+fn open_question<'t>(image: Option<Node<'t>>, c: Node<'_>) -> Option<&'t Digest> {
     let image = image?;
     match (image.content(), c.content()) {
         (Content::Object(digest), Content::OnDisk) if image.stat().size_bytes == c.stat().size_bytes => {
-            Some(digest.algorithm())
+            Some(digest)
         }
         _ => None,
     }

@@ -1,0 +1,211 @@
+//! Conflicts and strategies, special paths, what is ignored, and hard links (spec etc-merge.md).
+
+mod merge_support;
+
+use bootc_fast_core::etc::result::{MergeReport, Strategy, Warning};
+use merge_support::{Done, merge, merge_with};
+
+fn with(strategy: Strategy, p: &[&str], c: &[&str], n: &[&str]) -> Done {
+    merge_with(strategy, &[], p, c, n)
+}
+
+fn saved(report: &MergeReport) -> Vec<Option<String>> {
+    let name = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
+    report.conflicts.iter().map(|conflict| conflict.saved_as.as_ref().map(name)).collect()
+}
+
+#[test]
+fn strategy_current_keeps_the_images_leaf_beside_the_admins_directory() {
+    let done = with(Strategy::Current, &["e/d/x = 1"], &["e/d/x = 2", "e/d/s socket"], &["e/d -> t"]);
+    let done = done.gives(&["e/d/x = 2", "e/d.bootc-new -> t"]).reports(&["c e/d"]);
+    assert_eq!(saved(done.report()), [Some("e/d.bootc-new".to_owned())]);
+    assert!(!done.report().has_fatal_conflicts());
+}
+
+#[test]
+fn strategy_current_does_not_keep_an_images_directory() {
+    let done = with(Strategy::Current, &["a = 1"], &["a = 2"], &["a/x = 1"]);
+    let done = done.gives(&["a = 2"]).reports(&["c a", "i a"]);
+    assert_eq!(saved(done.report()), [None]);
+}
+
+#[test]
+fn strategy_new_keeps_the_admins_version_recursively() {
+    let done = with(
+        Strategy::New,
+        &["d/x = 1", "d/y = 1", "a = 1"],
+        &["d/ | mode=0700", "d/x = 2", "d/y = 1", "d/e/z = 3", "a = 2 | uid=3"],
+        &["d -> t", "a/n = 1"],
+    );
+    let done = done
+        .gives(&[
+            "a/n = 1",
+            "a.bootc-saved = 2 | uid=3",
+            "d -> t",
+            "d.bootc-saved/ | mode=0700",
+            "d.bootc-saved/x = 2",
+            "d.bootc-saved/y = 1",
+            "d.bootc-saved/e/z = 3",
+        ])
+        .reports(&["c a", "c d"]);
+    assert_eq!(saved(done.report()), [Some("a.bootc-saved".to_owned()), Some("d.bootc-saved".to_owned())]);
+}
+
+#[test]
+fn saved_names_give_way_to_names_that_are_there() {
+    let current = ["a = 2", "a.bootc-saved = admin", "a.bootc-saved.2 = admin"];
+    let new = ["a/n = 1", "a.bootc-saved.1 = image"];
+    with(Strategy::New, &["a = 1"], &current, &new).gives(&[
+        "a/n = 1",
+        "a.bootc-saved = admin",
+        "a.bootc-saved.1 = image",
+        "a.bootc-saved.2 = admin",
+        "a.bootc-saved.3 = 2",
+    ]);
+}
+
+#[test]
+fn saved_names_of_long_names_stay_names() {
+    let (one, two) = ("n".repeat(255), "n".repeat(254) + "m");
+    let leaf = |name: &str| format!("{name} = mine");
+    let inside = |name: &str| format!("{name}/x = 1");
+    let current = [leaf(&one), leaf(&two)];
+    let new = [inside(&one), inside(&two)];
+    let done = with(
+        Strategy::New,
+        &[],
+        &current.iter().map(String::as_str).collect::<Vec<_>>(),
+        &new.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let cut = "n".repeat(243);
+    let shorter = "n".repeat(241);
+    assert_eq!(
+        saved(done.report()),
+        [Some(format!("{cut}.bootc-saved")), Some(format!("{shorter}.bootc-saved.1"))]
+    );
+}
+
+#[test]
+fn sockets_are_ignored_on_all_sides() {
+    let done = merge(
+        &["a = 1", "d/x = 1", "p socket"],
+        &["a socket", "d socket", "added socket", "p = admin", "new/s socket", "new/f = 1"],
+        &["a = 2", "d/x = 2", "p socket", "n socket"],
+    );
+    let done =
+        done.gives(&["a = 2", "d/x = 2", "p = admin", "new/f = 1"]).reports(&["k p", "k new", "k new/f"]);
+    let sockets: Vec<_> = done.report().warnings.iter().map(Warning::path).collect();
+    assert_eq!(sockets, [&b"a"[..], b"added", b"d", b"new/s"]);
+    assert!(done.report().warnings.iter().all(|warning| matches!(warning, Warning::SocketIgnored { .. })));
+}
+
+#[test]
+fn what_a_mount_hides_is_left_as_in_n_and_reported() {
+    let hidden = ["d/m", "machine-id", "mine"];
+    let p = ["d/m/x = 1", "machine-id = ", "d/y = 1"];
+    let n = ["d/m/x = 2", "machine-id = uninitialized", "d/y = 1"];
+    let done = merge_with(Strategy::Fail, &hidden, &p, &["d/y = 1"], &n);
+    let done = done.gives(&n).reports(&[]);
+    let paths: Vec<_> = done.report().warnings.iter().map(Warning::path).collect();
+    assert_eq!(paths, [&b"d/m"[..], b"machine-id", b"mine"]);
+    // Not a deletion either where the image made the directory a file.
+    merge_with(Strategy::Fail, &["d/m"], &["d/m/x = 1", "d/y = 1"], &["d/y = 1"], &["d = 1"])
+        .gives(&["d = 1"])
+        .reports(&[]);
+}
+
+#[test]
+fn updated_is_never_in_r() {
+    merge(&[], &[".updated = 1", "d/.updated = 1"], &[".updated = 2"]).gives(&["d/.updated = 1"]);
+    merge(&[".updated = 1"], &[".updated = 1"], &[".updated = 1"]).gives(&[]).reports(&[]);
+}
+
+const ID: &str = "machine-id = 0123456789abcdef0123456789abcdef\n";
+
+#[test]
+fn a_real_machine_id_is_never_replaced_by_a_blank_one() {
+    merge(&["machine-id = "], &[ID], &["machine-id = uninitialized\n"]).gives(&[ID]);
+    merge(&[ID], &[ID], &["machine-id = "]).gives(&[ID]).reports(&["k machine-id"]);
+    merge(&[ID], &[ID], &[]).gives(&[ID]).reports(&["k machine-id"]);
+    let with_mode = format!("{ID} | mode=0444");
+    merge(&[ID], &[ID], &["machine-id = uninitialized\n | mode=0444"]).gives(&[&with_mode]);
+    merge(&[ID], &[&with_mode], &["machine-id = "]).gives(&[&with_mode]);
+}
+
+#[test]
+fn a_machine_id_that_is_not_real_is_an_ordinary_file() {
+    merge(&["machine-id = "], &["machine-id = "], &["machine-id = uninitialized"])
+        .gives(&["machine-id = uninitialized"]);
+    merge(&["machine-id = x"], &["machine-id = x"], &[]).gives(&[]);
+    merge(&[ID], &[], &["machine-id = "]).gives(&[]);
+    let other = "machine-id = ffffffffffffffffffffffffffffffff\n";
+    merge(&[ID], &[ID], &[other]).gives(&[other]);
+    merge(&["d/machine-id = 1"], &["d/machine-id = 1"], &["d/machine-id = "]).gives(&["d/machine-id = "]);
+}
+
+#[test]
+fn labels_seals_and_the_overlays_attributes_are_no_edits() {
+    let p = ["a = 1 | xattr:security.selinux=p"];
+    let c = ["a = 1 | xattr:security.evm=c xattr:security.selinux=c xattr:trusted.overlay.x=c"];
+    let n = ["a = 2 | xattr:security.selinux=n"];
+    merge(&p, &c, &n).gives(&n).reports(&[]);
+    // Where C's content is kept, so is its label; where only its mode is, the label is N's.
+    merge(&p, &["a = 3 | xattr:security.selinux=c"], &n).gives(&["a = 3 | xattr:security.selinux=c"]);
+    merge(&p, &["a = 1 | mode=0600 xattr:security.selinux=c"], &n)
+        .gives(&["a = 2 | mode=0600 xattr:security.selinux=n"]);
+}
+
+#[test]
+fn hard_links_of_the_admin_stay_hard_links_among_what_is_kept() {
+    let c = ["a == 1", "d/b == 1", "e == 1", "f == 2", "g == 2"];
+    merge(&["e = 1", "f = 2", "g = 2"], &c, &["e = 9", "f = 2", "g = 2"])
+        .gives(&["a == 1", "d/b == 1", "e = 9", "f = 2", "g = 2"])
+        .reports(&["k a", "k d", "k d/b"]);
+    // One name left: no link any more.
+    let done = merge(&[], &["a == 1", "b == 1"], &["b = 1"]).gives(&["a = 1", "b = 1"]);
+    assert_eq!(done.result.tree.find(b"a").unwrap().stat().nlink, 1);
+    let done = merge(&[], &["a == 1", "b == 1"], &[]).gives(&["a == 1", "b == 1"]);
+    let node = done.result.tree.find(b"a").unwrap();
+    assert_eq!(
+        (node.stat().nlink, node.link_group()),
+        (2, done.result.tree.find(b"b").unwrap().link_group())
+    );
+}
+
+#[test]
+fn hard_links_of_the_image_stay_and_end_where_attributes_differ() {
+    let links = ["a == 1", "b == 1", "c == 1"];
+    merge(&links, &links, &links).gives(&links).reports(&[]);
+    merge(&["a = 1", "b = 1", "c = 1"], &["a = 1 | mode=0600", "b = 1", "c = 1"], &links).gives(&[
+        "a = 1 | mode=0600",
+        "b == 1",
+        "c == 1",
+    ]);
+}
+
+#[test]
+fn links_to_what_neither_the_image_nor_r_has_are_reported() {
+    let done = merge(
+        &["unit = 1", "dir/x = 1"],
+        &["unit = 1", "dir/x = 1", "s.wants/unit -> ../unit", "ok -> dir/x", "up -> ../etc/dir/../unit"],
+        &["dir/x = 1", "self -> self", "null -> /dev/null", "away -> /usr/lib/any", "abs -> /etc/nothing"],
+    );
+    let found = done.report().dangling_links.iter();
+    let found: Vec<_> = found.map(|change| (change.path.as_slice(), change.reason.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            (&b"abs"[..], "symlink to /etc/nothing, which does not exist"),
+            (b"s.wants/unit", "enablement link to ../unit, which does not exist"),
+            (b"self", "symlink to self, which does not exist"),
+            (b"up", "symlink to ../etc/dir/../unit, which does not exist"),
+        ]
+    );
+}
+
+#[test]
+fn nothing_to_merge_gives_n_whatever_the_strategy() {
+    for strategy in [Strategy::Fail, Strategy::Current, Strategy::New] {
+        with(strategy, &[], &[], &[]).gives(&[]).reports(&[]);
+    }
+}
