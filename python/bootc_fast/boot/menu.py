@@ -84,6 +84,7 @@ class BootMenu:
         has_staged: ``entries.staged`` or ``user.cfg.staged`` is there.
         is_complete: Every file could be read, so that what nobody names is garbage.
         known: The deployments whose entries are ours.
+        staged_files: Every entry file in ``entries.staged`` that could be read, shown or not.
     """
 
     loader: Loader
@@ -108,6 +109,7 @@ class BootMenu:
     has_staged: bool = False
     is_complete: bool = True
     known: frozenset[VerityDigest] = frozenset()
+    staged_files: tuple[MenuEntry, ...] = ()
 
     @property
     def own_order(self) -> tuple[VerityDigest, ...]:
@@ -323,6 +325,7 @@ def read_volumes(
         has_staged=staged is not None or has_staged_cfg,
         is_complete=reader.is_complete,
         known=reader.known,
+        staged_files=tuple(staged_files),
     )
 
 

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core, _native
 from bootc_fast.boot.directory import RealVolume
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES
+from bootc_fast.boot.garbage import collect_volumes
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES
 from bootc_fast.boot.menu import (
     ENTRIES,
@@ -68,11 +69,12 @@ from bootc_fast.boot.replace import GONE_SUFFIX, NEW_SUFFIX, find_linked, remove
 from bootc_fast.errors import BootEntryError, FileSystemError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Collection, Generator, Sequence
 
     from bootc_fast.boot.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.menu import BootMenu, StagedRename
     from bootc_fast.boot.plan import MenuPlan
+    from bootc_fast.types import VerityDigest
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
@@ -122,6 +124,7 @@ class _Publication:
     menu: BootMenu
     plan: MenuPlan
     set_variable: VariableSetter | None
+    protected: Collection[VerityDigest] | None = None
     doing: str = "flushing the boot partition"
     live: list[bytes] = field(default_factory=list)
     written: list[bytes] = field(default_factory=list)
@@ -129,8 +132,17 @@ class _Publication:
     warnings: list[str] = field(default_factory=list)
 
     def check_space(self) -> None:
-        """Refuse before the first write what would not fit."""
+        """Refuse before the first write what would not fit, also after garbage is gone."""
         self.doing = "looking for space on the boot partition"
+        try:
+            self._check_free()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or self.protected is None:
+                raise
+            self.warnings += collect_volumes(self.boot, self.esp, self.menu, known=self.protected).warnings
+            self._check_free()
+
+    def _check_free(self) -> None:
         free, unit = self.boot.free_bytes()
         files = [len(entry.raw) for entry in self.plan.new_files]
         files += [len(self.plan.user_cfg)] if self.plan.user_cfg is not None else []
@@ -325,9 +337,10 @@ def publish_volumes(
     plan: MenuPlan,
     *,
     set_variable: VariableSetter | None = None,
+    protected: Collection[VerityDigest] | None = None,
 ) -> PublishOutcome:
     """Do what ``publish_menu`` does, on volumes, but for the deployment's own file system."""
-    run = _Publication(boot, esp, menu, plan, set_variable)
+    run = _Publication(boot, esp, menu, plan, set_variable, protected)
     try:
         run.check_space()
         run.flush_before()
@@ -368,6 +381,7 @@ async def publish_menu(
     *,
     set_variable: VariableSetter | None = None,
     sync_fds: Sequence[int] = (),
+    protected: Collection[VerityDigest] | None = None,
 ) -> PublishOutcome:
     """Replace the set of boot entries with the planned one; see this module's text for what holds meanwhile.
 
@@ -381,6 +395,8 @@ async def publish_menu(
         plan: What ``plan_menu`` made of it.
         set_variable: Sets an EFI variable; None leaves it, with a warning where that matters.
         sync_fds: Directories on file systems that have to be on disk first: the deployment's state, the objects.
+        protected: Deployments with a state directory: where space is short, boot files of all others that no entry
+            names are removed first. None removes nothing.
 
     Returns:
         What was done; its warnings are no failure: the new set is in force.
@@ -397,6 +413,6 @@ async def publish_menu(
 
     def run() -> PublishOutcome:
         _sync_all(sync_fds)
-        return publish_volumes(boot, esp, menu, plan, set_variable=set_variable)
+        return publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=protected)
 
     return await _native.run_blocking(run)
