@@ -92,10 +92,13 @@ class BootVolume(Protocol):
         """Make a directory and the missing ones above it, flushed."""
 
     def remove_directory(self, path: bytes) -> None:
-        """Remove an empty directory."""
+        """Remove an empty directory, flushed; held open until the disk has its name as gone, as files are."""
 
     def find_size(self, path: bytes) -> int | None:
         """Return a regular file's length in bytes; None where there is none."""
+
+    def is_fat(self) -> bool:
+        """Say whether a power cut can leave names whose blocks are free or another file's."""
 
     def free_bytes(self) -> tuple[int, int]:
         """Return free space and the size of an allocation unit, in bytes."""
@@ -110,6 +113,11 @@ class RealDirectory:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor, still owned."""
+        return self._fd
 
     def list_names(self) -> list[bytes]:
         """See BootDirectory."""
@@ -233,11 +241,13 @@ class RealVolume:
     def remove_directory(self, path: bytes) -> None:
         """See BootVolume."""
         head, _slash, name = path.strip(b"/").rpartition(b"/")
-        parent = self._open(head, _DIRECTORY_FLAGS)
-        try:
-            os.rmdir(name, dir_fd=parent)
-        finally:
-            os.close(parent)
+        with contextlib.ExitStack() as stack:
+            parent = RealDirectory(self._open(head, _DIRECTORY_FLAGS))
+            stack.callback(parent.close)
+            with contextlib.closing(RealDirectory(self._open(path, _DIRECTORY_FLAGS))):
+                os.rmdir(name, dir_fd=parent.fd)
+                parent.barrier()
+            parent.barrier()
 
     def find_size(self, path: bytes) -> int | None:
         """See BootVolume."""
@@ -255,6 +265,10 @@ class RealVolume:
         finally:
             os.close(fd)
         return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def is_fat(self) -> bool:
+        """See BootVolume."""
+        return _core.is_fat(self._fd)
 
     def free_bytes(self) -> tuple[int, int]:
         """See BootVolume."""

@@ -74,7 +74,7 @@ class BootMenu:
         warnings: Everything odd.
         files: Every entry file in ``entries`` that could be read, shown or not.
         torn: Names of ours in ``entries`` whose file is empty or cut.
-        leftovers: Names of ours in ``entries`` that are no entries.
+        leftovers: Names of ours in ``entries`` that are no entries and can be removed.
         names: All names in ``entries`` and ``entries.staged``: none of them is given again.
         chunks: ``user.cfg``; empty where it is absent.
         staged_chunks: ``user.cfg.staged``; empty where it is absent.
@@ -315,7 +315,7 @@ def read_volumes(
         warnings=(*reader.warnings, *_find_oddities(entries, files, rule, choice)),
         files=tuple(files),
         torn=torn,
-        leftovers=tuple(name for name in (live[1] if live else ()) if OWN_LEFTOVER.fullmatch(name)),
+        leftovers=_find_leftovers(boot, live[1] if live else ()),
         names=frozenset(names),
         chunks=chunks,
         staged_chunks=staged_chunks,
@@ -327,6 +327,16 @@ def read_volumes(
         known=reader.known,
         staged_files=tuple(staged_files),
     )
+
+
+def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Find what a publication that was cut left.
+
+    On FAT such a file stays for good: its name may have reached the disk without its clusters, which then belong to
+    nobody, or to another file or directory by now; removing it would free those. It costs one cluster.
+    """
+    found = tuple(name for name in names if OWN_LEFTOVER.fullmatch(name))
+    return () if found and boot.is_fat() else found
 
 
 def _read_user_cfg(

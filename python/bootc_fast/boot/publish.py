@@ -9,8 +9,8 @@ Invariants, at every point of time and for every subset of the writes since the 
    the new entries, is flushed before a name ends in ``.conf``; old files keep their blocks until the disk has their
    names as gone (``replace.remove_files``).
 3. Foreign entries are neither written nor removed nor renamed.
-4. No name is used twice (``naming``), and of two names that share their blocks none is removed
-   (``replace.find_linked``).
+4. No name is used twice (``naming``). Removed is only what is known to own its blocks: neither of two names that
+   share them (``replace.find_linked``), nor on FAT what a cut left half-made (``menu._find_leftovers``).
 5. Whatever a cut leaves is a set that ``read_menu`` and ``plan_menu`` take as their start.
 
 Until the first old entry is removed a failure puts the old set back; afterwards the new set is in force and what
@@ -219,6 +219,13 @@ class _Publication:
         for entry in self.plan.new_files:
             if found.get(entry.file_name) != entry.raw:
                 raise BootEntryError(f"the boot entry {entry.label} reads back otherwise than it was written")
+        stays = [entry for entry in self.menu.files if entry.file_name not in self.plan.removed]
+        for entry in stays:
+            if found.get(entry.file_name) != entry.raw:
+                raise BootEntryError(
+                    f"the boot entry {entry.label} changed when others were written",
+                    hint="the file system is damaged: check it, with fsck.fat where it is FAT",
+                )
         # Until user.cfg is replaced GRUB boots what stands there, which is the old set.
         is_user_cfg_pending = self.plan.user_cfg is not None and not self.is_user_cfg_new
         if is_user_cfg_pending:
@@ -300,6 +307,9 @@ class _Publication:
                 names = directory.list_names()
                 linked = find_linked(directory, names)
                 gone = [name for name in self.plan.removed if name in names]
+                if self.boot.is_fat():
+                    # A torn file's blocks may be free already, or another file's.
+                    linked |= {name for name in self.menu.torn if name in gone and directory.first_block(name)}
                 self.warnings += remove_files(directory, gone, linked=linked)
                 return len(gone)
         except OSError as error:

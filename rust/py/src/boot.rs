@@ -14,6 +14,12 @@ pub fn sync_filesystem(py: Python<'_>, fd: RawFd) -> PyResult<()> {
     Ok(py.detach(|| bootc_fast_sys::sync::sync_filesystem(file.as_fd()))?)
 }
 
+/// Says whether the descriptor is on a FAT file system.
+#[pyfunction]
+pub fn is_fat(fd: RawFd) -> PyResult<bool> {
+    Ok(bootc_fast_sys::sync::is_fat(duplicate(fd)?.as_fd())?)
+}
+
 /// Compares by the UAPI version format: -1, 0 or 1.
 #[pyfunction]
 pub fn compare_uapi_versions(left: &str, right: &str) -> i32 {

@@ -12,3 +12,15 @@ use std::os::fd::BorrowedFd;
 pub fn sync_filesystem(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| rustix::fs::syncfs(fd))?)
 }
+
+/// Says whether the descriptor is on a FAT file system, which has no journal.
+///
+/// # Errors
+/// As `fstatfs(2)`.
+pub fn is_fat(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// `MSDOS_SUPER_MAGIC` of `linux/magic.h`.
+    const MSDOS_SUPER_MAGIC: u64 = 0x4d44;
+    let found = rustix::io::retry_on_intr(|| rustix::fs::fstatfs(fd))?;
+    // The field's type differs between architectures; the magic number is positive in each.
+    Ok(u64::try_from(found.f_type).is_ok_and(|magic| magic == MSDOS_SUPER_MAGIC))
+}

@@ -1,0 +1,484 @@
+"""FAT as Linux's vfat writes it, down to the sector, for tests: what is on the disk when the power goes.
+
+Modelled: 512-byte sectors written whole, in any order and any subset between two flushes; long names that take
+several directory slots and may cross sectors; ``rename`` that writes start cluster 0 until the inode is written;
+``unlink`` that frees clusters in the same epoch unless a descriptor is open; ``syncfs`` that writes all and flushes
+nothing; ``fsync`` that flushes. A sector is a tuple of directory slots, of FAT entries, or bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FREE, END = 0, -1
+ROOT = 2
+_FAT_ENTRIES_PER_SECTOR = 128
+_LFN_CHARS = 13
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A directory slot: ``kind`` is "free", "deleted", "long" or "short"."""
+
+    kind: str
+    tag: int = 0
+    part: bytes = b""
+    index: int = 0
+    total: int = 0
+    start: int = 0
+    size: int = 0
+    is_dir: bool = False
+
+
+@dataclass
+class Inode:
+    """A file or directory as the kernel holds it."""
+
+    start: int = 0
+    size: int = 0
+    is_dir: bool = False
+    slots: list[tuple[int, int]] = field(default_factory=list)
+    is_dirty: bool = False
+    open_count: int = 0
+    is_unlinked: bool = False
+    children: dict[bytes, Inode] = field(default_factory=dict)
+
+
+def seeded(seed: int) -> random.Random:
+    """Return numbers that are the same in every run."""
+    return random.Random(seed)  # noqa: S311 - a failure has to come again with the same seed
+
+
+def _error(number: int, what: object = "") -> OSError:
+    return OSError(number, os.strerror(number), what)
+
+
+class FatModel:
+    """A mounted FAT file system, and the log of what it writes."""
+
+    def __init__(self, *, clusters: int = 600, cluster_bytes: int = 512, slots_per_sector: int = 16) -> None:
+        self.clusters = clusters
+        self.cluster_bytes = cluster_bytes
+        self.slots_per_sector = slots_per_sector
+        self.cache: dict[tuple[str, int], Any] = {}
+        self.disk: dict[tuple[str, int], Any] = {}
+        self.log: list[tuple[str, tuple[str, int], Any]] = []
+        self.next_tag = 1
+        self.is_read_only = False
+        self.held: dict[int, Inode] = {}
+        self.next_handle = 1
+        for i in range(0, clusters, _FAT_ENTRIES_PER_SECTOR):
+            self.cache["fat", i // _FAT_ENTRIES_PER_SECTOR] = (FREE,) * _FAT_ENTRIES_PER_SECTOR
+        self.root = Inode(start=ROOT, is_dir=True)
+        self._set_fat(ROOT, END)
+        self._put(("data", ROOT), self._empty_directory())
+        self.flush()
+        self.log.clear()
+
+    # -- sectors ------------------------------------------------------------------------------------------------
+
+    def _empty_directory(self) -> tuple[Slot, ...]:
+        return (Slot("free"),) * self.slots_per_sector
+
+    def _put(self, key: tuple[str, int], value: Any) -> None:
+        if self.is_read_only:
+            raise _error(errno.EROFS)
+        self.cache[key] = value
+        self.log.append(("write", key, value))
+
+    def flush(self) -> None:
+        """What a cache flush does: everything written so far is on the disk."""
+        self.disk = dict(self.cache)
+        self.log.append(("flush", ("", 0), None))
+
+    def _fat(self, cluster: int) -> int:
+        if not ROOT <= cluster < self.clusters:
+            return END
+        return self.cache["fat", cluster // _FAT_ENTRIES_PER_SECTOR][cluster % _FAT_ENTRIES_PER_SECTOR]
+
+    def _set_fat(self, cluster: int, value: int) -> None:
+        key = ("fat", cluster // _FAT_ENTRIES_PER_SECTOR)
+        entries = list(self.cache[key])
+        entries[cluster % _FAT_ENTRIES_PER_SECTOR] = value
+        self._put(key, tuple(entries))
+
+    def _allocate(self, count: int) -> list[int]:
+        free = [c for c in range(ROOT + 1, self.clusters) if self._fat(c) == FREE][:count]
+        if len(free) < count:
+            raise _error(errno.ENOSPC)
+        for cluster, following in zip(free, [*free[1:], END], strict=True):
+            self._set_fat(cluster, following)
+        return free
+
+    def _free_chain(self, start: int) -> None:
+        cluster = start
+        while cluster not in (FREE, END):
+            following = self._fat(cluster)
+            if following == FREE:
+                # The kernel calls this "deleting FAT entry beyond EOF" and goes read-only.
+                self.is_read_only = True
+                raise _error(errno.EIO, "deleting FAT entry beyond EOF")
+            self._set_fat(cluster, FREE)
+            cluster = following
+
+    def chain(self, start: int) -> list[int]:
+        """Clusters of a chain; stops before a free one."""
+        found: list[int] = []
+        cluster = start
+        while cluster not in (FREE, END) and cluster not in found and self._fat(cluster) != FREE:
+            found.append(cluster)
+            cluster = self._fat(cluster)
+        return found
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    def _directory_slots(self, directory: Inode) -> list[tuple[int, int]]:
+        return [(c, i) for c in self.chain(directory.start) for i in range(self.slots_per_sector)]
+
+    def _write_slots(self, positions: list[tuple[int, int]], slots: list[Slot]) -> None:
+        by_sector: dict[int, list[tuple[int, Slot]]] = {}
+        for (cluster, index), slot in zip(positions, slots, strict=True):
+            by_sector.setdefault(cluster, []).append((index, slot))
+        for cluster, changes in by_sector.items():
+            sector = list(self.cache["data", cluster])
+            for index, slot in changes:
+                sector[index] = slot
+            self._put(("data", cluster), tuple(sector))
+
+    def _add_slots(self, directory: Inode, name: bytes, inode: Inode) -> None:
+        parts = [name[i : i + _LFN_CHARS] for i in range(0, len(name), _LFN_CHARS)]
+        count = len(parts) + 1
+        positions = self._directory_slots(directory)
+        usable = [self.cache["data", c][i].kind in ("free", "deleted") for c, i in positions]
+        for start in range(len(positions) + 1):
+            if start + count > len(positions):
+                cluster = self._allocate(1)[0]
+                self._put(("data", cluster), self._empty_directory())
+                self._set_fat(self.chain(directory.start)[-1], cluster)
+                self._add_slots(directory, name, inode)
+                return
+            if all(usable[start : start + count]):
+                break
+        tag, self.next_tag = self.next_tag, self.next_tag + 1
+        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(parts)]
+        # Start cluster and size come when the inode is written.
+        slots.append(Slot("short", tag, total=len(parts), is_dir=inode.is_dir))
+        inode.slots = positions[start : start + count]
+        self._write_slots(inode.slots, slots)
+
+    def _remove_slots(self, positions: list[tuple[int, int]]) -> None:
+        self._write_slots(positions, [Slot("deleted")] * len(positions))
+
+    def _write_inode(self, inode: Inode) -> None:
+        inode.is_dirty = False
+        if inode.is_unlinked or not inode.slots:
+            return
+        cluster, index = inode.slots[-1]
+        old = self.cache["data", cluster][index]
+        new = Slot("short", old.tag, total=old.total, start=inode.start, size=inode.size, is_dir=inode.is_dir)
+        self._write_slots([inode.slots[-1]], [new])
+
+    # -- operations ---------------------------------------------------------------------------------------------
+
+    def find(self, path: bytes) -> Inode:
+        """Look a path up."""
+        inode = self.root
+        for name in path.strip(b"/").split(b"/") if path.strip(b"/") else ():
+            if not inode.is_dir:
+                raise _error(errno.ENOTDIR, path)
+            if name not in inode.children:
+                raise _error(errno.ENOENT, path)
+            inode = inode.children[name]
+        return inode
+
+    def create(self, directory: Inode, name: bytes, data: bytes) -> Inode:
+        """Make a file; nothing is flushed."""
+        if name in directory.children:
+            raise _error(errno.EEXIST, name)
+        inode = Inode()
+        self._add_slots(directory, name, inode)
+        directory.children[name] = inode
+        if data:
+            clusters = self._allocate(-(-len(data) // self.cluster_bytes))
+            for i, cluster in enumerate(clusters):
+                self._put(("data", cluster), data[i * self.cluster_bytes : (i + 1) * self.cluster_bytes])
+            inode.start, inode.size = clusters[0], len(data)
+        inode.is_dirty = True
+        return inode
+
+    def mkdir(self, directory: Inode, name: bytes) -> Inode:
+        """Make a directory."""
+        inode = Inode(is_dir=True, start=self._allocate(1)[0])
+        self._put(("data", inode.start), self._empty_directory())
+        self._add_slots(directory, name, inode)
+        self._write_inode(inode)
+        directory.children[name] = inode
+        return inode
+
+    def fsync(self, inode: Inode) -> None:
+        """Write a file's inode and flush; of a directory: only the flush, its children's inodes stay dirty."""
+        if inode.is_dirty:
+            self._write_inode(inode)
+        self.flush()
+
+    def syncfs(self) -> None:
+        """Write every dirty inode; no flush."""
+        pending = [self.root]
+        while pending:
+            inode = pending.pop()
+            if inode.is_dirty:
+                self._write_inode(inode)
+            pending.extend(inode.children.values())
+
+    def rename(self, directory: Inode, old: bytes, new: bytes) -> None:
+        """Rename within a directory, also onto an existing file."""
+        if old not in directory.children:
+            raise _error(errno.ENOENT, old)
+        inode = directory.children.pop(old)
+        old_slots = inode.slots
+        target = directory.children.get(new)
+        if target is not None:
+            inode.slots = target.slots
+            self._remove_slots(old_slots)
+            self._drop(target)
+        else:
+            self._add_slots(directory, new, inode)
+            self._remove_slots(old_slots)
+        directory.children[new] = inode
+        inode.is_dirty = True
+
+    def exchange(self, directory: Inode, one: bytes, two: bytes) -> None:
+        """``RENAME_EXCHANGE``: both names keep their old start cluster until the inodes are written."""
+        first, second = directory.children[one], directory.children[two]
+        first.slots, second.slots = second.slots, first.slots
+        directory.children[one], directory.children[two] = second, first
+        first.is_dirty = second.is_dirty = True
+
+    def _drop(self, inode: Inode) -> None:
+        inode.is_unlinked = True
+        if not inode.open_count:
+            self._free_chain(inode.start)
+
+    def unlink(self, directory: Inode, name: bytes) -> None:
+        """Remove a name; frees the clusters in the same epoch unless the file is open."""
+        if name not in directory.children:
+            raise _error(errno.ENOENT, name)
+        inode = directory.children.pop(name)
+        self._remove_slots(inode.slots)
+        self._drop(inode)
+
+    def hold(self, inode: Inode) -> int:
+        """Open a file."""
+        inode.open_count += 1
+        handle, self.next_handle = self.next_handle, self.next_handle + 1
+        self.held[handle] = inode
+        return handle
+
+    def release(self, handle: int) -> None:
+        """Close it; clusters without a name are freed now."""
+        inode = self.held.pop(handle)
+        inode.open_count -= 1
+        if inode.is_unlinked and not inode.open_count:
+            self._free_chain(inode.start)
+
+    def close_all(self) -> None:
+        """What the kernel does when a process dies."""
+        for handle in list(self.held):
+            self.release(handle)
+
+    def read(self, inode: Inode) -> bytes:
+        """Read a file as Linux does: the first cluster unseen, an error where the chain ends early."""
+        out = b""
+        cluster = inode.start
+        while len(out) < inode.size:
+            if cluster in (FREE, END):
+                raise _error(errno.EIO, "the chain ends before the file")
+            sector = self.cache.get(("data", cluster))
+            out += (sector if isinstance(sector, bytes) else b"\xde" * self.cluster_bytes).ljust(
+                self.cluster_bytes, b"\0"
+            )
+            cluster = self._fat(cluster)
+        return out[: inode.size]
+
+    # -- crashes ------------------------------------------------------------------------------------------------
+
+    def mount(self, disk: dict[tuple[str, int], Any]) -> FatModel:
+        """Mount what a crash left."""
+        model = FatModel(
+            clusters=self.clusters, cluster_bytes=self.cluster_bytes, slots_per_sector=self.slots_per_sector
+        )
+        model.cache, model.disk = dict(disk), dict(disk)
+        model.log.clear()
+        model.next_tag = self.next_tag + 1000
+        model._load(model.root, set())
+        return model
+
+    def _load(self, directory: Inode, seen: set[int]) -> None:
+        seen.add(directory.start)
+        for cluster in self.chain(directory.start):
+            # A directory may have grown by a cluster whose zeros did not make it; a never used one has zeros anyway.
+            if not isinstance(self.cache.get(("data", cluster)), tuple):
+                self.cache["data", cluster] = self._empty_directory()
+        longs: dict[int, dict[int, tuple[bytes, tuple[int, int]]]] = {}
+        for position in self._directory_slots(directory):
+            sector = self.cache.get(("data", position[0]))
+            slot = sector[position[1]] if isinstance(sector, tuple) else Slot("free")
+            if slot.kind == "long":
+                longs.setdefault(slot.tag, {})[slot.index] = (slot.part, position)
+            if slot.kind != "short":
+                continue
+            parts = longs.pop(slot.tag, {})
+            is_named = len(parts) == slot.total
+            name = b"".join(parts[i][0] for i in range(slot.total)) if is_named else b"BOOTC~%d.CON" % slot.tag
+            inode = Inode(slot.start, slot.size, slot.is_dir)
+            inode.slots = [*(parts[i][1] for i in sorted(parts)), position]
+            directory.children[name] = inode
+            if inode.is_dir and inode.start not in (FREE, *seen):
+                self._load(inode, seen)
+
+    def crash_states(self, rng: random.Random, *, subsets: int) -> Iterator[dict[tuple[str, int], Any]]:
+        """Yield what may be on the disk: after every write, and random subsets of each epoch's writes."""
+        base = self._base()
+        epoch: list[tuple[tuple[str, int], Any]] = []
+        yield dict(base)
+        for kind, key, value in [*self.log, ("flush", ("", 0), None)]:
+            if kind == "write":
+                epoch.append((key, value))
+                yield {**base, **dict(epoch)}
+                continue
+            versions: dict[tuple[str, int], list[Any]] = {}
+            for written, content in epoch:
+                versions.setdefault(written, []).append(content)
+            for _ in range(subsets if len(epoch) > 1 else 0):
+                yield {**base, **{k: rng.choice(v) for k, v in versions.items() if rng.random() < 0.5}}
+            base.update(dict(epoch))
+            epoch = []
+
+    def _base(self) -> dict[tuple[str, int], Any]:
+        return dict(self.start_disk)
+
+    start_disk: dict[tuple[str, int], Any] = {}  # noqa: RUF012 - replaced by `start`, never changed
+
+    def start(self) -> None:
+        """Take what is there now as the disk before the first crash."""
+        self.syncfs()
+        self.flush()
+        self.start_disk = dict(self.disk)
+        self.log.clear()
+
+
+class FatDirectory:
+    """A directory of the model, as ``BootDirectory``."""
+
+    def __init__(self, model: FatModel, inode: Inode) -> None:
+        self.model, self.inode = model, inode
+
+    def list_names(self) -> list[bytes]:
+        return sorted(self.inode.children)
+
+    def _child(self, name: bytes) -> Inode:
+        if name not in self.inode.children:
+            raise _error(errno.ENOENT, name)
+        return self.inode.children[name]
+
+    def read(self, name: bytes, max_bytes: int) -> bytes:
+        inode = self._child(name)
+        if inode.is_dir:
+            raise _error(errno.EINVAL, name)
+        if inode.size > max_bytes:
+            raise _error(errno.EFBIG, name)
+        return self.model.read(inode)
+
+    def write_new(self, name: bytes, data: bytes) -> None:
+        self.model.fsync(self.model.create(self.inode, name, data))
+
+    def overwrite(self, name: bytes, data: bytes) -> None:
+        inode = self._child(name)
+        size = self.model.cluster_bytes
+        for i, cluster in enumerate(self.model.chain(inode.start)):
+            self.model._put(("data", cluster), data[i * size : (i + 1) * size])
+        self.model.fsync(inode)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.model.rename(self.inode, old, new)
+
+    def hold(self, name: bytes) -> int:
+        return self.model.hold(self._child(name))
+
+    def release(self, handle: int) -> None:
+        self.model.release(handle)
+
+    def unlink(self, name: bytes) -> None:
+        self.model.unlink(self.inode, name)
+
+    def first_block(self, name: bytes) -> int | None:
+        return self._child(name).start or None
+
+    def barrier(self) -> None:
+        self.model.syncfs()
+        self.model.fsync(self.inode)
+
+    def close(self) -> None:
+        return
+
+
+class FatVolume:
+    """The model as ``BootVolume``."""
+
+    def __init__(self, model: FatModel) -> None:
+        self.model = model
+
+    def open_directory(self, path: bytes) -> FatDirectory | None:
+        try:
+            inode = self.model.find(path)
+        except OSError:
+            return None
+        return FatDirectory(self.model, inode) if inode.is_dir else None
+
+    def make_directory(self, path: bytes) -> None:
+        inode = self.model.root
+        for name in path.strip(b"/").split(b"/"):
+            if name not in inode.children:
+                self.model.mkdir(inode, name)
+            inode = inode.children[name]
+            self.model.syncfs()
+            self.model.flush()
+
+    def remove_directory(self, path: bytes) -> None:
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        if self.model.find(path).children:
+            raise _error(errno.ENOTEMPTY, path)
+        handle = self.model.hold(self.model.find(path))
+        self.model.unlink(self.model.find(head), name)
+        self.model.syncfs()
+        self.model.flush()
+        self.model.release(handle)
+        self.model.syncfs()
+        self.model.flush()
+
+    def find_size(self, path: bytes) -> int | None:
+        try:
+            inode = self.model.find(path)
+        except OSError:
+            return None
+        return None if inode.is_dir else inode.size
+
+    def is_fat(self) -> bool:
+        return True
+
+    def free_bytes(self) -> tuple[int, int]:
+        free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))
+        return free * self.model.cluster_bytes, self.model.cluster_bytes
+
+    def put(self, path: bytes, data: bytes) -> None:
+        """Set up a file."""
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        self.make_directory(head)
+        self.model.create(self.model.find(head), name, data)

@@ -1,0 +1,147 @@
+"""publish.py on FAT: whatever is on the disk when the power goes, the machine boots, and the next run finishes."""
+
+from __future__ import annotations
+
+import pytest
+from unit.boot.fat_model import FatModel, FatVolume, seeded
+from unit.boot.scenarios import A, B, Scenario, check_finished, find_boots, judge, make_scenarios
+
+from bootc_fast.types import Loader
+
+GEOMETRIES = [(512, 16), (512, 3), (4096, 16)]
+SUBSETS = 12
+
+
+def _prepare(scenario: Scenario, cluster_bytes: int, slots: int) -> FatModel:
+    model = FatModel(cluster_bytes=cluster_bytes, slots_per_sector=slots)
+    scenario.install(FatVolume(model))
+    model.start()
+    return model
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
+def test_every_crash_state_boots_the_old_or_the_new_default_whole(
+    scenario: Scenario, geometry: tuple[int, int]
+) -> None:
+    model = _prepare(scenario, *geometry)
+    scenario.run(FatVolume(model))
+    check_finished(model, scenario)
+    states = 0
+    for disk in model.crash_states(seeded(1), subsets=SUBSETS):
+        states += 1
+        assert judge(model.mount(disk), scenario) == []
+    assert states > 30
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
+def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, geometry: tuple[int, int]) -> None:
+    model = _prepare(scenario, *geometry)
+    scenario.run(FatVolume(model))
+    for disk in model.crash_states(seeded(2), subsets=4):
+        crashed = model.mount(disk)
+        if not _has_all_ukis(crashed, scenario):
+            continue
+        crashed.start()
+        scenario.run(FatVolume(crashed))
+        check_finished(crashed.mount(crashed.cache), scenario)
+
+
+def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
+    """A cut inside the rename of a staged UKI can lose it; then nothing is staged any more, as after any power cut."""
+    for path in scenario.files:
+        if path.endswith(b".staged") and path.startswith(b"/EFI"):
+            sizes = [FatVolume(model).find_size(name) for name in (path, path.removesuffix(b".staged"))]
+            if not any(sizes):
+                return False
+    return True
+
+
+@pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
+def test_two_crashes_in_a_row_still_boot_and_then_finish(scenario: Scenario) -> None:
+    rng = seeded(3)
+    model = _prepare(scenario, 512, 3)
+    scenario.run(FatVolume(model))
+    states = list(model.crash_states(rng, subsets=2))
+    for disk in rng.sample(states, min(15, len(states))):
+        second = model.mount(disk)
+        if not _has_all_ukis(second, scenario):
+            continue
+        second.start()
+        scenario.run(FatVolume(second))
+        again = list(second.crash_states(rng, subsets=1))
+        for other in rng.sample(again, min(10, len(again))):
+            third = second.mount(other)
+            assert judge(third, scenario) == []
+            if _has_all_ukis(third, scenario):
+                third.start()
+                scenario.run(FatVolume(third))
+                check_finished(third, scenario)
+
+
+@pytest.mark.parametrize(
+    "scenario", [s for s in make_scenarios() if s.staged is not None], ids=lambda scenario: scenario.name
+)
+def test_without_a_marker_the_next_run_after_a_crash_can_go_back_to_the_old_set(scenario: Scenario) -> None:
+    model = _prepare(scenario, 512, 16)
+    scenario.run(FatVolume(model))
+    back = Scenario(
+        scenario.name, scenario.loader, scenario.files, scenario.old, scenario.old, None, A, foreign=scenario.foreign
+    )
+    for disk in model.crash_states(seeded(4), subsets=3):
+        crashed = model.mount(disk)
+        crashed.start()
+        back.run(FatVolume(crashed))
+        check_finished(crashed.mount(crashed.cache), back)
+
+
+def _bootc_exchange(model: FatModel) -> None:
+    """bootc's own sequence: exchange the two directories, remove the old one's files and it, fsync the parent."""
+    loader = model.find(b"/loader")
+    model.exchange(loader, b"entries", b"entries.staged")
+    old = model.find(b"/loader/entries.staged")
+    for name in list(old.children):
+        model.unlink(old, name)
+    model.unlink(loader, b"entries.staged")
+    model.fsync(loader)
+
+
+def test_bootcs_own_sequence_leaves_states_that_do_not_boot_so_the_model_bites() -> None:
+    scenario = next(s for s in make_scenarios() if s.name == "systemd-boot BLS update")
+    scenario.foreign = {}
+    model = _prepare(scenario, 512, 16)
+    _bootc_exchange(model)
+    after_fsync = model.mount(model.disk)
+    assert find_boots(after_fsync, scenario) == [None]
+    wrong = [judge(model.mount(disk), scenario) for disk in model.crash_states(seeded(5), subsets=40)]
+    assert sum(bool(problems) for problems in wrong) > len(wrong) // 10
+
+
+def test_removing_without_holding_the_file_open_would_tear_entries_in_the_model() -> None:
+    scenario = next(s for s in make_scenarios() if s.name == "systemd-boot BLS update")
+    model = _prepare(scenario, 512, 16)
+    entries = model.find(b"/loader/entries")
+    model.unlink(entries, b"bootc_fedora-42-1.conf")
+    model.syncfs()
+    model.flush()
+    states = [model.mount(disk) for disk in model.crash_states(seeded(6), subsets=40)]
+    assert any("lost clusters" in problem for state in states for problem in judge(state, scenario))
+
+
+def test_an_update_and_two_rollbacks_in_a_row_never_reuse_a_name() -> None:
+    scenario = next(s for s in make_scenarios() if s.name == "systemd-boot BLS update")
+    model = _prepare(scenario, 512, 16)
+    volume = FatVolume(model)
+    seen = set(model.find(b"/loader/entries").children)
+    scenario.run(volume)
+    for digest in (A, B, A, B):
+        now = set(model.find(b"/loader/entries").children)
+        step = Scenario("step", Loader.SYSTEMD_BOOT, scenario.files, A, digest, None, A, foreign=scenario.foreign)
+        menu = step.read(volume)
+        plan = step.plan(menu)
+        fresh = {entry.file_name for entry in plan.new_files}
+        assert not fresh & (seen | now)
+        seen |= now | fresh
+        step.run(volume)
+        check_finished(model, step)
