@@ -1,0 +1,140 @@
+"""``bootc-fast digest``: fs-verity digests of files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from bootc_fast import _core
+from bootc_fast.cli.render import json_path, print_json
+from bootc_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+# Smaller files are read whole and hashed together with others; a larger one fills the lanes by itself.
+SMALL_FILE_BYTES = 1 << 18
+# What is held in memory before it is hashed.
+BATCH_FILES = 1024
+BATCH_BYTES = 16 << 20
+
+EPILOG = """\
+example:
+  bootc-fast digest /usr/bin/*
+  bootc-fast digest --algorithm sha256 --compact rootfs.img
+
+Prints what 'fsverity digest' prints for the same algorithm, block size and salt; the default
+algorithm is bootc's, SHA-512, not SHA-256 as there.
+"""
+
+
+class _Options(NamedTuple):
+    algorithm: str
+    block_bytes: int
+    salt: bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("--algorithm", choices=["sha256", "sha512"], default="sha512", help="default: sha512")
+    parser.add_argument(
+        "--block-size", metavar="N", type=int, default=4096, help="a power of two, 1024 to 65536; default: 4096 bytes"
+    )
+    parser.add_argument("--salt", metavar="HEX", default="", help="up to 32 bytes")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--compact", action="store_true", help="print nothing but the digests")
+    shape.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("files", metavar="FILE", nargs="+")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every file's digest, in the order given; the first one that fails ends the run."""
+    options = _check_options(arguments)
+    found = _digest_files([os.fsencode(name) for name in arguments.files], options)
+    if arguments.json:
+        print_json(
+            [{"path": json_path(path), "algorithm": options.algorithm, "digest": digest} for path, digest in found]
+        )
+        return 0
+    for path, digest in found:
+        # Names as they are, as fsverity prints them: the output is read by programs.
+        line = digest.encode() if arguments.compact else f"{options.algorithm}:{digest} ".encode() + path
+        sys.stdout.buffer.write(line + b"\n")
+    return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> _Options:
+    try:
+        options = _Options(arguments.algorithm, arguments.block_size, bytes.fromhex(arguments.salt))
+        _core.digest_many([], algorithm=options.algorithm, block_bytes=options.block_bytes, salt=options.salt)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"computing digests: {error}") from error
+    return options
+
+
+def _digest_files(paths: Sequence[bytes], options: _Options) -> Iterator[tuple[bytes, str]]:
+    """Yield paths with their digests; small files are gathered, so a result may come some files later."""
+    names: list[bytes] = []
+    contents: list[bytes] = []
+    size_bytes = 0
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL_FILE_BYTES:
+                yield from _digest_batch(names, contents, options)
+                names, contents, size_bytes = [], [], 0
+                yield path, _digest_descriptor(descriptor, path, options)
+                continue
+            content = _read_all(descriptor, status.st_size)
+        finally:
+            os.close(descriptor)
+        names.append(path)
+        contents.append(content)
+        size_bytes += len(content)
+        if len(names) == BATCH_FILES or size_bytes > BATCH_BYTES:
+            yield from _digest_batch(names, contents, options)
+            names, contents, size_bytes = [], [], 0
+    yield from _digest_batch(names, contents, options)
+
+
+def _read_all(descriptor: int, expected_bytes: int) -> bytes:
+    """Read to the end; one byte more than expected is asked for, so that one call is enough as a rule."""
+    parts = [os.read(descriptor, expected_bytes + 1)]
+    # A file that grew meanwhile, or one of procfs, which say they are empty.
+    while len(parts[-1]) not in (0, expected_bytes):
+        parts.append(os.read(descriptor, SMALL_FILE_BYTES))
+    return b"".join(parts)
+
+
+def _digest_descriptor(descriptor: int, path: bytes, options: _Options) -> str:
+    try:
+        return _core.digest_fd(
+            descriptor,
+            algorithm=options.algorithm,
+            block_bytes=options.block_bytes,
+            salt=options.salt,
+            check=_let_signals_in,
+        )
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def _digest_batch(names: list[bytes], contents: list[bytes], options: _Options) -> Iterator[tuple[bytes, str]]:
+    digests = _core.digest_many(
+        contents,
+        algorithm=options.algorithm,
+        block_bytes=options.block_bytes,
+        salt=options.salt,
+        check=_let_signals_in,
+    )
+    return zip(names, digests, strict=True)
+
+
+def _let_signals_in() -> None:
+    """Polled by the core: calling any Python function lets a pending signal's handler run."""
