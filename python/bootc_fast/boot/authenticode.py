@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from bootc_fast.boot.pe import PeFile, hash_image
+from bootc_fast.boot.siglist import load_certificate
 from bootc_fast.errors import SignatureError
 
 if TYPE_CHECKING:
@@ -57,14 +58,10 @@ class Signature:
 
 
 def _load_certificates(signed: cms.SignedData) -> tuple[x509.Certificate, ...]:
-    found = []
-    for choice in signed["certificates"]:
-        try:
-            found.append(x509.load_der_x509_certificate(choice.chosen.dump()))
-        except ValueError:
-            # One that we cannot parse cannot be part of a chain either.
-            continue
-    return tuple(found)
+    # One that we cannot parse cannot be part of a chain either; one whose signature ends within a byte has been
+    # changed where cryptography does not look and OpenSSL does.
+    whole = (choice.chosen for choice in signed["certificates"] if not choice.chosen["signature_value"].unused_bits)
+    return tuple(filter(None, (load_certificate(certificate.dump()) for certificate in whole)))
 
 
 def _find_signer(
@@ -145,6 +142,8 @@ def _verify(pe: PeFile, der: bytes) -> Signature:
     if len(signed["signer_infos"]) != 1:
         raise SignatureError(f"verifying the UKI's signature: it has {len(signed['signer_infos'])} signers, not one")
     info = signed["signer_infos"][0]
+    if (signed["version"].native, info["version"].native) != ("v1", "v1"):
+        raise SignatureError("verifying the UKI's signature: its version is not 1")
     # The firmware's OpenSSL hashes the content with the algorithms of this list only.
     if info["digest_algorithm"]["algorithm"].dotted not in {
         one["algorithm"].dotted for one in signed["digest_algorithms"]
@@ -187,7 +186,7 @@ def _may_issue(certificate: x509.Certificate) -> bool:
     """Say whether a certificate may sign others, as OpenSSL's ``check_ca`` decides, which the firmware uses."""
     try:
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension):
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return False
     usage, constraints = None, None
     for extension in extensions:

@@ -76,7 +76,7 @@ def _has_same_signer(signatures: list[Signature], booted: bytes | None) -> bool:
         running = _read_signatures(parse_pe(booted))
         keys = {_public_key(signature.signer) for signature in running}
         return any(_public_key(signature.signer) in keys for signature in signatures)
-    except (BootEntryError, SignatureError, ValueError):
+    except (BootEntryError, SignatureError):
         # The running one proves nothing then.
         return False
 

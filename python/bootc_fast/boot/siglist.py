@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from bootc_fast.errors import InvalidStateError
 
@@ -41,11 +42,19 @@ class KeyList:
     certificate_hashes: frozenset[tuple[str, bytes]] = frozenset()
 
 
-def _load(der: bytes) -> x509.Certificate | None:
+def load_certificate(der: bytes) -> x509.Certificate | None:
+    """Load a certificate that can be part of a chain; None for one whose names or key cannot be read.
+
+    ``cryptography`` parses the parts when they are asked for, so all that is needed later is asked for here.
+    """
     try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.public_key()
+        certificate.subject.rfc4514_string()
+        certificate.issuer.rfc4514_string()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
+    return certificate
 
 
 def parse_key_list(data: bytes, *, what: str) -> KeyList:
@@ -69,7 +78,7 @@ def parse_key_list(data: bytes, *, what: str) -> KeyList:
         kind, entries, offset = _parse_list(data, offset, what=what)
         for entry in entries:
             if kind == _X509:
-                certificates += filter(None, [_load(entry)])
+                certificates += filter(None, [load_certificate(entry)])
             elif kind in _IMAGE_HASHES:
                 name, length = _IMAGE_HASHES[kind]
                 images.add((name, entry[:length]))

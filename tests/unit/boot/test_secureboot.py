@@ -246,6 +246,21 @@ def test_flips_are_judged_as_sbverify_judges_them(world: World, tmp_path: Path) 
     assert len(stricter) < len(offsets) // 10
 
 
+def test_every_byte_of_the_signature_table_passes_or_is_refused_without_a_crash(world: World) -> None:
+    original = world.by_root.read_bytes()
+    keys = state(db=trust(world.root))
+    start, end = uncovered(original)[2]
+    refused = 0
+    for offset in range(start, end, 2):
+        data = bytearray(original)
+        data[offset] ^= 0x55
+        try:
+            verify_uki(bytes(data), keys, booted=original)
+        except SignatureError:
+            refused += 1
+    assert refused > (end - start) // 4
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_change_of_the_signature_does_anything_but_pass_or_be_refused(world: World, data: st.DataObject) -> None:
