@@ -1,0 +1,66 @@
+"""The merge of /etc as the flows ask for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from bootc_fast._native import run_blocking
+from bootc_fast.errors import FileSystemError
+from bootc_fast.etc import DirectorySource, ImageSource, plan_etc_merge
+from bootc_fast.etc_policy import read_merge_policy
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from bootc_fast._survey import OpenImage
+    from bootc_fast.etc import EtcPlan
+    from bootc_fast.host import Host
+    from bootc_fast.types import Strategy
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+async def open_directory(host: Host, path: Path, stack: AsyncExitStack) -> int:
+    """Open a directory for as long as the stack.
+
+    Raises:
+        FileSystemError: It cannot be opened.
+    """
+    try:
+        fd = await run_blocking(host.open_file, path, _DIRECTORY)
+    except OSError as error:
+        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+async def plan_merge(
+    host: Host,
+    pristine: OpenImage,
+    new: OpenImage,
+    stack: AsyncExitStack,
+    *,
+    on_conflict: Strategy | None = None,
+) -> EtcPlan:
+    """Plan the merge of the running /etc into a new deployment; writes nothing.
+
+    Cancellation: within 50 ms; descriptors belong to `stack`, which must outlive the plan.
+
+    Args:
+        host: Whose /etc.
+        pristine: The booted image.
+        new: The staged image.
+        stack: Closes what the plan needs open.
+        on_conflict: Wins over the policy files.
+    """
+    policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
+    objects_fd = await open_directory(host, host.objects, stack)
+    current_fd = await open_directory(host, host.etc, stack)
+    return await plan_etc_merge(
+        ImageSource(pristine.fd, objects_fd),
+        DirectorySource(current_fd),
+        ImageSource(new.fd, objects_fd),
+        policy=policy,
+    )

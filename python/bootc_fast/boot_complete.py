@@ -1,0 +1,96 @@
+"""Telling, once, that the last finalize failed.
+
+Source:
+    Spec commands.md, "composefs-finalize-staged", last paragraph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bootc_fast import _message_ids
+from bootc_fast._native import run_blocking
+from bootc_fast.deployments import read_booted
+from bootc_fast.errors import BootcFastError
+from bootc_fast.host import open_host
+from bootc_fast.journal import PRIORITY_ERROR, send_journal
+from bootc_fast.outcome import read_outcome, write_outcome
+from bootc_fast.types import Result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bootc_fast.host import Host
+    from bootc_fast.outcome import OutcomeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReport:
+    """The last finalize's failure.
+
+    Attributes:
+        lines: For people; the first says when it was.
+        exit_code: What the finalize exited with, never 0.
+    """
+
+    lines: tuple[str, ...]
+    exit_code: int
+
+
+async def report_last_finalize(root: Path | str = "/") -> FailureReport | None:
+    """Find out whether the last finalize failed, and note that it has been told.
+
+    Cancellation: nothing is left behind; the failure counts as told only when that is on disk.
+
+    Returns:
+        The failure; None where there is none, or where it has been told already.
+
+    Raises:
+        InvalidStateError: The record is not readable.
+        FileSystemError: The note could not be written.
+    """
+    host = await run_blocking(open_host, root)
+    record = await run_blocking(read_outcome, host)
+    if record is None or not record.has_failed or record.reported:
+        return None
+    if record.result is Result.INTERRUPTED and await run_blocking(_has_booted, host, record.staged):
+        # Killed or cut between the commit and its record: the update has been applied.
+        await run_blocking(write_outcome, host, replace(record, result=Result.DONE))
+        return None
+    report = FailureReport(tuple(_lines(record)), record.exit_code or 1)
+    await run_blocking(write_outcome, host, replace(record, reported=True))
+    message = " ".join(report.lines[:2])
+    fields = {"BOOTC_FAST_OPERATION": "boot-complete", "BOOTC_FAST_STAGED": record.staged}
+    await run_blocking(
+        send_journal,
+        host,
+        message,
+        message_id=_message_ids.LAST_FINALIZE_FAILED,
+        fields=fields,
+        priority=PRIORITY_ERROR,
+    )
+    return report
+
+
+def _has_booted(host: Host, digest: str | None) -> bool:
+    try:
+        return read_booted(host).digest == digest
+    except BootcFastError:
+        return False
+
+
+def _lines(record: OutcomeRecord) -> list[str]:
+    staged = f" of deployment {record.staged[:16]}…" if record.staged else ""
+    if record.result is Result.INTERRUPTED:
+        return [
+            f"error: the finalize{staged} that began at {record.time} did not end: it was killed, or the power went",
+            "hint: the running system is unchanged; stage the update again with `bootc upgrade`",
+        ]
+    lines = [f"error: the finalize{staged} at {record.time} failed; the running system is unchanged"]
+    for error in record.errors:
+        lines.append(f"error: {error.message}")
+        lines += [f"  caused by: {text}" for text in error.chain]
+        if error.hint:
+            lines.append(f"hint: {error.hint}")
+    return lines

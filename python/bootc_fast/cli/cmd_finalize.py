@@ -1,0 +1,160 @@
+"""``bootc-fast composefs-finalize-staged``, alias ``finalize``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bootc_fast._text import escape
+from bootc_fast.cli.progress import show_progress
+from bootc_fast.cli.render import print_json, print_lines, text_seconds
+from bootc_fast.cli.runtime import run_async
+from bootc_fast.etc_render import encode_report, render_report
+from bootc_fast.finalize import finalize_staged
+from bootc_fast.types import Loader, Result, Strategy
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from bootc_fast.types import FinalizeOutcome
+
+DESCRIPTION = """\
+Merges the running /etc into the staged deployment and makes it the next boot. With nothing staged, or the staged
+deployment locked or finalized already, nothing changes. A unit runs this when the machine goes down.
+"""
+EPILOG = """\
+examples:
+  bootc-fast composefs-finalize-staged --dry-run
+  bootc-fast composefs-finalize-staged --on-conflict current --report /run/finalize.json
+"""
+
+_HEADLINES = {
+    Result.NOTHING_STAGED: "Nothing is staged: nothing to do",
+    Result.LOCKED: "The staged deployment is locked (download-only): nothing was changed",
+    Result.ALREADY_DONE: "The staged deployment is finalized already: nothing to do",
+    Result.DRY_RUN: "Nothing was changed (dry run)",
+    Result.DONE: "The staged deployment boots next",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing on the host")
+    parser.add_argument(
+        "--on-conflict",
+        type=Strategy,
+        choices=list(Strategy),
+        help="who wins where the admin's and the image's change of a path cannot be joined (overrides merge.toml)",
+    )
+    parser.add_argument(
+        "--timeout", type=_seconds, default=240.0, metavar="SECONDS", help="for the whole (default: 240)"
+    )
+    parser.add_argument("--report", metavar="FILE", help="write what was done as JSON to FILE, also after a failure")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument(
+        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
+    )
+    parser.add_argument(
+        "--no-verify-signatures",
+        action="store_true",
+        help="with Secure Boot on, do not refuse a UKI that the firmware may refuse",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    with show_progress(arguments) as on_event:
+        try:
+            outcome = run_async(
+                lambda: finalize_staged(
+                    arguments.root,
+                    on_conflict=arguments.on_conflict,
+                    dry_run=arguments.dry_run,
+                    timeout_s=arguments.timeout,
+                    loader=arguments.bootloader,
+                    verify_signatures=not arguments.no_verify_signatures,
+                    on_event=on_event,
+                )
+            )
+        except Exception as error:
+            if arguments.report:
+                _write_report(arguments.report, encode_error(error))
+            raise
+    document = encode_outcome(outcome)
+    if arguments.report:
+        _write_report(arguments.report, document)
+    for warning in outcome.warnings:
+        sys.stderr.write(f"warning: {escape(warning)}\n")
+    if arguments.json:
+        print_json(document)
+    else:
+        print_lines(render_outcome(outcome))
+    return 0
+
+
+def render_outcome(outcome: FinalizeOutcome) -> list[str]:
+    """Say what was done: the merge's report, the next boot, how long it took."""
+    lines = [] if outcome.etc is None else render_report(outcome.etc)
+    lines.append(_HEADLINES[outcome.result])
+    if outcome.result in {Result.DONE, Result.DRY_RUN}:
+        verb = "Would be next boot" if outcome.result is Result.DRY_RUN else "Next boot"
+        total = text_seconds(sum(outcome.phase_s.values()))
+        lines.append(f"{verb}: {outcome.staged} ({escape(outcome.next_boot or '')}), in {total}")
+    return lines
+
+
+def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
+    """Turn an outcome into plain values for JSON."""
+    return {
+        "result": outcome.result.value,
+        "booted": outcome.booted,
+        "staged": outcome.staged,
+        "next_boot": outcome.next_boot,
+        "etc": None if outcome.etc is None else encode_report(outcome.etc),
+        "warnings": list(outcome.warnings),
+        "phase_s": {name: round(seconds, 6) for name, seconds in outcome.phase_s.items()},
+    }
+
+
+def encode_error(error: Exception) -> dict[str, Any]:
+    """Turn a failure into plain values for JSON."""
+    from bootc_fast._text import describe_error, error_chain, exit_code_of, flatten
+
+    return {
+        "result": Result.FAILED.value,
+        "exit_code": exit_code_of(error),
+        "errors": [
+            {
+                "message": describe_error(leaf),
+                "chain": error_chain(leaf),
+                "hint": getattr(leaf, "hint", None),
+                "conflicts": [
+                    {"path": escape(one.path.decode(errors="surrogateescape")), "current": one.current, "new": one.new}
+                    for one in getattr(leaf, "conflicts", ())
+                ],
+            }
+            for leaf in flatten(error)
+        ],
+    }
+
+
+def _write_report(path: str, document: dict[str, Any]) -> None:
+    import json
+
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(document, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+    except OSError as error:
+        # The finalize has been done, or has failed with an error of its own: this must not hide that.
+        sys.stderr.write(f"warning: writing the report {escape(path)}: {error.strerror}\n")

@@ -1,0 +1,92 @@
+"""``bootc-fast rollback``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bootc_fast._rollback import rollback
+from bootc_fast.cli.progress import show_progress
+from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.cli.runtime import run_async
+
+if TYPE_CHECKING:
+    import argparse
+
+    from bootc_fast._rollback import RollbackOutcome
+
+DESCRIPTION = """\
+Makes the previous deployment boot next; called again, undoes that. A staged update is dropped once the new boot
+order is on disk. Nothing restarts.
+"""
+EPILOG = """\
+examples:
+  bootc-fast rollback --dry-run
+  bootc-fast rollback
+  bootc-fast rollback --to booted
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from bootc_fast.types import Loader
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "--to",
+        metavar="DIGEST|previous|booted",
+        help="the deployment to boot next, by its digest or 8 characters of it; naming the next boot changes nothing",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument(
+        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    with show_progress(arguments) as on_event:
+        outcome = run_async(
+            lambda: rollback(
+                arguments.root,
+                to=arguments.to,
+                dry_run=arguments.dry_run,
+                loader=arguments.bootloader,
+                on_event=on_event,
+            )
+        )
+    for warning in outcome.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if arguments.json:
+        from dataclasses import asdict
+
+        print_json(asdict(outcome))
+    else:
+        print_lines(render_outcome(outcome, toggled=arguments.to is None))
+    return 0
+
+
+def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
+    """Say what was done, as bootc does and then some."""
+    lines = []
+    if outcome.is_revert and toggled:
+        lines.append("notice: Reverting queued rollback state")
+    if outcome.dropped_staged:
+        verb = "would be dropped" if outcome.dry_run else "was dropped"
+        lines.append(f"notice: The staged update {outcome.dropped_staged[:16]}… {verb}")
+    which = "current" if outcome.is_revert else "rollback"
+    prefix = "Would be next boot" if outcome.dry_run else "Next boot"
+    lines.append(f"{prefix}: {which} deployment{'' if outcome.is_changed else ' (as before)'}")
+    lines.append(f"  Image: {outcome.image_reference or 'unknown'}")
+    if outcome.manifest_digest:
+        lines.append(f"  Digest: {outcome.manifest_digest}")
+    lines.append(f"  Verity: {outcome.next_boot}")
+    if outcome.etc_changes_missing:
+        changes = "change" if outcome.etc_changes_missing == 1 else "changes"
+        lines.append(
+            f"  {outcome.etc_changes_missing} local {changes} in /etc of the booted deployment "
+            "are not in this one (`bootc-fast etc diff`)"
+        )
+    return lines

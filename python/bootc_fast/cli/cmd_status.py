@@ -1,0 +1,76 @@
+"""``bootc-fast status``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.render import print_json, print_lines, want_colour
+from bootc_fast.cli.runtime import run_async
+from bootc_fast.status import get_status
+
+if TYPE_CHECKING:
+    import argparse
+
+    from bootc_fast.status_document import Document
+
+DESCRIPTION = """\
+Shows what is booted, staged and kept, what boots next and why, whether a staged update will be applied at
+shutdown, and how the last finalize ended. Writes nothing. What cannot be read is said and stops nothing.
+"""
+EPILOG = """\
+examples:
+  bootc-fast status
+  bootc-fast status --json
+  bootc-fast status --booted --format yaml
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from bootc_fast.types import Loader
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument(
+        "--json", action="store_const", const="json", dest="format", default="human", help="the same as --format json"
+    )
+    formats.add_argument(
+        "--format", choices=("human", "json", "yaml"), default="human", help="how to print it (default: human)"
+    )
+    parser.add_argument(
+        "--format-version", type=int, choices=(1,), default=1, metavar="1", help="version of the JSON and YAML form"
+    )
+    parser.add_argument("--booted", action="store_true", help="show the booted deployment only")
+    parser.add_argument(
+        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    status = run_async(lambda: get_status(arguments.root, loader=arguments.bootloader))
+    if arguments.format == "human":
+        from bootc_fast.cli.render_status import StatusText
+
+        text = StatusText(status, colour=want_colour(sys.stdout), verbose=bool(arguments.verbose))
+        print_lines(text.lines(booted_only=arguments.booted))
+        return 0
+    from bootc_fast.status_document import make_document
+
+    document = make_document(status)
+    if arguments.booted:
+        _keep_booted(document)
+    if arguments.format == "json":
+        print_json(document)
+    else:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    return 0
+
+
+def _keep_booted(document: Document) -> None:
+    """Drop all deployments but the booted one, as bootc's ``--booted`` does."""
+    document["status"].update(staged=None, rollback=None, otherDeployments=[])

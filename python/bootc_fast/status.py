@@ -1,0 +1,319 @@
+"""What is booted, staged and kept, what boots next and why, and whether a staged update will be applied.
+
+Source:
+    Spec commands.md, the row ``status``.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from bootc_fast._boot_look import check_boot_files, look_boot
+from bootc_fast._imginfo import ImageFacts, parse_image_reference, read_image_facts
+from bootc_fast._merge import plan_merge
+from bootc_fast._mountinfo import find_mount, parse_mountinfo
+from bootc_fast._native import run_blocking
+from bootc_fast._steps import single_error
+from bootc_fast._survey import Survey, check_staged_pieces, list_images, open_image, read_marker
+from bootc_fast._text import describe_error, escape_bytes, flatten
+from bootc_fast._units import find_finalize_unit
+from bootc_fast.deployments import is_etc_transient, list_deployments, read_booted
+from bootc_fast.errors import BootcFastError
+from bootc_fast.etc import conflict_error
+from bootc_fast.host import open_host
+from bootc_fast.outcome import read_outcome
+from bootc_fast.types import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bootc_fast._boot_look import BootLook
+    from bootc_fast._imginfo import ImageName
+    from bootc_fast.boot.entry import MenuEntry
+    from bootc_fast.boot.menu import BootMenu
+    from bootc_fast.host import Host
+    from bootc_fast.outcome import OutcomeRecord
+    from bootc_fast.types import BootType, Loader, VerityDigest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    """One deployment, as a person asks for it.
+
+    Attributes:
+        digest: Its image.
+        deployment: Its state directory and origin.
+        image: Its container image; None where the origin names none.
+        facts: Of the container image.
+        boot_type: By its boot entry, else its origin; None where neither says.
+        title: Of its boot entry, e.g. ``Fedora Linux 43``.
+        version: Of its boot entry.
+        entry_name: File name of its boot entry; None where it has none.
+        boots_next: The loader takes it first.
+        problems: What is broken, in words for people.
+    """
+
+    digest: VerityDigest
+    deployment: Deployment
+    image: ImageName | None = None
+    facts: ImageFacts = field(default_factory=ImageFacts)
+    boot_type: BootType | None = None
+    title: str | None = None
+    version: str | None = None
+    entry_name: str | None = None
+    boots_next: bool = False
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StagedStatus:
+    """Whether the staged deployment becomes the next boot when the machine goes down.
+
+    Attributes:
+        will_be_applied: None where that cannot be told.
+        reasons: Why, or why not, in words for people.
+        finalization_locked: Download-only.
+        is_finalized: It is the next boot already.
+    """
+
+    will_be_applied: bool | None
+    reasons: tuple[str, ...]
+    finalization_locked: bool = False
+    is_finalized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NextBoot:
+    """What the loader takes first.
+
+    Attributes:
+        digest: The deployment; None where it is not one of ours, or cannot be told.
+        entry_name: File name of the entry.
+        reason: Why it is that one, in words for people.
+    """
+
+    digest: VerityDigest | None
+    entry_name: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """The state of a host.
+
+    Attributes:
+        booted: The deployment that runs.
+        staged: None where none is.
+        rollback: First of the other deployments in the loader's order.
+        others: The rest of them, in the loader's order; then those without a boot entry.
+        staged_status: Of the staged one.
+        next_boot: What the loader takes first.
+        rollback_queued: The loader's default is not the booted deployment.
+        loader: None where the boot partition cannot be read.
+        missing_verity_allowed: The booted image may lack fs-verity.
+        last_finalize: None where there was none.
+        is_read_only: The physical root is read-only.
+        warnings: All that is odd, in words for people.
+    """
+
+    booted: DeploymentStatus
+    staged: DeploymentStatus | None
+    rollback: DeploymentStatus | None
+    others: tuple[DeploymentStatus, ...]
+    staged_status: StagedStatus | None
+    next_boot: NextBoot
+    rollback_queued: bool
+    loader: Loader | None
+    missing_verity_allowed: bool
+    last_finalize: OutcomeRecord | None
+    is_read_only: bool
+    warnings: tuple[str, ...]
+
+
+async def get_status(root: Path | str = "/", *, loader: Loader | None = None) -> HostStatus:
+    """Find out the state of a host; writes nothing.
+
+    Whatever can be told is told: an unreadable marker, boot partition or deployment becomes a warning.
+    Cancellation: at any moment, nothing is left behind.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        loader: Wins over what the host says.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: Which deployment is booted cannot be told.
+        UsageError: `root` is no directory.
+
+    Source:
+        Spec commands.md, the row ``status``; boot.md, "Rollback queued".
+    """
+    host = await run_blocking(open_host, root)
+    booted = await run_blocking(read_booted, host)
+    notes: list[str] = []
+    marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)
+    deployments = await _or_warn(notes, "deployments cannot be listed", list_deployments, host) or []
+    record = await _or_warn(notes, "the last finalize cannot be told", read_outcome, host)
+    images = await _or_warn(notes, "images cannot be listed", list_images, host) or ()
+    survey = Survey(host, booted, marker, tuple(deployments), images)
+    async with AsyncExitStack() as stack:
+        boot = await _look_boot(survey, stack, notes, loader)
+        staged_status = await _judge_staged(survey, boot, stack) if marker else None
+    return _arrange(survey, boot, staged_status, record=record, notes=notes)
+
+
+async def _or_warn(notes: list[str], what: str, function: Callable[..., T], *args: object) -> T | None:
+    try:
+        return await run_blocking(function, *args)
+    except (BootcFastError, OSError) as error:
+        notes.append(f"{what}: {describe_error(error)}")
+        return None
+
+
+async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], loader: Loader | None) -> BootLook | None:
+    try:
+        with single_error():
+            return await look_boot(survey, stack, loader=loader, read_only=True)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        notes += [f"boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
+        return None
+
+
+async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitStack) -> StagedStatus:
+    """Try what a finalize would do, as far as it writes nothing."""
+    marker = survey.marker
+    assert marker is not None  # noqa: S101 the caller asks for a staged deployment only
+    if boot and boot.menu.default and boot.menu.default.digest == marker.digest:
+        return StagedStatus(will_be_applied=True, reasons=("it is the next boot already",), is_finalized=True)
+    reasons: list[str] = []
+    if marker.finalization_locked:
+        reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
+    reasons += await _find_obstacles(survey, marker.digest, boot, stack)
+    runs, why = await find_finalize_unit(survey.host)
+    if runs is False:
+        reasons.append(why)
+    if reasons:
+        return StagedStatus(
+            will_be_applied=False, reasons=tuple(reasons), finalization_locked=marker.finalization_locked
+        )
+    return StagedStatus(will_be_applied=runs, reasons=(why,))
+
+
+async def _find_obstacles(
+    survey: Survey, staged: VerityDigest, boot: BootLook | None, stack: AsyncExitStack
+) -> list[str]:
+    """Name what a finalize would fail with."""
+    reasons: list[str] = []
+    try:
+        with single_error():
+            await run_blocking(check_staged_pieces, survey.host, staged)
+            if boot is not None:
+                await check_boot_files(survey, staged, boot)
+            if not await run_blocking(is_etc_transient, survey.host):
+                pristine = await open_image(survey.host, survey.booted.digest, stack)
+                new = await open_image(survey.host, staged, stack)
+                plan = await plan_merge(survey.host, pristine, new, stack)
+                if plan.has_fatal_conflicts:
+                    raise conflict_error(plan.report.conflicts)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        reasons += [describe_error(leaf) for leaf in flatten(error)]
+    return reasons
+
+
+def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, DeploymentStatus]:
+    """Describe every deployment that has a state directory, an entry, or is booted or staged."""
+    entries: dict[VerityDigest, MenuEntry] = {}
+    for entry in menu.entries if menu else ():
+        if entry.is_own and entry.digest is not None:
+            entries.setdefault(entry.digest, entry)
+    staged_entries = {entry.digest: entry for entry in menu.staged} if menu else {}
+    states = {one.digest: one for one in survey.deployments}
+    wanted = [*entries, survey.booted.digest, *([survey.marker.digest] if survey.marker else []), *states]
+    default = menu.default.digest if menu and menu.default else None
+    return {
+        digest: _describe(
+            survey.host,
+            states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
+            entries.get(digest) or staged_entries.get(digest),
+            boots_next=digest == default,
+        )
+        for digest in dict.fromkeys(wanted)
+    }
+
+
+def _describe(host: Host, deployment: Deployment, entry: MenuEntry | None, *, boots_next: bool) -> DeploymentStatus:
+    origin = deployment.origin
+    reference = origin.image_reference if origin else None
+    problems = list(deployment.problems)
+    if entry is not None:
+        problems += [f"its boot entry names {escape_bytes(path)}, which is not there" for path in entry.missing]
+    return DeploymentStatus(
+        digest=deployment.digest,
+        deployment=deployment,
+        image=parse_image_reference(reference) if reference else None,
+        facts=read_image_facts(host, deployment),
+        boot_type=entry.boot_type if entry else origin.boot_type if origin else None,
+        title=_text(entry.title) if entry else None,
+        version=_text(entry.version) if entry else None,
+        entry_name=entry.label if entry else None,
+        boots_next=boots_next,
+        problems=tuple(problems),
+    )
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else escape_bytes(value)
+
+
+def _arrange(
+    survey: Survey,
+    boot: BootLook | None,
+    staged_status: StagedStatus | None,
+    *,
+    record: OutcomeRecord | None,
+    notes: list[str],
+) -> HostStatus:
+    described = _describe_all(survey, boot.menu if boot else None)
+    menu = boot.menu if boot else None
+    chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
+    with_entry = dict.fromkeys(one.digest for one in menu.entries if one.is_own and one.digest) if menu else {}
+    rest = [digest for digest in with_entry if digest not in chosen]
+    stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
+    default = menu.default if menu else None
+    return HostStatus(
+        booted=described[survey.booted.digest],
+        staged=described[survey.marker.digest] if survey.marker else None,
+        rollback=described[rest[0]] if rest else None,
+        others=tuple(described[digest] for digest in [*rest[1:], *stranded]),
+        staged_status=staged_status,
+        next_boot=_next_boot(menu),
+        rollback_queued=default is not None and default.is_own and default.digest != survey.booted.digest,
+        loader=menu.loader if menu else None,
+        missing_verity_allowed=survey.booted.missing_verity_allowed,
+        last_finalize=record,
+        is_read_only=_is_read_only(survey.host),
+        warnings=(*notes, *(boot.warnings if boot else ())),
+    )
+
+
+def _next_boot(menu: BootMenu | None) -> NextBoot:
+    if menu is None:
+        return NextBoot(None, None, "the boot entries cannot be read")
+    default = menu.default
+    if default is None:
+        return NextBoot(None, None, "there is no boot entry that can boot")
+    return NextBoot(default.digest if default.is_own else None, default.label, menu.default_reason)
+
+
+def _is_read_only(host: Host) -> bool:
+    """Whether the physical root is on a read-only medium; a read-only mount of a writable one is not meant."""
+    try:
+        mount = find_mount(parse_mountinfo(host.read_bytes(host.mountinfo)), b"/sysroot")
+    except (BootcFastError, OSError):
+        return False
+    return mount is not None and b"ro" in mount.super_options

@@ -1,0 +1,153 @@
+"""A host's status as the document that bootc's ``status --json`` prints, for the programs that read that.
+
+What bootc does not know stands under ``bootcFast`` keys, which its schema leaves free.
+
+Source:
+    The host-v1 JSON schema of bootc; bootc ``spec.rs`` and ``bootc_composefs/status.rs``.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from bootc_fast.types import BootType, Loader
+
+if TYPE_CHECKING:
+    from bootc_fast._imginfo import ImageName
+    from bootc_fast.outcome import OutcomeRecord
+    from bootc_fast.status import DeploymentStatus, HostStatus
+
+API_VERSION = "org.containers.bootc/v1"
+KIND = "BootcHost"
+
+_BOOTLOADERS = {Loader.SYSTEMD_BOOT: "systemd", Loader.GRUB: "grub", Loader.GRUB_CC: "grub-cc", None: "none"}
+_BOOT_TYPES = {BootType.BLS: "Bls", BootType.UKI: "Uki"}
+# The OCI names of architectures; others are the same as the kernel's.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+Document = dict[str, Any]
+
+
+def make_document(status: HostStatus) -> Document:
+    """Make the document.
+
+    Returns:
+        Plain values; valid against the host-v1 schema.
+    """
+    entries = {
+        "staged": status.staged,
+        "booted": status.booted,
+        "rollback": status.rollback,
+    }
+    shown = {name: None if one is None else _entry(one, status) for name, one in entries.items()}
+    if shown["staged"] is not None and status.staged_status is not None:
+        shown["staged"]["downloadOnly"] = status.staged_status.finalization_locked
+    wanted = status.staged or status.booted
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": "host"},
+        "spec": {
+            "image": _image_reference(wanted.image),
+            "bootOrder": "rollback" if status.rollback_queued else "default",
+        },
+        "status": {
+            **shown,
+            "otherDeployments": [_entry(one, status) for one in status.others],
+            "rollbackQueued": status.rollback_queued,
+            "readOnly": status.is_read_only,
+            "type": "bootcHost",
+            "usrOverlay": None,
+        },
+        "bootcFast": _own_facts(status),
+    }
+
+
+def _image_reference(name: ImageName | None) -> Document | None:
+    if name is None:
+        return None
+    reference: Document = {"image": name.image, "transport": name.transport}
+    return reference if name.signature is None else {**reference, "signature": name.signature}
+
+
+def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
+    origin = one.deployment.origin
+    return {
+        "image": _image_status(one),
+        "cachedUpdate": None,
+        "incompatible": False,
+        "pinned": False,
+        "downloadOnly": False,
+        "softRebootCapable": False,
+        "store": None,
+        "ostree": None,
+        "composefs": {
+            "verity": one.digest,
+            "bootType": _BOOT_TYPES[one.boot_type or BootType.BLS],
+            "bootloader": _BOOTLOADERS[status.loader],
+            "bootDigest": origin.boot_digest if origin else None,
+            "missingVerityAllowed": status.missing_verity_allowed,
+        },
+        "bootcFast": {
+            "title": one.title,
+            "version": one.version,
+            "bootEntry": one.entry_name,
+            "bootsNext": one.boots_next,
+            "problems": list(one.problems),
+        },
+    }
+
+
+def _image_status(one: DeploymentStatus) -> Document | None:
+    origin = one.deployment.origin
+    digest = origin.manifest_digest if origin else None
+    reference = _image_reference(one.image)
+    if reference is None or digest is None:
+        # The schema wants both; the reference alone stands in spec and in the human form.
+        return None
+    machine = platform.machine()
+    return {
+        "image": reference,
+        "imageDigest": digest,
+        "version": one.facts.version,
+        "timestamp": one.facts.timestamp,
+        # The schema wants one: what can boot here is of this machine's architecture.
+        "architecture": one.facts.architecture or _ARCHITECTURES.get(machine, machine),
+    }
+
+
+def _own_facts(status: HostStatus) -> Document:
+    staged = status.staged_status
+    return {
+        "nextBoot": {
+            "verity": status.next_boot.digest,
+            "bootEntry": status.next_boot.entry_name,
+            "reason": status.next_boot.reason,
+        },
+        "stagedUpdate": None
+        if staged is None
+        else {
+            "willBeApplied": staged.will_be_applied,
+            "isFinalized": staged.is_finalized,
+            "reasons": list(staged.reasons),
+        },
+        "lastFinalize": None if status.last_finalize is None else _record(status.last_finalize),
+        "warnings": list(status.warnings),
+    }
+
+
+def _record(record: OutcomeRecord) -> Document:
+    return {
+        "result": record.result.value,
+        "time": record.time,
+        "booted": record.booted,
+        "staged": record.staged,
+        "nextBoot": record.next_boot,
+        "exitCode": record.exit_code,
+        "errors": [
+            {"message": error.message, "chain": list(error.chain), "hint": error.hint} for error in record.errors
+        ],
+        "counts": dict(record.counts),
+        "warnings": list(record.warnings),
+    }
