@@ -86,7 +86,7 @@ impl<'t> InodeXattrs<'t> {
 
     /// Whether an access control list is among them; only before [`share`].
     pub(super) fn has_acl(&self) -> bool {
-        self.local.iter().any(|xattr| INDEX_ACL.contains(&xattr.index))
+        self.local.iter().any(|xattr| INDEX_ACL.contains(&xattr.index) && xattr.suffix.is_empty())
     }
 
     /// Bytes on disk, between the inode and its inline data; 0 without attributes.
