@@ -70,6 +70,8 @@ def _mount_error(what: str, error: OSError) -> MountError:
     hint = None
     if error.errno in (errno.EPERM, errno.EACCES):
         hint = "mounting needs root (CAP_SYS_ADMIN)"
+    elif error.errno == errno.EINVAL and "overlay" in what:
+        hint = "an overlay takes detached layers since Linux 6.15"
     elif error.errno == errno.ENODEV:
         hint = "the kernel has no such file system, or its module cannot be loaded"
     return MountError(f"mounting {what}: {error.strerror}", hint=hint)

@@ -10,12 +10,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import pefile
-
 from bootc_fast.errors import BootEntryError, SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pefile
 
 MAX_PE_BYTES = 1 << 30
 """Largest file that is read: an ESP has seldom more, and firmware loads it into memory below 4 GiB."""
@@ -68,16 +68,27 @@ class PeFile:
     signatures_offset: int
     signatures_bytes: int
 
-    def find_section(self, name: str) -> bytes | None:
-        """Return a section's content; of several with one name the first, as systemd's stub and bootc do."""
+    def find_section(self, name: str) -> memoryview | None:
+        """Return a section's content, not copied; of several with one name the first, as systemd's stub takes.
+
+        A section may be longer in memory than in the file: zeros follow.
+        """
         for section in self.sections:
             if section.name == name:
-                content = self.data[section.offset : section.offset + min(section.raw_bytes, section.virtual_bytes)]
-                return content.ljust(section.virtual_bytes, b"\0") if len(content) < section.virtual_bytes else content
+                length = min(section.raw_bytes, section.virtual_bytes)
+                content = memoryview(self.data)[section.offset : section.offset + length]
+                return (
+                    content
+                    if length == section.virtual_bytes
+                    else memoryview(bytes(content).ljust(section.virtual_bytes, b"\0"))
+                )
         return None
 
 
 def _read_headers(data: bytes) -> pefile.PE:
+    # Half of the start-up time of a command that may not meet a UKI at all.
+    import pefile
+
     try:
         return pefile.PE(data=data, fast_load=True)
     except pefile.PEFormatError as error:

@@ -49,7 +49,7 @@ def _text_of(pe: PeFile, name: str) -> str | None:
     if content is None:
         return None
     # The kernel takes any bytes as its command line; only what we look for in it has to be text.
-    return content.partition(b"\0")[0].decode("utf-8", "surrogateescape").strip()
+    return bytes(content).partition(b"\0")[0].decode("utf-8", "surrogateescape").strip()
 
 
 def parse_os_release(text: str) -> dict[str, str]:
@@ -103,12 +103,15 @@ def read_bytes(fd: int) -> bytes:
     size = os.fstat(fd).st_size
     if size > MAX_PE_BYTES:
         raise BootEntryError(f"reading a UKI: it has {size} bytes, more than {MAX_PE_BYTES}")
-    data = bytearray()
-    while chunk := os.pread(fd, _READ_BYTES, len(data)):
-        data += chunk
-        if len(data) > MAX_PE_BYTES:
+    # One call gives all of it, and no second copy, unless the file grows or the kernel feels otherwise.
+    parts: list[bytes] = []
+    length = 0
+    while chunk := os.pread(fd, size - length + 1 if length < size else _READ_BYTES, length):
+        parts.append(chunk)
+        length += len(chunk)
+        if length > MAX_PE_BYTES:
             raise BootEntryError(f"reading a UKI: it grows beyond {MAX_PE_BYTES} bytes")
-    return bytes(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_uki(fd: int) -> Uki:
