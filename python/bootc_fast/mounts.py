@@ -98,11 +98,17 @@ def _open_root_of(held: _Held, mount_fd: int) -> int:
     return held.add(os.open(".", _DIRECTORY, dir_fd=mount_fd))
 
 
-def _restore_read_only(device: Path, mount_fd: int) -> None:
+def _restore_read_only(mount_fd: int) -> None:
     try:
         _core.remount_file_system(mount_fd, read_only=True)
     except OSError as error:
-        _LOG.warning("making the file system on %s read-only again: %s", device, error.strerror)
+        _LOG.warning("making a file system read-only again: %s", error.strerror)
+
+
+def _make_writable(held: _Held, mount_fd: int) -> None:
+    """Make the file system behind a mount writable until the end; other mounts' own read-only flags stay."""
+    _core.remount_file_system(mount_fd, read_only=False)
+    held.before_close(partial(_restore_read_only, mount_fd))
 
 
 def _make_device_mount(device: Path, fstype: str, *, read_only: bool, held: _Held) -> int:
@@ -120,9 +126,7 @@ def _make_device_mount(device: Path, fstype: str, *, read_only: bool, held: _Hel
             raise
     mount_fd = mount(super_read_only=not read_only)
     if not read_only:
-        # Flips the file system, not the other mount, whose own read-only flag stays.
-        _core.remount_file_system(mount_fd, read_only=False)
-        held.before_close(partial(_restore_read_only, device, mount_fd))
+        _make_writable(held, mount_fd)
     return _open_root_of(held, mount_fd)
 
 
@@ -246,7 +250,8 @@ async def clone_directory(dir_fd: int, *, recursive: bool = False, read_only: bo
     Args:
         dir_fd: The directory.
         recursive: Takes along what is mounted below it.
-        read_only: Sets or clears that flag of the clone; None keeps it.
+        read_only: Sets or clears that flag of the clone; None keeps it. With False a file system that is read-only
+            as a whole (booted with ``ro``) is writable for the length of the block.
 
     Yields:
         A descriptor of the clone's root, valid inside the block.
@@ -259,7 +264,11 @@ async def clone_directory(dir_fd: int, *, recursive: bool = False, read_only: bo
     """
 
     def make(held: _Held) -> int:
-        return _open_root_of(held, held.add(_core.clone_mount(dir_fd, recursive=recursive, read_only=read_only)))
+        mount_fd = held.add(_core.clone_mount(dir_fd, recursive=recursive, read_only=read_only))
+        fd = _open_root_of(held, mount_fd)
+        if read_only is False and os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            _make_writable(held, mount_fd)
+        return fd
 
     async with _hold("a clone of the directory", make) as fd:
         yield fd

@@ -343,6 +343,28 @@ trio.run(writable_sysroot)
 """
 
 
+ON_READ_ONLY = """
+import os, sys, trio
+from pathlib import Path
+from bootc_fast import mounts
+from bootc_fast.host import Host
+
+root = Path(sys.argv[1])
+host = Host(root=root, is_live=True)
+
+async def main():
+    async with mounts.open_writable(host) as writable:
+        writable.make_directory(writable.last_finalize.parent)
+        writable.write_file(writable.last_finalize, b"{}")
+        print(host.read_bytes(host.last_finalize), bool(os.statvfs(host.sysroot).f_flag & os.ST_RDONLY))
+
+trio.run(main)
+for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    if line.split()[4] == str(host.sysroot):
+        print(line.split()[5].split(",")[0], line.split()[-1].split(",")[0])
+"""
+
+
 def test_clones_show_what_is_under_mounts_and_write_where_the_mount_is_read_only(tmp_path: Path) -> None:
     (tmp_path / "etc/over").mkdir(parents=True)
     (tmp_path / "etc/over/under").touch()
@@ -353,6 +375,13 @@ def test_clones_show_what_is_under_mounts_and_write_where_the_mount_is_read_only
     )
     out = run("unshare", "--mount", "--propagation", "private", "sh", "-c", script, IN_NAMESPACE)
     assert out.splitlines() == ["['over'] ['under']", f"FileSystemError {errno.EROFS}", "b'{}' 1"]
+
+
+def test_a_physical_root_that_is_read_only_as_a_whole_is_writable_for_a_while(device: Path, tmp_path: Path) -> None:
+    (tmp_path / "sysroot").mkdir()
+    script = f'mount -o ro {device} {tmp_path}/sysroot && exec {sys.executable} -c "$0" {tmp_path}'
+    out = run("unshare", "--mount", "--propagation", "private", "sh", "-c", script, ON_READ_ONLY)
+    assert out.splitlines() == ["b'{}' True", "ro ro"]
 
 
 async def test_a_lab_host_is_writable_as_it_is(tmp_path: Path) -> None:
