@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -112,3 +113,37 @@ async def test_grub_does_without_an_esp_that_cannot_be_mounted(
         async with esp.open_boot_area(replace(host, is_live=True), read_only=True) as area:
             assert (area.loader, area.esp_fd) == (Loader.GRUB, None)
             assert any("missing" in warning for warning in area.warnings)
+
+
+IN_NAMESPACE = """
+import os, sys, trio
+from dataclasses import replace
+from pathlib import Path
+from bootc_fast.boot import esp
+from bootc_fast.host import open_host
+
+async def main():
+    host = replace(open_host(sys.argv[1]), is_live=True)
+    async with esp.open_boot_area(host, read_only=False) as area:
+        print(area.loader, area.description.split("/")[-1], sorted(os.listdir(area.boot_fd)), area.esp_fd)
+        os.mkdir("written", dir_fd=area.boot_fd)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_boot_directory_of_another_file_system_is_cloned_writable(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch, *, is_mounted: bool
+) -> None:
+    where = "boot" if is_mounted else "sysroot/boot"
+    (host.root / where / "grub2").mkdir(parents=True)
+    bind = mount_line("/boot", "/dev/vda3", fstype="ext4").replace(" / /boot", " /boot /boot")
+    host.mountinfo.write_text(SYSROOT + (bind if is_mounted else ""))
+    use_lsblk(host, monkeypatch, str(tmp_path / "missing"), str(tmp_path / "missing"))
+    at = host.root / where
+    script = f'mount --bind {at} {at} && mount -o remount,bind,ro {at} && exec {sys.executable} -c "$0" {host.root}'
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, IN_NAMESPACE]
+    out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert out == "grub boot ['grub2'] None\n"
+    assert (at / "written").is_dir()

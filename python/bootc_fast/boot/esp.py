@@ -148,7 +148,7 @@ def find_boot_device(
     root: BlockDevice,
     esp: FoundPartition | None,
 ) -> BlockDevice | None:
-    """Find the device of a /boot of its own; None where /boot is part of the physical root.
+    """Find the device of a /boot of its own; None where /boot is part of another file system, or has no device.
 
     An automount that has expired shows no device: then fstab tells it, or the partition type by which systemd
     mounts /boot by itself.
@@ -156,8 +156,8 @@ def find_boot_device(
     at_boot = [mount for mount in mounted if mount.mount_point == b"/boot"]
     real = [mount for mount in at_boot if mount.fstype != "autofs"]
     if real:
-        # A bind mount of a directory of the physical root is no device of its own.
-        if real[-1].root not in (b"/", b""):
+        # A directory of another file system, or a btrfs subvolume: the device alone would show something else.
+        if real[-1].root != b"/" or real[-1].fstype == "btrfs":
             return None
         return find_device(devices, number=real[-1].device, source=os.fsdecode(real[-1].source))
     if not at_boot:
@@ -183,7 +183,9 @@ async def _open_live(host: Host, stack: AsyncExitStack, *, part_uuid: str | None
         opened.boot_fd, opened.boot_name, opened.boot_error = opened.esp_fd, opened.esp_name, opened.esp_error
         return opened
     try:
-        await _mount_boot(host, stack, opened, boot, read_only=read_only)
+        has_mount = any(mount.mount_point == b"/boot" and mount.fstype != "autofs" for mount in mounted)
+        path = host.boot if has_mount else host.sysroot / "boot"
+        await _mount_boot(host, stack, opened, boot or path, read_only=read_only)
     except MountError as error:
         opened.boot_error = error
     return opened
@@ -201,22 +203,21 @@ async def _mount_esp(stack: AsyncExitStack, opened: _Opened, esp: FoundPartition
 
 
 async def _mount_boot(
-    host: Host, stack: AsyncExitStack, opened: _Opened, boot: BlockDevice | None, *, read_only: bool
+    host: Host, stack: AsyncExitStack, opened: _Opened, boot: BlockDevice | Path, *, read_only: bool
 ) -> None:
-    if boot is not None:
+    if isinstance(boot, BlockDevice):
         opened.boot_name = f"boot partition {boot.path}"
         mount = mounts.mount_device(Path(boot.path), fstype=boot.fstype or "ext4", read_only=read_only)
         opened.boot_fd = await stack.enter_async_context(mount)
         return
-    path = host.sysroot / "boot"
-    opened.boot_name = str(path)
+    opened.boot_name = str(boot)
     try:
-        dir_fd = stack.enter_context(host.open_directory(path))
+        dir_fd = stack.enter_context(host.open_directory(boot))
     except OSError as error:
-        opened.boot_error = FileSystemError(f"opening the boot directory {path}: {error.strerror}")
+        opened.boot_error = FileSystemError(f"opening the boot directory {boot}: {error.strerror}")
         opened.boot_error.__cause__ = error
         return
-    # /sysroot is mounted read-only; only the clone of that mount becomes writable.
+    # Read-only here as /sysroot always is: only the clone of the mount becomes writable.
     opened.boot_fd = await stack.enter_async_context(mounts.clone_directory(dir_fd, read_only=read_only))
 
 

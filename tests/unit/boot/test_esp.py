@@ -128,6 +128,8 @@ AUTOMOUNT = mount_line("/boot", "systemd-1", fstype="autofs")
         (AUTOMOUNT, None, "/dev/vda3"),
         ("", "LABEL=boot /boot ext4 noauto 0 0\n", None),
         (mount_line("/boot", "/dev/vda4", fstype="xfs").replace(" / /boot", " /boot /boot"), None, None),
+        (mount_line("/boot", "/dev/vda4", fstype="btrfs"), None, None),
+        (mount_line("/boot", "/dev/unknown", fstype="xfs"), None, None),
     ],
 )
 def test_finds_the_device_of_boot_though_its_automount_has_expired(
