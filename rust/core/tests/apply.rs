@@ -223,3 +223,30 @@ fn a_name_linked_to_a_file_outside_is_replaced_not_changed() {
     let mode = fs::metadata(outside.0.join("file")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
 }
+
+#[test]
+fn a_symlink_planted_while_it_runs_stops_the_call_with_nothing_written_outside() {
+    let (source, target, outside) = (Scratch::new("source"), Scratch::new("target"), Scratch::new("outside"));
+    fs::create_dir(source.0.join("d")).unwrap();
+    fs::write(source.0.join("d/file"), "text").unwrap();
+    let result = scan(source.open().as_fd(), &Never).unwrap().tree;
+    let contents = Directory(source.open());
+    let mut plant = |done: usize, _: usize| {
+        // The first operation made the directory; the second one would write into it.
+        if done == 1 {
+            fs::remove_dir(target.0.join("d")).unwrap();
+            symlink(&outside.0, target.0.join("d")).unwrap();
+        }
+        Ok(())
+    };
+    let ended = apply(&result, &contents, target.open().as_fd(), &mut plant, &Never);
+    let error = ended.unwrap_err();
+    assert_eq!(
+        error.io().and_then(std::io::Error::raw_os_error),
+        Some(rustix::io::Errno::NOTDIR.raw_os_error())
+    );
+    assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 0);
+    run(&source, &target, &Never).unwrap();
+    assert_same(&source, &target);
+    assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 0);
+}
