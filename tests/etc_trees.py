@@ -121,6 +121,8 @@ def write(path: Path, content: bytes | str = b"", mode: int = 0o644) -> Path:
 
 def main() -> int:
     """Merge the directories named on the command line; the exit code is the command line's."""
+    # Seen in strace's log: the system calls before this one are the interpreter's.
+    os.sched_yield()
     try:
         merge(Sides(*map(Path, sys.argv[1:5])))
     except BootcFastError as error:
