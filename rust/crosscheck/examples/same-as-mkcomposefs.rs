@@ -23,6 +23,7 @@ use proptest::test_runner::TestRunner;
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let count: u32 = arguments.next().expect("a count").parse().expect("a count");
+    let program = arguments.next().expect("a command");
     let command: Vec<String> = arguments.collect();
     let mut runner = TestRunner::deterministic();
     let (mut same, mut refused) = (0, 0);
@@ -33,8 +34,8 @@ fn main() {
         let tree = common::build(Algorithm::Sha256, &specs);
         let mut dump = Vec::new();
         write_dumpfile(&mut dump, &common::to_theirs::<Sha256HashValue>(&tree)).unwrap();
-        let mut child = Command::new(&command[0])
-            .args(&command[1..])
+        let mut child = Command::new(&program)
+            .args(&command)
             .args(["--from-file", "--min-version=1", "-", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

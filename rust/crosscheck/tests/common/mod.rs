@@ -1,7 +1,12 @@
 //! Trees for the comparisons: any that Linux can hold, and our tree as the composefs crate's.
 
 #![allow(dead_code, reason = "every test binary uses some of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy only sees #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy only sees #[test] functions as tests, not their helpers"
+)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -137,6 +142,24 @@ pub fn digest(algorithm: Algorithm, seed: u8) -> Digest {
     Digest::from_bytes(algorithm, &vec![seed; algorithm.digest_bytes()]).unwrap()
 }
 
+/// The spec with a link replaced by what it links to, and the link group; `None` of a link to nothing.
+fn resolve<'s>(spec: &'s Spec, files: &mut Vec<&'s Spec>) -> Option<(Spec, u32)> {
+    let group = |index: usize| u32::try_from(index).unwrap() + 1;
+    match spec.kind {
+        Kind::Link(index) => {
+            let index = index.checked_rem(files.len())?;
+            let (parent, name) = (spec.parent, spec.name.clone());
+            Some((Spec { parent, name, ..files[index].clone() }, group(index)))
+        }
+        // A hard-linked whiteout is no tree to the crate.
+        Kind::Directory | Kind::Char(0) => Some((spec.clone(), 0)),
+        _ => {
+            files.push(spec);
+            Some((spec.clone(), group(files.len() - 1)))
+        }
+    }
+}
+
 /// The tree of some specs; names that are taken and links to nothing are left out.
 pub fn build(algorithm: Algorithm, specs: &[Spec]) -> Tree {
     let root = specs.first().unwrap();
@@ -149,21 +172,7 @@ pub fn build(algorithm: Algorithm, specs: &[Spec]) -> Tree {
         if !taken.insert((parent, spec.name.clone())) {
             continue;
         }
-        let (spec, group) = match spec.kind {
-            Kind::Link(_) if files.is_empty() => continue,
-            Kind::Link(index) => {
-                let group = index % files.len();
-                (Spec { parent: spec.parent, name: spec.name.clone(), ..files[group].clone() }, group)
-            }
-            Kind::Directory => (spec.clone(), usize::MAX),
-            // A hard-linked whiteout is no tree to the crate.
-            Kind::Char(0) => (spec.clone(), usize::MAX),
-            _ => {
-                files.push(spec);
-                (spec.clone(), files.len() - 1)
-            }
-        };
-        let group = if group == usize::MAX { 0 } else { u32::try_from(group).unwrap() + 1 };
+        let Some((spec, group)) = resolve(spec, &mut files) else { continue };
         let digest = match spec.kind {
             Kind::Object(seed, _) => digest(algorithm, seed),
             _ => digest(algorithm, 0),
