@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -286,6 +289,39 @@ async def test_cancellation_before_the_mount_leaves_nothing(device: Path) -> Non
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert is_device_free(str(device))
+
+
+def test_a_task_torn_away_on_asyncio_leaves_no_mount(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Task.cancel goes through anyio's shields: the thread then ends after everybody who awaited it."""
+    real, began, go, ended = _core.mount_detached, threading.Event(), threading.Event(), threading.Event()
+
+    def mount_slowly(fstype: bytes, parameters: list[tuple[bytes, bytes | int | None]], *, read_only: bool) -> int:
+        began.set()
+        go.wait(10)
+        try:
+            return real(fstype, parameters, read_only=read_only)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(_core, "mount_detached", mount_slowly)
+
+    async def mount() -> None:
+        async with mounts.mount_device(device, fstype="ext4", read_only=True):
+            pytest.fail("mounted for a task that is gone")
+
+    async def main() -> None:
+        task = asyncio.create_task(mount())
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        await asyncio.to_thread(ended.wait, 10)
+
+    asyncio.run(main())
+    deadline = time.monotonic() + 10
+    while not is_device_free(str(device)):
+        assert time.monotonic() < deadline
 
 
 HOLDER = """
