@@ -101,14 +101,17 @@ class Builder:
         self.offsets: dict[int, int] = {}
         self.starts: dict[int, int] = {}
         self.shared: dict[tuple[bytes, bytes], int] = {}
-        self._collect(b"", root)
+        self._collect()
 
-    def _collect(self, path: bytes, file: File) -> None:
-        self.paths[path] = file
-        self.names[id(file)] = self.names.get(id(file), 0) + 1
-        for name, child in file.children.items():
-            self.parents[id(child)] = file
-            self._collect(path + b"/" + name if path else name, child)
+    def _collect(self) -> None:
+        pending = [(b"", self.root)]
+        while pending:
+            path, file = pending.pop()
+            self.paths[path] = file
+            self.names[id(file)] = self.names.get(id(file), 0) + 1
+            for name, child in reversed(file.children.items()):
+                self.parents[id(child)] = file
+                pending.append((path + b"/" + name if path else name, child))
 
     def _nid(self, file: File) -> int:
         start = self.meta_block * self.block_bytes
@@ -117,10 +120,13 @@ class Builder:
     def _directory_blocks(self, file: File) -> list[bytes]:
         entries = sorted({b".": file, b"..": self.parents[id(file)], **file.children}.items())
         blocks: list[list[tuple[bytes, File]]] = [[]]
+        used = 0
         for name, child in entries:
-            if sum(12 + len(other) for other, _ in blocks[-1]) + 12 + len(name) > self.block_bytes:
+            if used + 12 + len(name) > self.block_bytes:
                 blocks.append([])
+                used = 0
             blocks[-1].append((name, child))
+            used += 12 + len(name)
         kinds = {stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5,
                  stat.S_IFSOCK: 6, stat.S_IFLNK: 7}  # fmt: skip
         packed = []

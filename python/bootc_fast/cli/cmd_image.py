@@ -1,0 +1,206 @@
+"""``bootc-fast image``: list, dump, read and verify EROFS images without mounting them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.parser import add_global_options
+from bootc_fast.cli.render import json_path, print_json, print_lines, text_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bootc_fast._core import Image, TreeEntry
+    from bootc_fast.images import ImageFacts
+
+EPILOG = """\
+examples:
+  bootc-fast image ls -R IMAGE etc
+  bootc-fast image dump IMAGE > image.dump
+  bootc-fast image cat IMAGE etc/os-release
+  bootc-fast image verify /sysroot/composefs/images/*
+
+IMAGE is a composefs image or any uncompressed EROFS image; of the former, ls shows what the mounted overlay
+shows, and dump prints what 'composefs-info dump' prints. Contents that composefs keeps as objects are looked
+for in the repository that IMAGE lies in, or in --objects.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands."""
+    parser.epilog = EPILOG
+    commands = parser.add_subparsers(dest="image_command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, run_it: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        child: argparse.ArgumentParser = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        child.set_defaults(run_image=run_it)
+        add_global_options(child, default=argparse.SUPPRESS)
+        return child
+
+    ls = add("ls", "list a directory of an image", _run_ls)
+    ls.add_argument("image", metavar="IMAGE", type=Path)
+    ls.add_argument("path", metavar="PATH", nargs="?", default="", help="default: the root directory")
+    ls.add_argument("-R", "--recursive", action="store_true", help="and everything below it")
+    ls.add_argument("--json", action="store_true", help="print JSON, with all attributes")
+    dump = add("dump", "print composefs images in the composefs dump format", _run_dump)
+    dump.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    cat = add("cat", "print the content of files of an image", _run_cat)
+    cat.add_argument("image", metavar="IMAGE", type=Path)
+    cat.add_argument("paths", metavar="PATH", nargs="+")
+    cat.add_argument("--objects", metavar="DIR", type=Path, help="objects directory of the composefs repository")
+    verify = add("verify", "compare images with their digests, and read all that is in them", _run_verify)
+    verify.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    verify.add_argument("--objects", metavar="DIR", type=Path, help="verify the objects that they need, too")
+    verify.add_argument(
+        "--digest",
+        metavar="HEX",
+        type=_parse_digest,
+        help="the digest to expect; default: the file's name, if it is one",
+    )
+    verify.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _parse_digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}(?:[0-9a-f]{64})?", text):
+        raise argparse.ArgumentTypeError("a digest has 64 or 128 lower-case hexadecimal digits")
+    return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sub-command."""
+    code: int = arguments.run_image(arguments)
+    return code
+
+
+def _run_ls(arguments: argparse.Namespace) -> int:
+    from bootc_fast.images import open_image
+
+    path = os.fsencode(arguments.path).strip(b"/")
+    with open_image(arguments.image) as image:
+        if arguments.json:
+            _print_json_list(image, path, recursive=arguments.recursive)
+        else:
+            _print_list(image, path, recursive=arguments.recursive)
+    return 0
+
+
+def _full_path(start: bytes, entry: TreeEntry) -> bytes:
+    return b"/" + b"/".join(part for part in (start, entry.path) if part)
+
+
+def _print_list(image: Image, start: bytes, *, recursive: bool) -> None:
+    """One line an entry; of a directory, what is in it, of anything else, itself."""
+    import stat
+
+    for entry in image.walk(start, recursive=recursive):
+        if not entry.path and stat.S_ISDIR(entry.mode):
+            continue
+        print_lines([_describe(entry, _full_path(start, entry))])
+
+
+def _describe(entry: TreeEntry, path: bytes) -> str:
+    import stat
+    from datetime import UTC, datetime, timedelta
+
+    size = f"{os.major(entry.rdev)},{os.minor(entry.rdev)}" if entry.rdev else str(entry.size_bytes)
+    try:
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=entry.mtime_ns // 1_000_000_000)
+        time = when.strftime("%Y-%m-%d %H:%M:%S")
+    except OverflowError:
+        time = f"@{entry.mtime_ns // 1_000_000_000}"
+    target = f" -> {text_path(entry.target)}" if entry.target is not None else ""
+    mark = "+" if entry.xattrs else " "
+    owner = f"{entry.uid}:{entry.gid}"
+    return f"{stat.filemode(entry.mode)}{mark} {entry.nlink:>3} {owner:>11} {size:>12} {time} {text_path(path)}{target}"
+
+
+def _print_json_list(image: Image, start: bytes, *, recursive: bool) -> None:
+    """A JSON array, written entry by entry: a million of them do not have to be in memory."""
+    import json
+
+    separator = "[\n"
+    for entry in image.walk(start, recursive=recursive):
+        sys.stdout.write(separator + json.dumps(_to_json(entry, _full_path(start, entry)), ensure_ascii=False))
+        separator = ",\n"
+    sys.stdout.write("\n]\n")
+
+
+def _to_json(entry: TreeEntry, path: bytes) -> dict[str, object]:
+    from base64 import b64encode
+
+    from bootc_fast.images import describe_kind
+
+    return {
+        "path": json_path(path),
+        "type": describe_kind(entry),
+        "mode": f"{entry.mode & 0o7777:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "nlink": entry.nlink,
+        "rdev": entry.rdev,
+        "size_bytes": entry.size_bytes,
+        "mtime_ns": entry.mtime_ns,
+        "xattrs": [
+            {"name": json_path(name), "value_base64": b64encode(value).decode("ascii")}
+            for name, value in entry.xattrs.items()
+        ],
+        "target": None if entry.target is None else json_path(entry.target),
+        "object": entry.digest,
+    }
+
+
+def _go_on() -> None:
+    """Let Python run the handlers of signals that came while the core was working."""
+
+
+def _run_dump(arguments: argparse.Namespace) -> int:
+    from bootc_fast.images import open_image
+
+    sys.stdout.flush()
+    for path in arguments.images:
+        with open_image(path) as image:
+            image.dump(sys.stdout.fileno(), check=_go_on)
+    return 0
+
+
+def _run_cat(arguments: argparse.Namespace) -> int:
+    from bootc_fast.images import find_objects, open_image, write_file
+
+    objects = arguments.objects or find_objects(arguments.image)
+    sys.stdout.flush()
+    with open_image(arguments.image) as image:
+        for path in arguments.paths:
+            write_file(image, os.fsencode(path), sys.stdout.fileno(), objects=objects, check=_go_on)
+    return 0
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    from bootc_fast.images import verify_image
+
+    verified = []
+    for path in arguments.images:
+        facts = verify_image(path, expected=arguments.digest, objects=arguments.objects, check=_go_on)
+        verified.append({"path": json_path(os.fsencode(path)), **asdict(facts)})
+        if not arguments.json:
+            print_lines([f"{text_path(os.fsencode(path))}: {_summarise(facts)}"])
+    if arguments.json:
+        print_json(verified)
+    return 0
+
+
+def _summarise(facts: ImageFacts) -> str:
+    kind = "EROFS" if facts.composefs_version is None else f"composefs V{facts.composefs_version}"
+    digest = "digest as expected" if facts.is_expected else f"digest {facts.digest}"
+    sealed = ", fs-verity" if facts.is_sealed else ""
+    checked = "verified" if facts.objects_verified else "not looked at"
+    objects = f", {facts.objects} objects of {facts.object_bytes} bytes ({checked})" if facts.objects else ""
+    return f"{kind}, {facts.entries} entries{objects}, {digest}{sealed}"
