@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_PE_BYTES = 1 << 30
 """Largest file that is read: an ESP has seldom more, and firmware loads it into memory below 4 GiB."""
+MAX_HEADERS_BYTES = 1 << 20
+"""Headers are looked for in this much of the file; a stub's are 1 KiB."""
 MAX_SECTIONS = 96
 """Microsoft's "PE Format": the loader takes no more."""
 MAX_CERTIFICATES = 64
@@ -90,7 +92,8 @@ def _read_headers(data: bytes) -> pefile.PE:
     import pefile
 
     try:
-        return pefile.PE(data=data, fast_load=True)
+        # Its objects form cycles, which would keep the whole file alive until the next garbage collection.
+        return pefile.PE(data=data[:MAX_HEADERS_BYTES], fast_load=True)
     except pefile.PEFormatError as error:
         raise BootEntryError(f"reading a PE file: {error}") from error
     except Exception as error:
@@ -147,7 +150,7 @@ def parse_pe(data: bytes) -> PeFile:
             f"reading a PE file: its section table has not {headers.FILE_HEADER.NumberOfSections} entries"
         )
     least = security + _DIRECTORY_ENTRY_BYTES
-    if not least <= optional.SizeOfHeaders <= len(data):
+    if not least <= optional.SizeOfHeaders <= min(len(data), MAX_HEADERS_BYTES):
         raise BootEntryError(f"reading a PE file: its headers have {optional.SizeOfHeaders} bytes")
     signatures_offset, signatures_bytes = _find_signatures(data, security if has_security else None)
     return PeFile(
