@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.lab import deploy
 from bootc_fast.lab.layout import LabHost, open_lab
-from bootc_fast.lab.rootfs import RootTree, generated_rootfs, open_rootfs
+from bootc_fast.lab.rootfs import RootTree, check_source, generated_rootfs, open_rootfs
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def create(
         Spec commands.md, "The lab".
     """
     host = LabHost(directory, loader, boot_type, algorithm)
+    if source is not None:
+        check_source(source)
     host.make_skeleton()
     with _open_source(host, source) as tree:
         deploy.install(host, tree)

@@ -43,6 +43,7 @@ def install(host: LabHost, tree: RootTree) -> VerityDigest:
     new = _prepare(host, tree, digest, host.boot_type, ROOT_ARGUMENTS, first=True)
     _write_entries(host, new, _make_entry(host, new, tree, staged=False), None)
     host.set_booted(digest, new.options)
+    host.write_settings()
     return digest
 
 

@@ -136,7 +136,7 @@ class LabHost:
         return self.root / "sys/firmware/efi/efivars" / f"{name}-{LOADER_GUID}"
 
     def make_skeleton(self) -> None:
-        """Make the directories of a host with no deployment, and the settings by which :func:`open_lab` finds it.
+        """Make the directories of a host with no deployment.
 
         Raises:
             UsageError: The directory exists and is not empty.
@@ -157,6 +157,9 @@ class LabHost:
             (self.root / "boot").mkdir()
         self.write_efi_variable("LoaderInfo", LOADER_INFO[self.loader])
         self.write_efi_variable("LoaderDevicePartUUID", ESP_PART_UUID.upper())
+
+    def write_settings(self) -> None:
+        """Write that by which :func:`open_lab` finds the host; last, so that a half-made one is not taken for one."""
         settings = {name: getattr(self, name) for name in ("loader", "boot_type", "algorithm", "separate_boot")}
         (self.root / _SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
 

@@ -106,6 +106,18 @@ def _version_key(release: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", release) if part]
 
 
+def check_source(source: Path) -> None:
+    """Find out cheaply that nothing can be made of a source, before anything is written for it.
+
+    Raises:
+        UsageError: It is neither a directory nor a file, or a directory without a kernel.
+    """
+    if source.is_dir():
+        _ = RootTree(source).kernel
+    elif not source.is_file():
+        raise UsageError(f"{source} is neither a directory nor a tar archive")
+
+
 @contextmanager
 def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
     """Make a directory or a tar archive available as a directory.
@@ -121,11 +133,10 @@ def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
         UsageError: There is no such file.
         CommandError: tar failed.
     """
+    check_source(source)
     if source.is_dir():
         yield RootTree(source)
         return
-    if not source.is_file():
-        raise UsageError(f"{source} is neither a directory nor a tar archive")
     with tempfile.TemporaryDirectory(prefix=".rootfs-", dir=scratch) as name:
         argv = ["tar", "--extract", f"--file={source}", f"--directory={name}"]
         argv += ["--numeric-owner", "--preserve-permissions"]

@@ -81,6 +81,8 @@ def build_uki(stub: bytes | None, sections: Sequence[tuple[str, bytes]]) -> byte
         raise BootEntryError("building a UKI: the stub is truncated") from error
     if signature != b"PE\0\0" or magic != 0x20B:  # noqa: PLR2004 - the PE32+ magic, named by the error below
         raise BootEntryError("building a UKI: the stub is not a PE32+ file")
+    # Old stubs claim 512 bytes, which the firmware's page protection makes useless.
+    section_alignment = max(section_alignment, _SECTION_ALIGNMENT)
     free = table + count * _SECTION_HEADER_BYTES
     first_raw = min((offset for *_, size, offset in old if size), default=headers_bytes)
     if free + len(sections) * _SECTION_HEADER_BYTES > min(headers_bytes, first_raw):

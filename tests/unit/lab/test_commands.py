@@ -58,6 +58,7 @@ def test_a_tree_without_a_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no kernel") as caught:
         lab.create(tmp_path / "h", source=tmp_path / "tree")
     assert "usr/lib/modules" in (caught.value.hint or "")
+    assert not (tmp_path / "h").exists()
 
 
 def test_a_source_that_is_no_archive_is_an_error_with_tars_words(tmp_path: Path) -> None:
