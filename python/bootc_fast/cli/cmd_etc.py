@@ -169,7 +169,9 @@ def _print_merge(report: EtcReport, operations: tuple[EtcOperation, ...], argume
 async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
     given = [arguments.pristine, arguments.current, arguments.new]
     if not any(given):
-        raise UsageError("reading the command line: name the directories or images with --pristine and --current")
+        from bootc_fast.cli.etc_host import open_host_trees
+
+        return await open_host_trees(arguments, stack)
     if arguments.pristine is None or arguments.current is None:
         raise UsageError("reading the command line: --pristine and --current go together")
     return _open_named_trees(arguments, stack)
