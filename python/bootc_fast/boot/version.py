@@ -102,14 +102,15 @@ def compare_rpm(left: bytes, right: bytes) -> int:
 
 def _file_prefix_length(name: bytes) -> int:
     r"""Length of a name without its suffix ``(\.[A-Za-z~][A-Za-z0-9~]*)*`` at the end."""
-    prefix = i = 0
     first, later = _LETTERS | {_TILDE}, _ALNUM | {_TILDE}
-    while i < len(name):
-        i += 1
+    i = 0
+    while True:
         prefix = i
         while i + 1 < len(name) and name[i] == _DOT and name[i + 1] in first:
             i = _segment_end(name, i + 2, later)
-    return prefix
+        if i >= len(name):
+            return prefix
+        i += 1
 
 
 def _order(text: bytes, position: int) -> int:

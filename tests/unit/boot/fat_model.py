@@ -480,5 +480,6 @@ class FatVolume:
     def put(self, path: bytes, data: bytes) -> None:
         """Set up a file."""
         head, _, name = path.strip(b"/").rpartition(b"/")
-        self.make_directory(head)
+        if self.open_directory(head) is None:
+            self.make_directory(head)
         self.model.create(self.model.find(head), name, data)
