@@ -5,8 +5,6 @@ All functions return a negative number, 0 or a positive number, as ``strcmp`` do
 
 from __future__ import annotations
 
-from bootc_fast import _core
-
 _DIGITS = frozenset(b"0123456789")
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ALNUM = _DIGITS | _LETTERS
@@ -18,20 +16,6 @@ def _sign(left: int | bytes, right: int | bytes) -> int:
     if isinstance(left, bytes) and isinstance(right, bytes):
         return (left > right) - (left < right)
     return (int(left) > int(right)) - (int(left) < int(right))
-
-
-def compare_uapi(left: bytes | None, right: bytes | None) -> int:
-    """Compare as systemd-boot does; None counts as empty.
-
-    Bytes outside ASCII separate segments and have no other meaning there, so it is enough that they stay outside
-    of the characters that have one.
-
-    Source:
-        UAPI version format specification; systemd ``strverscmp_improved``. Done by the crate ``uapi-version``.
-    """
-    return _core.compare_uapi_versions(
-        (left or b"").decode("ascii", "replace"), (right or b"").decode("ascii", "replace")
-    )
 
 
 def _segment_end(text: bytes, start: int, kind: frozenset[int]) -> int:
@@ -47,6 +31,47 @@ def _compare_segments(left: bytes, right: bytes, *, is_number: bool) -> int:
         if len(left) != len(right):
             return _sign(len(left), len(right))
     return _sign(left, right)
+
+
+def _skip_separators(text: bytes, at: int) -> int:
+    """Skip what has no meaning in a UAPI version."""
+    while at < len(text) and text[at] not in _ALNUM and text[at] not in b"~-^.":
+        at += 1
+    return at
+
+
+def compare_uapi(left: bytes | None, right: bytes | None) -> int:
+    """Compare as systemd-boot does; None counts as empty.
+
+    The crate ``uapi-version`` (0.4.0) is not used: it holds 00123 for newer than 123, which systemd-boot does not.
+
+    Source:
+        UAPI version format specification; systemd ``strverscmp_improved``.
+    """
+    one, two = left or b"", right or b""
+    i = j = 0
+    while True:
+        i, j = _skip_separators(one, i), _skip_separators(two, j)
+        # A separator makes what follows older than what has none; the end is newer than `~` and older than the rest.
+        for separator in (b"~", b"", b"-", b"^", b"."):
+            if not separator:
+                if i == len(one) or j == len(two):
+                    return _sign(i < len(one), j < len(two))
+                continue
+            has_left, has_right = one.startswith(separator, i), two.startswith(separator, j)
+            if has_left != has_right:
+                return -1 if has_left else 1
+            if has_left:
+                i, j = i + 1, j + 1
+        digits = (one[i : i + 1].isdigit(), two[j : j + 1].isdigit())
+        kind = _DIGITS if any(digits) else _LETTERS
+        if any(digits) and not all(digits):
+            return 1 if digits[0] else -1
+        i_end, j_end = _segment_end(one, i, kind), _segment_end(two, j, kind)
+        order = _compare_segments(one[i:i_end], two[j:j_end], is_number=any(digits))
+        if order:
+            return order
+        i, j = i_end, j_end
 
 
 def _compare_separator(one: int, two: int) -> int | None:

@@ -1,6 +1,5 @@
-//! What boot entries need from outside the standard library: flushing a file system, comparing versions.
+//! What boot entries need from outside the standard library: flushing a file system, telling FAT.
 
-use std::cmp::Ordering;
 use std::os::fd::{AsFd, RawFd};
 
 use pyo3::prelude::*;
@@ -18,14 +17,4 @@ pub fn sync_filesystem(py: Python<'_>, fd: RawFd) -> PyResult<()> {
 #[pyfunction]
 pub fn is_fat(fd: RawFd) -> PyResult<bool> {
     Ok(bootc_fast_sys::sync::is_fat(duplicate(fd)?.as_fd())?)
-}
-
-/// Compares by the UAPI version format: -1, 0 or 1.
-#[pyfunction]
-pub fn compare_uapi_versions(left: &str, right: &str) -> i32 {
-    match uapi_version::strverscmp(left, right) {
-        Ordering::Less => -1,
-        Ordering::Equal => 0,
-        Ordering::Greater => 1,
-    }
 }

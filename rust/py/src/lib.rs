@@ -19,7 +19,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::boot::{compare_uapi_versions, is_fat, sync_filesystem};
+    use super::boot::{is_fat, sync_filesystem};
     #[pymodule_export]
     use super::etc_apply::{EtcApplied, apply_etc, list_etc_operations};
     #[pymodule_export]
