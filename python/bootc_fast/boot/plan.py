@@ -87,7 +87,7 @@ def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
 def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) -> MenuEntry | None:
     """Find the one entry that counts for a deployment."""
     live = [entry for entry in (*menu.entries, *menu.files) if entry.digest == digest and entry.is_own]
-    staged = [entry for entry in menu.staged if entry.digest == digest and entry.is_own]
+    staged = [entry for entry in _staged_entries(menu) if entry.digest == digest and entry.is_own]
     staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
     if staged_best is None or live_best is None or not prefers_staged:
         return live_best or staged_best
@@ -101,8 +101,13 @@ def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None
     return min(usable, key=lambda entry: _rank_source(entry, menu), default=None)
 
 
+def _staged_entries(menu: BootMenu) -> tuple[MenuEntry, ...]:
+    """The staged set, also what a loader would not show because its files are missing."""
+    return (*menu.staged, *(entry for entry in menu.staged_files if entry not in menu.staged))
+
+
 def _describe_staged(menu: BootMenu) -> str:
-    found = sorted({_short(entry.digest) for entry in menu.staged if entry.digest is not None})
+    found = sorted({_short(entry.digest) for entry in _staged_entries(menu) if entry.digest is not None})
     return f"the staged set has entries for {', '.join(found)}" if found else "there are no staged entries"
 
 
