@@ -32,7 +32,7 @@ TYPE_BITS = {
 CONTENTS = (b"", b"one", b"two", b"six")
 IDS = (b"", b"uninitialized\n", b"0123456789abcdef" * 2 + b"\n", b"f" * 32, b"no id", b"0" * 32)
 MODES = (0o644, 0o600, 0o4755, 0o000)
-XATTRS = (("user.a", b"1"), ("user.b", b""), ("security.selinux", b"label"), ("user.a", b"2"))
+XATTRS = (("trusted.a", b"1"), ("trusted.b", b""), ("security.selinux", b"label"), ("trusted.a", b"2"))
 MAX_DEPTH = 3
 
 
@@ -97,7 +97,7 @@ def _edit(choices: Choices, node: Node, name: bytes) -> None:
         key, value = XATTRS[choices.below(len(XATTRS))]
         attributes[key] = value
     else:
-        attributes.pop("user.a", None)
+        attributes.pop("trusted.a", None)
 
 
 def _derive(choices: Choices, old: Node | None, name: bytes) -> Node | None:
@@ -208,7 +208,7 @@ def flatten_entries(entries: list[_core.TreeEntry]) -> dict[bytes, tuple[Any, ..
         content = entry.data if kind == "file" else entry.target if kind == "link" else b""
         if kind == "char":
             content = entry.rdev - 259
-        assert entry.nlink == 1 or len(same[entry.path]) == entry.nlink
+        assert kind == "dir" or len(same[entry.path]) == entry.nlink
         found[entry.path] = (kind, content, tuple(sorted(attributes.items())), same[entry.path])
     return found
 

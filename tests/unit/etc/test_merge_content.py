@@ -1,0 +1,187 @@
+"""Contents of the merge's sides: images and directories alike, each file read once, races survived."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bootc_fast import _core
+from bootc_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+SIZES = (0, 1, 64, 65, 4096, 4097, 300_000)
+
+
+@contextmanager
+def opened(path: Path) -> Generator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def write_tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def make_image(repository: Path, source: Path) -> _core.Tree:
+    with opened(repository) as repo_fd, opened(source) as source_fd:
+        writer = _core.RepositoryWriter(repo_fd, algorithm="sha512")
+        digest = writer.write_image(writer.ingest_directory(source_fd))
+    with (repository / "images" / digest).open("rb") as file:
+        return _core.Image.open(file.fileno()).tree()
+
+
+def plan_directories(
+    p: Path, c: Path, n: Path, meanwhile: Callable[[], object] = lambda: None, **options: Any
+) -> _core.EtcPlan:
+    with opened(p) as p_fd, opened(c) as c_fd, opened(n) as n_fd:
+        trees = [_core.Tree.scan(fd) for fd in (p_fd, c_fd, n_fd)]
+        meanwhile()
+        return _core.plan_etc(*trees, pristine_dir=p_fd, current_dir=c_fd, new_dir=n_fd, **options)
+
+
+def decisions(plan: _core.EtcPlan) -> list[tuple[bytes, int, str, bytes]]:
+    return sorted((entry.path, entry.mode, side, path) for entry, side, path in plan.entries())
+
+
+def changed(data: bytes) -> bytes:
+    """As long, and different in the last byte."""
+    return data[:-1] + b"!" if data else b"!"
+
+
+def test_images_and_directories_give_the_same_result(tmp_path: Path) -> None:
+    # More files than one batch and one thread take.
+    base = {f"d{number % 7}/{size}-{number}": b"%d" % number * size for size in SIZES for number in range(60)}
+    base = {name: data[: int(name.split("/")[1].split("-")[0])] for name, data in base.items()}
+    by_admin = {name: changed(data) for name, data in base.items() if "-1" in name}
+    by_image = {name: changed(data) + b"new" for name, data in base.items() if name.endswith(("2", "11"))}
+    p = write_tree(tmp_path / "p", base)
+    c = write_tree(tmp_path / "c", base | by_admin | {"d0/mine": b"1" * 5000})
+    n = write_tree(tmp_path / "n", base | by_image | {"d0/theirs": b"2" * 5000})
+    expected = plan_directories(p, c, n)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    p_image, n_image = make_image(repository, p), make_image(repository, n)
+    with opened(c) as c_fd:
+        found = _core.plan_etc(p_image, _core.Tree.scan(c_fd), n_image, current_dir=c_fd)
+    assert decisions(found) == decisions(expected)
+    assert found.kept == expected.kept
+    assert {path.decode() for path, _ in found.kept} == {*by_admin, "d0/mine"}
+    assert {path.decode() for path, _ in found.image_changes_ignored} == by_admin.keys() & by_image.keys()
+
+
+def test_nothing_of_the_images_objects_is_read(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "p", {"a": b"1" * 5000})
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    image = make_image(repository, source)
+    shutil.rmtree(repository / "objects")
+    with opened(source) as fd:
+        found = _core.plan_etc(image, _core.Tree.scan(fd), image, current_dir=fd)
+    assert found.kept == []
+
+
+def test_a_directory_without_its_descriptor_cannot_be_compared(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "p", {"a": b"1"})
+    with opened(source) as fd:
+        tree = _core.Tree.scan(fd)
+    with pytest.raises(UsageError, match="descriptor of its directory"):
+        _core.plan_etc(tree, tree, tree)
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("what", [Path.unlink, replace_by_fifo, replace_by_link])
+def test_a_file_that_is_no_file_any_more_counts_as_deleted(tmp_path: Path, what: Callable[[Path], object]) -> None:
+    p, c, n = (write_tree(tmp_path / name, {"a": b"old", "b": b"x"}) for name in "pcn")
+    found = plan_directories(p, c, n, lambda: what(c / "a"))
+    assert found.deleted == [(b"a", "")]
+    assert found.warnings == ["/etc/a: vanished while it was read, counts as deleted"]
+    assert [entry.path for entry, _, _ in found.entries() if entry.path] == [b"b"]
+
+
+def test_a_file_that_vanished_and_was_never_in_the_image_is_gone(tmp_path: Path) -> None:
+    p, c, n = (write_tree(tmp_path / name, {"b": b"x"}) for name in "pcn")
+    (c / "a").write_bytes(b"new")
+    (n / "a").write_bytes(b"NEW")
+    found = plan_directories(p, c, n, (c / "a").unlink)
+    assert (found.kept, found.deleted) == ([], [])
+    assert [(path, side) for entry, side, path in found.entries() if entry.path == b"a"] == [(b"a", "new")]
+
+
+def test_a_file_that_grew_since_the_scan_counts_as_it_is_read(tmp_path: Path) -> None:
+    p, c, n = (write_tree(tmp_path / name, {"a": b"old"}) for name in "pcn")
+    found = plan_directories(p, c, n, lambda: (c / "a").write_bytes(b"old and more"))
+    assert found.kept == [(b"a", "content")]
+
+
+def test_the_exception_of_check_ends_the_planning(tmp_path: Path) -> None:
+    p, c, n = (write_tree(tmp_path / name, {"a": b""}) for name in "pcn")
+    for root in (p, c, n):
+        with (root / "large").open("wb") as file:
+            file.truncate(3 << 30)
+
+    class StopError(Exception):
+        pass
+
+    def check() -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        plan_directories(p, c, n, check=check)
+
+
+COUNT = """
+import os, sys
+from bootc_fast import _core
+fds = [os.open(os.path.join(sys.argv[1], name), os.O_RDONLY) for name in ("p", "c", "n")]
+trees = [_core.Tree.scan(fd) for fd in fds]
+_core.plan_etc(*trees, pristine_dir=fds[0], current_dir=fds[1], new_dir=fds[2])
+"""
+
+
+def count_calls(directory: Path, log: Path) -> dict[str, int]:
+    argv = ["strace", "-f", "-qq", "-e", "trace=openat2,statx,llistxattr,read", "-o", str(log)]
+    subprocess.run([*argv, sys.executable, "-c", COUNT, str(directory)], check=True)
+    calls = re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
+    return {name: calls.count(name) for name in set(calls)}
+
+
+def test_system_calls_grow_with_the_number_of_files_and_no_faster(tmp_path: Path) -> None:
+    found = {}
+    for files in (300, 600, 1200):
+        root = tmp_path / str(files)
+        for side in "pcn":
+            write_tree(root / side, {f"d{number // 100}/{number}": b"%d" % number for number in range(files)})
+        found[files] = count_calls(root, tmp_path / "log")
+    for name in ("openat2", "statx", "llistxattr", "read"):
+        first, second = (found[2 * files][name] - found[files][name] for files in (300, 600))
+        assert second == pytest.approx(2 * first, rel=0.1), name
+    # One listing of attributes an entry of the three trees; each of two files that are compared is opened once.
+    entries = 1200 + 12 + 1
+    assert found[1200]["llistxattr"] == 3 * entries
+    assert found[1200]["openat2"] <= 2 * 1200 + 3 * 12 + 100
