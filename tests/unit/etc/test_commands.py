@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from etc_trees import Sides, listing, make_sides, write
 
-from bootc_fast import _core
+from bootc_fast import _core, lab
 from bootc_fast.cli import main
-from bootc_fast.lab import apply_edits, create, open_lab, stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -308,45 +307,53 @@ def test_help_has_examples(argv: list[str], capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Path:
-    """Make a host with a staged update and an admin's edits."""
-    host = tmp_path / "host"
-    create(host)
-    apply_edits(open_lab(host).etc)
-    stage(host)
-    return host
+def host(tmp_path: Path) -> Path:
+    """Make a host with a staged update and an admin's edits; `thing` is a conflict."""
+    made = lab.make_host(tmp_path / "host", files={"motd": "one", "thing": "old"})
+    write(made.root / "etc/motd", "mine")
+    write(made.root / "etc/thing", "mine")
+    lab.stage_files(made, {"motd": "one", "thing/inside": "theirs"})
+    return made.root
 
 
 def test_on_a_host_a_diff_takes_the_booted_image_etc_and_the_staged_image(
-    lab: Path, capsys: pytest.CaptureFixture[str]
+    host: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    value = run_json(capsys, "--root", lab, "etc", "diff")
-    assert {"lab-helper", "lab/app.conf"} <= {str(each["path"]) for each in value["changes"]}
-    assert value["merge"]["counts"]["kept"] >= 2
+    value = run_json(capsys, "--root", host, "etc", "diff")
+    assert {"motd", "thing"} <= {str(each["path"]) for each in value["changes"]}
+    assert [each["path"] for each in value["merge"]["conflicts"]] == ["thing"]
 
 
-def test_on_a_host_a_merge_goes_to_the_staged_deployments_etc(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dry = run_json(capsys, "--root", lab, "etc", "merge", "--dry-run")
+def test_on_a_host_a_merge_goes_to_the_staged_deployments_etc(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merge = ("--root", host, "etc", "merge", "--on-conflict", "new")
+    dry = run_json(capsys, *merge, "--dry-run")
     assert dry["operations"]
-    assert run_json(capsys, "--root", lab, "etc", "merge")["operations"] == dry["operations"]
-    assert run_json(capsys, "--root", lab, "etc", "merge")["operations"] == []
+    assert run_json(capsys, *merge)["operations"] == dry["operations"]
+    assert run_json(capsys, *merge)["operations"] == []
+    assert [path.read_text() for path in host.glob("sysroot/state/deploy/*/etc/thing.bootc-saved")] == ["mine"]
 
 
-def test_on_a_host_a_merge_can_go_elsewhere(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_a_host_a_merge_can_go_elsewhere(host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "elsewhere").mkdir()
-    assert run(capsys, "--root", lab, "etc", "merge", "--into", tmp_path / "elsewhere")[0] == 0
-    assert (tmp_path / "elsewhere/lab/app.conf").exists()
+    into = ("--into", tmp_path / "elsewhere")
+    assert run(capsys, "--root", host, "etc", "merge", "--on-conflict", "current", *into)[0] == 0
+    assert (tmp_path / "elsewhere/thing").read_text() == "mine"
 
 
 def test_on_a_host_the_policy_files_decide_and_the_command_line_overrides_them(
-    lab: Path, capsys: pytest.CaptureFixture[str]
+    host: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(lab / "etc/bootc-fast/merge.toml", "nonsense")
-    code, _, err = run(capsys, "--root", lab, "etc", "merge", "--dry-run")
-    assert code == 10
-    assert "merge.toml" in err
-    write(lab / "etc/bootc-fast/merge.toml", 'default = "current"\n')
-    assert run(capsys, "--root", lab, "etc", "merge", "--dry-run", "--on-conflict", "fail")[0] == 0
+    merge = ("--root", host, "etc", "merge", "--dry-run")
+    assert run(capsys, *merge)[0] == 5
+    write(host / "usr/lib/bootc-fast/merge.toml", '[[path]]\npattern = "thing"\non-conflict = "new"\n')
+    assert "new wins" in run(capsys, *merge)[1]
+    write(host / "etc/bootc-fast/merge.toml", '[[path]]\npattern = "th*"\non-conflict = "current"\n')
+    assert "current wins" in run(capsys, *merge)[1]
+    assert "new wins" in run(capsys, *merge, "--on-conflict", "new")[1]
+    assert run(capsys, *merge, "--on-conflict", "fail")[0] == 5
+    write(host / "etc/bootc-fast/merge.toml", "nonsense")
+    code, _, err = run(capsys, *merge)
+    assert (code, "merge.toml" in err) == (10, True)
 
 
 def test_a_directory_that_is_no_host_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,6 +363,6 @@ def test_a_directory_that_is_no_host_exits_with_3(tmp_path: Path, capsys: pytest
 def test_without_a_staged_image_a_diff_works_and_a_merge_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    create(tmp_path / "host")
+    lab.make_host(tmp_path / "host", files={"motd": "one"})
     assert run_json(capsys, "--root", tmp_path / "host", "etc", "diff")["merge"] is None
     assert run(capsys, "--root", tmp_path / "host", "etc", "merge")[0] == 2
