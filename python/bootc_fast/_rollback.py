@@ -31,6 +31,7 @@ from bootc_fast.etc_policy import MergePolicy
 from bootc_fast.events import ignore_event
 from bootc_fast.host import hold_lock, open_host
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
+from bootc_fast.mounts import open_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,6 +144,7 @@ async def rollback(
                 # Who is no host of ours gets no lock file either.
                 await read_survey(host)
                 await stack.enter_async_context(hold_lock(host))
+                host = await stack.enter_async_context(open_writable(host))
             with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
                 survey = await read_survey(host)
                 boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)

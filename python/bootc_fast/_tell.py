@@ -12,6 +12,7 @@ from bootc_fast._native import run_blocking
 from bootc_fast._text import describe_error, error_chain, exit_code_of, flatten
 from bootc_fast.errors import BootcFastError, CancelledByUserError, LockedError
 from bootc_fast.journal import PRIORITY_ERROR, send_journal
+from bootc_fast.mounts import open_writable
 from bootc_fast.outcome import read_outcome, record_failure, write_outcome
 from bootc_fast.types import Result
 
@@ -47,7 +48,8 @@ async def tell_failure(host: Host, outcome: FinalizeOutcome, error: BaseExceptio
         if not isinstance(told, LockedError) or not await run_blocking(_is_done_by_other, host, outcome):
             # The disk that failed the flow may fail the record too; the first error is the one to report.
             with suppress(BootcFastError, OSError):
-                await run_blocking(write_outcome, host, record_failure(outcome, told))
+                async with open_writable(host) as writable:
+                    await run_blocking(write_outcome, writable, record_failure(outcome, told))
         text = "; ".join(describe_error(leaf) for leaf in flatten(told))
         chain = [line for leaf in flatten(told) for line in error_chain(leaf)]
         fields = {

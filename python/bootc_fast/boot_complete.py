@@ -15,6 +15,7 @@ from bootc_fast.deployments import read_booted
 from bootc_fast.errors import BootcFastError
 from bootc_fast.host import open_host
 from bootc_fast.journal import PRIORITY_ERROR, send_journal
+from bootc_fast.mounts import open_writable
 from bootc_fast.outcome import read_outcome, write_outcome
 from bootc_fast.types import Result
 
@@ -56,10 +57,10 @@ async def report_last_finalize(root: Path | str = "/") -> FailureReport | None:
         return None
     if record.result is Result.INTERRUPTED and await run_blocking(_has_booted, host, record.staged):
         # Killed or cut between the commit and its record: the update has been applied.
-        await run_blocking(write_outcome, host, replace(record, result=Result.DONE))
+        await _write(host, replace(record, result=Result.DONE))
         return None
     report = FailureReport(tuple(_lines(record)), record.exit_code or 1)
-    await run_blocking(write_outcome, host, replace(record, reported=True))
+    await _write(host, replace(record, reported=True))
     message = " ".join(report.lines[:2])
     fields = {"BOOTC_FAST_OPERATION": "boot-complete", "BOOTC_FAST_STAGED": record.staged}
     await run_blocking(
@@ -71,6 +72,11 @@ async def report_last_finalize(root: Path | str = "/") -> FailureReport | None:
         priority=PRIORITY_ERROR,
     )
     return report
+
+
+async def _write(host: Host, record: OutcomeRecord) -> None:
+    async with open_writable(host) as writable:
+        await run_blocking(write_outcome, writable, record)
 
 
 def _has_booted(host: Host, digest: str | None) -> bool:

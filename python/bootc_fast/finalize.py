@@ -31,6 +31,7 @@ from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError,
 from bootc_fast.etc import conflict_error
 from bootc_fast.events import ignore_event
 from bootc_fast.host import hold_lock, open_host
+from bootc_fast.mounts import open_writable
 from bootc_fast.outcome import record_outcome, write_outcome
 from bootc_fast.types import FinalizeOutcome, Result
 
@@ -181,6 +182,8 @@ async def _finalize(run: _Run) -> None:
         if not run.options.dry_run:
             with run.steps.run("lock", "Waiting for the lock", timeout_s=LOCK_TIMEOUT_S + 1):
                 await stack.enter_async_context(hold_lock(run.host, timeout_s=LOCK_TIMEOUT_S))
+                # bootc mounts /sysroot read-only: state and outcome are written through a clone of that mount.
+                run.host = await stack.enter_async_context(open_writable(run.host))
         # Read again: whoever held the lock may have changed all of it.
         survey = await read_survey(run.host)
         if not _ends_early(run, survey.marker) and survey.marker is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hosts import A, make_host
 
+from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
 from bootc_fast.host import open_host
 
@@ -134,6 +137,18 @@ def test_names_that_are_not_utf8_are_listed_as_bytes(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     (Path(os.fsdecode(os.fsencode(host.run) + b"/\xff\xfe"))).write_text("")
     assert host.list_directory(host.run) == [b"composefs", b"\xff\xfe"]
+
+
+def test_a_sandbox_without_openat2_serves_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(_core, "open_in_root", refuse)
+    lab = make_host(tmp_path, cmdline="quiet")
+    with pytest.raises(OSError, match="not implemented"):
+        lab.read_bytes(lab.proc_cmdline)
+    live = replace(lab, is_live=True)
+    assert live.read_bytes(live.proc_cmdline) == b"quiet"
 
 
 def test_errors_of_the_core_carry_errno_text_and_file_name(tmp_path: Path) -> None:
