@@ -48,6 +48,7 @@ class LoaderVariables:
         entry_default: ``LoaderEntryDefault``: picks the entry before sorting matters.
         entry_oneshot: ``LoaderEntryOneShot``: picks the next boot's entry, once.
         entry_selected: ``LoaderEntrySelected``: what was booted.
+        entry_last_booted: ``LoaderEntryLastBooted``: what ``@saved`` stands for in the two above.
         secure_boot: The firmware checks signatures.
     """
 
@@ -56,6 +57,7 @@ class LoaderVariables:
     entry_default: str | None = None
     entry_oneshot: str | None = None
     entry_selected: str | None = None
+    entry_last_booted: str | None = None
     secure_boot: bool = False
 
 
@@ -158,6 +160,7 @@ def read_loader_variables(host: Host) -> LoaderVariables:
         entry_default=_read_text(host, "LoaderEntryDefault"),
         entry_oneshot=_read_text(host, "LoaderEntryOneShot"),
         entry_selected=_read_text(host, "LoaderEntrySelected"),
+        entry_last_booted=_read_text(host, "LoaderEntryLastBooted"),
         secure_boot=_read_flag(host, "SecureBoot"),
     )
 

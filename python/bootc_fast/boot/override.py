@@ -39,6 +39,10 @@ class LoaderVariables(Protocol):
     def entry_oneshot(self) -> str | None:
         """``LoaderEntryOneShot``."""
 
+    @property
+    def entry_last_booted(self) -> str | None:
+        """``LoaderEntryLastBooted``."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoaderOverride:
@@ -195,8 +199,7 @@ def collect_overrides(
     """
     found: list[tuple[OverrideKind, bytes | None]] = []
     if rule is OrderRule.SYSTEMD_BOOT:
-        last = getattr(variables, "entry_last_booted", None)
-        saved = last.encode("utf-8", "replace") if isinstance(last, str) else None
+        saved = None if variables is None else _encode(variables.entry_last_booted)
         if variables is not None:
             found.append((OverrideKind.ONE_SHOT, _encode(variables.entry_oneshot)))
             found.append((OverrideKind.DEFAULT_VARIABLE, _encode(variables.entry_default)))

@@ -149,6 +149,16 @@ def _own_files(menu: BootMenu) -> list[MenuEntry]:
     return [entry for entry in menu.files if entry.is_own]
 
 
+def _find_picked(menu: BootMenu) -> frozenset[bytes]:
+    """Names of our entries that some override picks."""
+    choices = [find_default(menu.entries, menu.rule, [override]) for override in menu.overrides]
+    return frozenset(
+        choice.entry.file_name
+        for choice in choices
+        if choice.override is not None and choice.entry is not None and choice.entry.is_own
+    )
+
+
 def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
     """How many of the wanted entries, from the end, can keep their files as they are."""
     live = {entry.file_name: entry for entry in menu.files}
@@ -158,7 +168,11 @@ def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
         by_digest[entry.digest] = by_digest.get(entry.digest, 0) + 1
     kept = 0
     below: MenuEntry | None = None
+    picked = _find_picked(menu)
     for entry in reversed(wanted):
+        # Under a new name it is out of an override's reach, should the override not let itself be changed.
+        if entry.file_name in picked and entry is not wanted[0]:
+            break
         is_live = live.get(entry.file_name) == entry and by_digest[entry.digest] == 1
         if not is_live or not all(is_shown(replace(entry, missing=()), rule) for rule in rules):
             break

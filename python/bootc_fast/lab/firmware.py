@@ -52,6 +52,7 @@ class _Area:
 class _Variables:
     entry_default: str | None
     entry_oneshot: str | None
+    entry_last_booted: str | None
 
 
 def read_boot_menu(host: LabHost) -> BootMenu:
@@ -60,7 +61,8 @@ def read_boot_menu(host: LabHost) -> BootMenu:
     Raises:
         FileSystemError: They cannot be listed.
     """
-    variables = _Variables(host.read_efi_variable("LoaderEntryDefault"), host.read_efi_variable("LoaderEntryOneShot"))
+    names = ("LoaderEntryDefault", "LoaderEntryOneShot", "LoaderEntryLastBooted")
+    variables = _Variables(*(host.read_efi_variable(name) for name in names))
     with ExitStack() as stack:
         boot_fd = _open_directory(host.boot_dir, stack)
         esp_fd = boot_fd if host.boot_dir == host.esp else _open_directory(host.esp, stack)
