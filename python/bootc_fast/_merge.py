@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from bootc_fast._native import run_blocking
-from bootc_fast.errors import FileSystemError
+from bootc_fast.errors import FileSystemError, MountError
 from bootc_fast.etc import DirectorySource, ImageSource, plan_etc_merge
 from bootc_fast.etc_policy import read_merge_policy
+from bootc_fast.mounts import clone_directory
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -36,6 +37,27 @@ async def open_directory(host: Host, path: Path, stack: AsyncExitStack) -> int:
     return fd
 
 
+async def open_etc(host: Host, stack: AsyncExitStack) -> int:
+    """Open the running /etc for as long as the stack, without what is mounted on things in it.
+
+    What lies below a mount point is what an admin wrote and what boots next. Without the privilege to clone the
+    mount, the mount points stay, and the scan reports them.
+
+    Raises:
+        FileSystemError: It cannot be opened.
+
+    Source:
+        Spec etc-merge.md, "The rules, per path": mount points.
+    """
+    fd = await open_directory(host, host.etc, stack)
+    if not host.is_live:
+        return fd
+    try:
+        return await stack.enter_async_context(clone_directory(fd))
+    except MountError:
+        return fd
+
+
 async def plan_merge(
     host: Host,
     pristine: OpenImage,
@@ -57,7 +79,7 @@ async def plan_merge(
     """
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
     objects_fd = await open_directory(host, host.objects, stack)
-    current_fd = await open_directory(host, host.etc, stack)
+    current_fd = await open_etc(host, stack)
     return await plan_etc_merge(
         ImageSource(pristine.fd, objects_fd),
         DirectorySource(current_fd),

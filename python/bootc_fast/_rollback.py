@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from bootc_fast import _message_ids
 from bootc_fast._boot_look import BootLook, look_boot
-from bootc_fast._merge import open_directory
+from bootc_fast._merge import open_directory, open_etc
 from bootc_fast._native import run_blocking
 from bootc_fast._steps import Steps, single_error
 from bootc_fast._survey import Survey, open_image, read_survey
@@ -247,7 +247,7 @@ async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
                 return None
             image = await open_image(host, run.survey.booted.digest, run.stack)
             objects_fd = await open_directory(host, host.objects, run.stack)
-            current_fd = await open_directory(host, host.etc, run.stack)
+            current_fd = await open_etc(host, run.stack)
             target_fd = await open_directory(host, host.state_dir(target) / "etc", run.stack)
             plan = await plan_etc_merge(
                 ImageSource(image.fd, objects_fd),

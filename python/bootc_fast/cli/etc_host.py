@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from bootc_fast import _survey
-from bootc_fast._merge import open_directory
+from bootc_fast._merge import open_directory, open_etc
 from bootc_fast.cli.cmd_etc import Trees, open_path
 from bootc_fast.deployments import is_etc_transient
 from bootc_fast.errors import UsageError
@@ -48,7 +48,7 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
     pristine = await _open_image(host, survey.booted.digest, objects, stack)
     staged = survey.marker.digest if survey.marker else None
     new = None if staged is None else await _open_image(host, staged, objects, stack)
-    current = DirectorySource(await open_directory(host, host.etc, stack))
+    current = DirectorySource(await open_etc(host, stack))
     policy, dest_fd = MergePolicy(), None
     if is_merge:
         policy = read_merge_policy(host, on_conflict=Strategy(arguments.on_conflict) if arguments.on_conflict else None)
