@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from bootc_fast.types import Loader, VerityDigest
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from bootc_fast.boot.directory import Area, BootVolume
+    from bootc_fast.boot.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.menu import BootMenu
 
 KERNEL_DIRECTORY = b"EFI/Linux"
@@ -72,31 +73,33 @@ class _Collection:
 
     def collect(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> None:
         """Go through one directory."""
-        directory = volume.open_directory(path)
-        if directory is None:
-            return
         try:
-            names = directory.list_names()
-            candidates = [name for name in names if self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
-            files = [name for name in candidates if volume.find_size(path + b"/" + name) is not None]
-            linked = find_linked(directory, [n for n in names if volume.find_size(path + b"/" + n) is not None])
-            gone = [name for name in files if name not in linked]
-            problems = remove_files(directory, gone, linked=()) if gone else []
-            self.warnings += problems
-            left = frozenset(directory.list_names()) if problems else frozenset()
-            self.removed += [_show(path, name) for name in gone if name not in left]
-            for name in candidates:
-                if name not in files:
-                    target = name if name.startswith(GONE_PREFIX) else GONE_PREFIX + name
-                    if target != name:
-                        directory.rename(name, target)
-                        directory.barrier()
-                    self._remove_directory(volume, path + b"/" + target)
-                    self.removed.append(_show(path, name))
+            directory = volume.open_directory(path)
+            if directory is None:
+                return
+            with contextlib.closing(directory):
+                self._collect_in(volume, directory, path, is_for_ukis=is_for_ukis)
         except OSError as error:
             self.warnings.append(f"collecting garbage in /{_text(path)}: {error.strerror or error}")
-        finally:
-            directory.close()
+
+    def _collect_in(self, volume: BootVolume, directory: BootDirectory, path: bytes, *, is_for_ukis: bool) -> None:
+        names = directory.list_names()
+        candidates = [name for name in names if self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
+        all_files = [name for name in names if volume.find_size(path + b"/" + name) is not None]
+        linked = find_linked(directory, all_files)
+        gone = [name for name in candidates if name in all_files and name not in linked]
+        problems = remove_files(directory, gone, linked=()) if gone else []
+        self.warnings += problems
+        left = frozenset(directory.list_names()) if problems else frozenset()
+        self.removed += [_show(path, name) for name in gone if name not in left]
+        for name in candidates:
+            if name not in all_files:
+                target = name if name.startswith(GONE_PREFIX) else GONE_PREFIX + name
+                if target != name:
+                    directory.rename(name, target)
+                    directory.barrier()
+                self._remove_directory(volume, path + b"/" + target)
+                self.removed.append(_show(path, name))
 
     def _is_garbage(self, path: bytes, name: bytes, *, is_for_ukis: bool) -> bool:
         if name.startswith(GONE_PREFIX):
