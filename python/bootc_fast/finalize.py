@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT_S = 30.0
 LOOK_TIMEOUT_S = 120.0
+# Less than the whole look, so that the error names what hangs.
+LOOK_PART_TIMEOUT_S = 100.0
 DECIDE_TIMEOUT_S = 60.0
 PREPARE_TIMEOUT_S = 200.0
 COMMIT_TIMEOUT_S = 10.0
@@ -232,7 +234,7 @@ async def _look(run: _Run, looked: _Looked) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_look_etc, run, looked)
         # In this task, not in one of its own: what it opens outlives the group.
-        with run.steps.run("look.boot", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
+        with run.steps.run("look.boot", "Reading boot entries", timeout_s=LOOK_PART_TIMEOUT_S):
             looked.boot = await look_boot(
                 looked.survey, looked.stack, loader=run.options.loader, read_only=run.options.dry_run
             )
@@ -244,7 +246,7 @@ async def _look(run: _Run, looked: _Looked) -> None:
 
 async def _look_etc(run: _Run, looked: _Looked) -> None:
     booted, staged = looked.survey.booted, looked.staged
-    with run.steps.run("look.images", "Verifying the images", timeout_s=LOOK_TIMEOUT_S):
+    with run.steps.run("look.images", "Verifying the images", timeout_s=LOOK_PART_TIMEOUT_S):
         opened: dict[VerityDigest, OpenImage] = {}
 
         async def open_one(digest: VerityDigest) -> None:
@@ -258,7 +260,7 @@ async def _look_etc(run: _Run, looked: _Looked) -> None:
         run.warnings.append("/etc is transient: nothing is merged, the new deployment starts with its image's /etc")
         return
     pristine, new = opened[booted.digest], opened[staged]
-    with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_TIMEOUT_S):
+    with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_PART_TIMEOUT_S):
         looked.plan = await plan_merge(run.host, pristine, new, looked.stack, on_conflict=run.options.on_conflict)
 
 
