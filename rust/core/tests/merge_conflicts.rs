@@ -209,3 +209,13 @@ fn nothing_to_merge_gives_n_whatever_the_strategy() {
         with(strategy, &[], &[], &[]).gives(&[]).reports(&[]);
     }
 }
+
+#[test]
+fn the_deepest_tree_that_there_can_be_is_merged() {
+    let deep = |leaf: &str| format!("{}{leaf}", "d/".repeat(bootc_fast_core::limits::MAX_DEPTH));
+    let (old, own, image) = (deep("x = 1"), deep("x = 1 | mode=0600"), deep("x = 2"));
+    let (added, dropped) = (deep("e/y = 1"), deep("z = 1"));
+    merge(&[&old, &dropped], &[&own, &added, &dropped], &[&image]);
+    merge(&[&old], &[&own], &[]);
+    merge(&[&old], &[], &[&old, &added]);
+}

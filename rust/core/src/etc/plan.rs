@@ -18,7 +18,7 @@ use crate::tree::{BuildError, Tree};
 
 /// Stack of the thread that decides: the rules recurse once a directory level, of which there can be
 /// [`crate::limits::MAX_DEPTH`]; the kernel backs only what is touched.
-const STACK_BYTES: usize = 256 << 20;
+const STACK_BYTES: usize = 64 << 20;
 
 /// Why a merge cannot be planned.
 #[derive(Debug, thiserror::Error)]

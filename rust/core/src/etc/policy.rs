@@ -10,7 +10,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Patterns as [`matches`] takes them, most important first.
+    /// Patterns as [`matches()`] takes them, most important first.
     #[must_use]
     pub fn new(rules: Vec<(Vec<u8>, Strategy)>, default: Strategy) -> Self {
         Self { rules, default }
