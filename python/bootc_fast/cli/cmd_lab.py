@@ -38,14 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         child.set_defaults(run_lab=run_it)
-        child.add_argument("directory", metavar="DIR", type=Path, help="the host's directory")
+        if name == "demo":
+            child.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="default: a temporary one")
+        else:
+            child.add_argument("directory", metavar="DIR", type=Path, help="the host's directory")
         return child
 
     create = add("create", "make a host with one deployment, booted", _run_create)
     _add_source(create)
-    create.add_argument("--loader", choices=[str(loader) for loader in Loader], default=str(Loader.SYSTEMD_BOOT))
-    create.add_argument("--boot-type", choices=[str(kind) for kind in BootType], default=str(BootType.BLS))
-    create.add_argument("--algorithm", choices=[str(name) for name in Algorithm], default=str(Algorithm.SHA512))
+    _add_kind(create)
     stage = add("stage", "stage another deployment, as bootc upgrade does", _run_stage)
     _add_source(stage)
     stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
@@ -54,6 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("boot", "boot as firmware and loader would: the loader's first entry", _run_boot)
     show = add("show", "show where things stand: deployments, and the entries in the loader's order", _run_show)
     show.add_argument("--json", action="store_true", help="print JSON")
+    _add_kind(
+        add("demo", "play the whole story, from creation to rollback, with a line of explanation a step", _run_demo)
+    )
+
+
+def _add_kind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--loader", choices=[str(loader) for loader in Loader], default=str(Loader.SYSTEMD_BOOT))
+    parser.add_argument("--boot-type", choices=[str(kind) for kind in BootType], default=str(BootType.BLS))
+    parser.add_argument("--algorithm", choices=[str(name) for name in Algorithm], default=str(Algorithm.SHA512))
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -121,4 +131,13 @@ def _run_show(arguments: argparse.Namespace) -> int:
         print_json(facts)
     else:
         print_lines(render_facts(facts))
+    return 0
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    from bootc_fast.cli.lab_demo import tell
+
+    kind = (f"--loader={arguments.loader}", f"--boot-type={arguments.boot_type}", f"--algorithm={arguments.algorithm}")
+    defaults = (f"--loader={Loader.SYSTEMD_BOOT}", f"--boot-type={BootType.BLS}", f"--algorithm={Algorithm.SHA512}")
+    tell(arguments.directory, [option for option in kind if option not in defaults])
     return 0

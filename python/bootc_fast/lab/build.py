@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bootc_fast.lab import deploy
 from bootc_fast.lab.forms import LabForms
+from bootc_fast.lab.generated import GENERATED_OS_RELEASE, set_times
 from bootc_fast.lab.layout import LabHost
-from bootc_fast.lab.rootfs import GENERATED_OS_RELEASE, RootTree, set_times
+from bootc_fast.lab.rootfs import RootTree
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:

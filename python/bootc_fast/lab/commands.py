@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from bootc_fast.lab import deploy
+from bootc_fast.lab.generated import generated_rootfs
 from bootc_fast.lab.layout import LabHost, open_lab
-from bootc_fast.lab.rootfs import RootTree, check_source, generated_rootfs, open_rootfs
+from bootc_fast.lab.rootfs import RootTree, check_source, open_rootfs
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:

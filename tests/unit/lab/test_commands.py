@@ -10,7 +10,8 @@ import pytest
 
 from bootc_fast import lab
 from bootc_fast.errors import CommandError, UsageError
-from bootc_fast.lab.rootfs import RootTree, copy_readable, open_rootfs
+from bootc_fast.lab.generated import add_link_targets, copy_readable
+from bootc_fast.lab.rootfs import RootTree, open_rootfs
 from bootc_fast.types import BootType, Loader
 
 
@@ -101,3 +102,19 @@ def test_a_locked_deployment_is_staged_for_download_only(tmp_path: Path) -> None
     host = lab.create(tmp_path / "h")
     lab.stage(tmp_path / "h", locked=True)
     assert '"finalization_locked":true' in host.marker.read_text()
+
+
+def test_what_links_in_etc_lead_to_exists_in_the_generated_os(tmp_path: Path) -> None:
+    links = {
+        "etc/absolute": lab.LabLink("/proc/version"),
+        "etc/d/relative": lab.LabLink("../../proc/version"),
+        "etc/directory": lab.LabLink("/usr/lib"),
+        "etc/dangling": lab.LabLink("/no/such/file"),
+        "etc/inside": lab.LabLink("passwd"),
+    }
+    lab.write_files(tmp_path, links)
+    add_link_targets(tmp_path)
+    assert (tmp_path / "proc/version").stat().st_size == 0
+    assert (tmp_path / "usr/lib").is_dir()
+    assert sorted(os.listdir(tmp_path)) == ["etc", "proc", "usr"]
+    assert sorted(os.listdir(tmp_path / "etc")) == ["absolute", "d", "dangling", "directory", "inside"]
