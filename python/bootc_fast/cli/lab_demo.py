@@ -122,7 +122,8 @@ def _make_steps(options: Sequence[str]) -> list[Step]:
         ),
         Step("What did the administrator change?", (*on_host, "etc", "diff")),
         Step(
-            "A preview of the finalize: what of /etc is kept, what the update wins, what is in conflict.",
+            "A preview of the finalize: K is kept, D stays deleted, I is a change of the image that an edit hides, "
+            "C a conflict, L a symlink that leads nowhere.",
             (*on_host, "composefs-finalize-staged", "--dry-run"),
         ),
         Step(
