@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from bootc_fast import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from bootc_fast.types import Loader
 
 _FIBMAP = 1
@@ -102,6 +104,20 @@ class BootVolume(Protocol):
 
     def free_bytes(self) -> tuple[int, int]:
         """Return free space and the size of an allocation unit, in bytes."""
+
+
+@contextlib.contextmanager
+def opened(volume: BootVolume, path: bytes) -> Generator[BootDirectory]:
+    """Open a directory for the length of a block.
+
+    Raises:
+        FileNotFoundError: It is absent.
+    """
+    directory = volume.open_directory(path)
+    if directory is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    with contextlib.closing(directory):
+        yield directory
 
 
 class RealDirectory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -151,10 +152,8 @@ class _Reader:
         directory = self.boot.open_directory(path)
         if directory is None:
             return None
-        try:
+        with closing(directory):
             return self.read_file(directory, name, max_bytes)
-        finally:
-            directory.close()
 
     def read_set(self, path: bytes) -> tuple[list[MenuEntry], list[bytes]] | None:
         """Read a directory of entries: the entries, and all names. None where it is absent."""
@@ -181,6 +180,12 @@ class _Reader:
             if (not raw.strip() or b"\0" in raw) and not entry.is_own and OWN_NAME.fullmatch(name):
                 self.torn.append(name)
         return entry
+
+    def read_overrides(self, rule: OrderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
+        """Read everything that picks another entry than the first."""
+        conf = self.read_optional(LOADER_DIRECTORY, LOADER_CONF, MAX_ENTRY_BYTES)
+        grubenv = self.read_optional(GRUB_DIRECTORY, GRUBENV, MAX_ENTRY_BYTES)
+        return collect_overrides(rule, variables=variables, loader_conf=conf, grubenv=grubenv)
 
     def find_missing(self, entry: MenuEntry, available: frozenset[bytes]) -> MenuEntry:
         """Fill in which of the entry's files are not there or empty."""
@@ -293,14 +298,9 @@ def read_volumes(
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
     chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, loader, available)
     entries = sort_menu(chunks, files, rule)
-    overrides = collect_overrides(
-        rule,
-        variables=variables,
-        loader_conf=reader.read_optional(LOADER_DIRECTORY, LOADER_CONF, MAX_ENTRY_BYTES),
-        grubenv=reader.read_optional(GRUB_DIRECTORY, GRUBENV, MAX_ENTRY_BYTES),
-    )
+    overrides = reader.read_overrides(rule, variables)
     choice = find_default(entries, rule, overrides)
-    names = [*(live[1] if live else ()), *(staged[1] if staged else ())]
+    live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
     return BootMenu(
         loader=loader,
@@ -315,8 +315,8 @@ def read_volumes(
         warnings=(*reader.warnings, *_find_oddities(entries, files, rule, choice)),
         files=tuple(files),
         torn=torn,
-        leftovers=_find_leftovers(boot, live[1] if live else ()),
-        names=frozenset(names),
+        leftovers=_find_leftovers(boot, live_names),
+        names=frozenset((*live_names, *staged_names)),
         chunks=chunks,
         staged_chunks=staged_chunks,
         user_cfg=user_cfg,

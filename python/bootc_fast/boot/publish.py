@@ -34,42 +34,31 @@ Source:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core, _native
-from bootc_fast.boot.directory import RealVolume
-from bootc_fast.boot.entry import MAX_ENTRY_BYTES
+from bootc_fast.boot.directory import RealVolume, opened
 from bootc_fast.boot.garbage import collect_volumes
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES
 from bootc_fast.boot.menu import (
     ENTRIES,
     GRUB_DIRECTORY,
-    GRUBENV,
-    LOADER_CONF,
-    LOADER_DIRECTORY,
     STAGED_ENTRIES,
     USER_CFG,
     USER_CFG_STAGED,
     read_volumes,
     sort_menu,
 )
+from bootc_fast.boot.moves import VariableSetter, move_override
 from bootc_fast.boot.order import rules_of
-from bootc_fast.boot.override import (
-    LoaderOverride,
-    OverrideKind,
-    replace_grubenv_value,
-    replace_loader_conf_default,
-)
 from bootc_fast.boot.replace import GONE_SUFFIX, NEW_SUFFIX, find_linked, remove_files, replace_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Collection, Sequence
 
     from bootc_fast.boot.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.menu import BootMenu, StagedRename
@@ -78,9 +67,6 @@ if TYPE_CHECKING:
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
-
-VariableSetter = Callable[[OverrideKind, bytes], None]
-"""Sets ``LoaderEntryDefault`` or ``LoaderEntryOneShot`` to an entry's id; raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +84,6 @@ class PublishOutcome:
     written: int = 0
     removed: int = 0
     warnings: tuple[str, ...] = ()
-
-
-@contextlib.contextmanager
-def _opened(volume: BootVolume, path: bytes) -> Generator[BootDirectory]:
-    directory = volume.open_directory(path)
-    if directory is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    try:
-        yield directory
-    finally:
-        directory.close()
 
 
 def _user_cfg_names(directory: BootDirectory) -> list[bytes]:
@@ -156,7 +131,7 @@ class _Publication:
         self.doing = "flushing the boot partition"
         for volume in (self.boot, self.esp):
             if volume is not None:
-                with _opened(volume, b"") as root:
+                with opened(volume, b"") as root:
                     root.barrier()
 
     def rename_staged(self) -> None:
@@ -164,7 +139,7 @@ class _Publication:
         self.doing = "giving staged UKIs their final names"
         for item in self.plan.renames:
             if self.esp is not None:
-                with _opened(self.esp, item.directory) as directory:
+                with opened(self.esp, item.directory) as directory:
                     self._rename_one(self.esp, directory, item)
 
     def _rename_one(self, volume: BootVolume, directory: BootDirectory, item: StagedRename) -> None:
@@ -195,7 +170,7 @@ class _Publication:
             self.boot.make_directory(ENTRIES)
         if not self.plan.new_files:
             return
-        with _opened(self.boot, ENTRIES) as directory:
+        with opened(self.boot, ENTRIES) as directory:
             for entry in self.plan.new_files:
                 self.doing = f"writing the boot entry {entry.label}"
                 self.written.append(entry.file_name + NEW_SUFFIX)
@@ -242,7 +217,7 @@ class _Publication:
             return
         self.doing = "replacing grub2/user.cfg"
         self.is_user_cfg_new = True
-        with _opened(self.boot, GRUB_DIRECTORY) as directory:
+        with opened(self.boot, GRUB_DIRECTORY) as directory:
             replace_file(directory, USER_CFG, self.plan.user_cfg)
         self.check()
 
@@ -253,7 +228,7 @@ class _Publication:
             if self.is_user_cfg_new:
                 self._take_user_cfg_back()
             if self.written:
-                with _opened(self.boot, ENTRIES) as directory:
+                with opened(self.boot, ENTRIES) as directory:
                     linked = find_linked(directory, [*self.menu.names, *self.live, *self.written])
                     # The default last: an entry below it must never be the first.
                     for name in [*self.written[::-1], *self.live[::-1]]:
@@ -263,7 +238,7 @@ class _Publication:
         return problems
 
     def _take_user_cfg_back(self) -> None:
-        with _opened(self.boot, GRUB_DIRECTORY) as directory:
+        with opened(self.boot, GRUB_DIRECTORY) as directory:
             if self.menu.user_cfg is None:
                 remove_files(directory, [USER_CFG], linked=find_linked(directory, _user_cfg_names(directory)))
             elif directory.read(USER_CFG, MAX_USER_CFG_BYTES) != self.menu.user_cfg:
@@ -273,37 +248,16 @@ class _Publication:
         """Step 7: failures are warnings, since an override that names nothing is passed over by the loaders."""
         for override in self.plan.moved_overrides:
             try:
-                self._move_override(override)
+                self.warnings += move_override(self.boot, override, self.plan.default, self.set_variable)
             except OSError as error:
                 self.warnings.append(f"changing {override.kind.value}: {error.strerror or error}")
-
-    def _move_override(self, override: LoaderOverride) -> None:
-        default = self.plan.default
-        if override.kind in (OverrideKind.ONE_SHOT, OverrideKind.DEFAULT_VARIABLE):
-            if self.set_variable is None:
-                self.warnings.append(f"{override.kind.value} still names an entry that is gone")
-            else:
-                self.set_variable(override.kind, default.loader_id)
-        elif override.kind is OverrideKind.LOADER_CONF:
-            with _opened(self.boot, LOADER_DIRECTORY) as directory:
-                raw = directory.read(LOADER_CONF, MAX_ENTRY_BYTES)
-                replace_file(directory, LOADER_CONF, replace_loader_conf_default(raw, default.loader_id))
-        else:
-            key = b"next_entry" if override.kind is OverrideKind.GRUB_NEXT else b"saved_entry"
-            with _opened(self.boot, GRUB_DIRECTORY) as directory:
-                block = replace_grubenv_value(directory.read(GRUBENV, MAX_ENTRY_BYTES), key, default.grub_id)
-                if block is None:
-                    self.warnings.append(f"{override.kind.value}: the new value does not fit")
-                else:
-                    # In place: GRUB finds the block by its sectors, and a torn one picks nothing.
-                    directory.overwrite(GRUBENV, block)
 
     def remove_old(self) -> int:
         """Step 8; returns how many names were to go."""
         if not self.plan.removed:
             return 0
         try:
-            with _opened(self.boot, ENTRIES) as directory:
+            with opened(self.boot, ENTRIES) as directory:
                 names = directory.list_names()
                 linked = find_linked(directory, names)
                 gone = [name for name in self.plan.removed if name in names]

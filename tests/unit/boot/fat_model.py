@@ -56,7 +56,7 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a failure has to come again with the same seed
 
 
-def _error(number: int, what: object = "") -> OSError:
+def make_error(number: int, what: object = "") -> OSError:
     return OSError(number, os.strerror(number), what)
 
 
@@ -89,7 +89,7 @@ class FatModel:
 
     def _put(self, key: tuple[str, int], value: Any) -> None:
         if self.is_read_only:
-            raise _error(errno.EROFS)
+            raise make_error(errno.EROFS)
         self.cache[key] = value
         self.log.append(("write", key, value))
 
@@ -112,7 +112,7 @@ class FatModel:
     def _allocate(self, count: int) -> list[int]:
         free = [c for c in range(ROOT + 1, self.clusters) if self._fat(c) == FREE][:count]
         if len(free) < count:
-            raise _error(errno.ENOSPC)
+            raise make_error(errno.ENOSPC)
         for cluster, following in zip(free, [*free[1:], END], strict=True):
             self._set_fat(cluster, following)
         return free
@@ -124,7 +124,7 @@ class FatModel:
             if following == FREE:
                 # The kernel calls this "deleting FAT entry beyond EOF" and goes read-only.
                 self.is_read_only = True
-                raise _error(errno.EIO, "deleting FAT entry beyond EOF")
+                raise make_error(errno.EIO, "deleting FAT entry beyond EOF")
             self._set_fat(cluster, FREE)
             cluster = following
 
@@ -192,16 +192,16 @@ class FatModel:
         inode = self.root
         for name in path.strip(b"/").split(b"/") if path.strip(b"/") else ():
             if not inode.is_dir:
-                raise _error(errno.ENOTDIR, path)
+                raise make_error(errno.ENOTDIR, path)
             if name not in inode.children:
-                raise _error(errno.ENOENT, path)
+                raise make_error(errno.ENOENT, path)
             inode = inode.children[name]
         return inode
 
     def create(self, directory: Inode, name: bytes, data: bytes) -> Inode:
         """Make a file; nothing is flushed."""
         if name in directory.children:
-            raise _error(errno.EEXIST, name)
+            raise make_error(errno.EEXIST, name)
         inode = Inode()
         self._add_slots(directory, name, inode)
         directory.children[name] = inode
@@ -240,7 +240,7 @@ class FatModel:
     def rename(self, directory: Inode, old: bytes, new: bytes) -> None:
         """Rename within a directory, also onto an existing file."""
         if old not in directory.children:
-            raise _error(errno.ENOENT, old)
+            raise make_error(errno.ENOENT, old)
         inode = directory.children.pop(old)
         old_slots = inode.slots
         target = directory.children.get(new)
@@ -269,7 +269,7 @@ class FatModel:
     def unlink(self, directory: Inode, name: bytes) -> None:
         """Remove a name; frees the clusters in the same epoch unless the file is open."""
         if name not in directory.children:
-            raise _error(errno.ENOENT, name)
+            raise make_error(errno.ENOENT, name)
         inode = directory.children.pop(name)
         self._remove_slots(inode.slots)
         self._drop(inode)
@@ -299,7 +299,7 @@ class FatModel:
         cluster = inode.start
         while len(out) < inode.size:
             if cluster in (FREE, END):
-                raise _error(errno.EIO, "the chain ends before the file")
+                raise make_error(errno.EIO, "the chain ends before the file")
             sector = self.cache.get(("data", cluster))
             out += (sector if isinstance(sector, bytes) else b"\xde" * self.cluster_bytes).ljust(
                 self.cluster_bytes, b"\0"
@@ -372,114 +372,3 @@ class FatModel:
         self.flush()
         self.start_disk = dict(self.disk)
         self.log.clear()
-
-
-class FatDirectory:
-    """A directory of the model, as ``BootDirectory``."""
-
-    def __init__(self, model: FatModel, inode: Inode) -> None:
-        self.model, self.inode = model, inode
-
-    def list_names(self) -> list[bytes]:
-        return sorted(self.inode.children)
-
-    def _child(self, name: bytes) -> Inode:
-        if name not in self.inode.children:
-            raise _error(errno.ENOENT, name)
-        return self.inode.children[name]
-
-    def read(self, name: bytes, max_bytes: int) -> bytes:
-        inode = self._child(name)
-        if inode.is_dir:
-            raise _error(errno.EINVAL, name)
-        if inode.size > max_bytes:
-            raise _error(errno.EFBIG, name)
-        return self.model.read(inode)
-
-    def write_new(self, name: bytes, data: bytes) -> None:
-        self.model.fsync(self.model.create(self.inode, name, data))
-
-    def overwrite(self, name: bytes, data: bytes) -> None:
-        inode = self._child(name)
-        size = self.model.cluster_bytes
-        for i, cluster in enumerate(self.model.chain(inode.start)):
-            self.model._put(("data", cluster), data[i * size : (i + 1) * size])
-        self.model.fsync(inode)
-
-    def rename(self, old: bytes, new: bytes) -> None:
-        self.model.rename(self.inode, old, new)
-
-    def hold(self, name: bytes) -> int:
-        return self.model.hold(self._child(name))
-
-    def release(self, handle: int) -> None:
-        self.model.release(handle)
-
-    def unlink(self, name: bytes) -> None:
-        self.model.unlink(self.inode, name)
-
-    def first_block(self, name: bytes) -> int | None:
-        return self._child(name).start or None
-
-    def barrier(self) -> None:
-        self.model.syncfs()
-        self.model.fsync(self.inode)
-
-    def close(self) -> None:
-        return
-
-
-class FatVolume:
-    """The model as ``BootVolume``."""
-
-    def __init__(self, model: FatModel) -> None:
-        self.model = model
-
-    def open_directory(self, path: bytes) -> FatDirectory | None:
-        try:
-            inode = self.model.find(path)
-        except OSError:
-            return None
-        return FatDirectory(self.model, inode) if inode.is_dir else None
-
-    def make_directory(self, path: bytes) -> None:
-        inode = self.model.root
-        for name in path.strip(b"/").split(b"/"):
-            if name not in inode.children:
-                self.model.mkdir(inode, name)
-            inode = inode.children[name]
-            self.model.syncfs()
-            self.model.flush()
-
-    def remove_directory(self, path: bytes) -> None:
-        head, _, name = path.strip(b"/").rpartition(b"/")
-        if self.model.find(path).children:
-            raise _error(errno.ENOTEMPTY, path)
-        handle = self.model.hold(self.model.find(path))
-        self.model.unlink(self.model.find(head), name)
-        self.model.syncfs()
-        self.model.flush()
-        self.model.release(handle)
-        self.model.syncfs()
-        self.model.flush()
-
-    def find_size(self, path: bytes) -> int | None:
-        try:
-            inode = self.model.find(path)
-        except OSError:
-            return None
-        return None if inode.is_dir else inode.size
-
-    def is_fat(self) -> bool:
-        return True
-
-    def free_bytes(self) -> tuple[int, int]:
-        free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))
-        return free * self.model.cluster_bytes, self.model.cluster_bytes
-
-    def put(self, path: bytes, data: bytes) -> None:
-        """Set up a file."""
-        head, _, name = path.strip(b"/").rpartition(b"/")
-        if self.open_directory(head) is None:
-            self.make_directory(head)
-        self.model.create(self.model.find(head), name, data)

@@ -6,7 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,8 @@ from bootc_fast.boot.publish import PublishOutcome, publish_volumes
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
-    from unit.boot.fat_model import FatModel, FatVolume
+    from unit.boot.fat_model import FatModel
+    from unit.boot.fat_volume import FatVolume
 
     from bootc_fast.boot.directory import BootVolume
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume, seeded
+from unit.boot.fat_model import FatModel, seeded
+from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, Trigger
 from unit.boot.scenarios import KNOWN, A, B, C, D, bls_text, kernel_directory, menuentry, uki_path, uki_text
 

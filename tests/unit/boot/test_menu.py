@@ -6,7 +6,8 @@ import errno
 import os
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, Trigger
 from unit.boot.scenarios import HEADER, KNOWN, A, B, bls_text, kernel_directory, menuentry, uki_path, uki_text
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import KNOWN, A, C, bls_text, kernel_directory
 
 from bootc_fast.boot.firmware import LoaderVariables, read_loader_variables

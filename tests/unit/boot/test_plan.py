@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import (
     FOREIGN,
     HEADER,

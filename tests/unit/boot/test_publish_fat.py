@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume, seeded
+from unit.boot.fat_model import FatModel, seeded
+from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import A, B, Scenario, check_finished, find_boots, judge, make_scenarios
 
 from bootc_fast.types import Loader

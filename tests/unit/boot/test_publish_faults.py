@@ -6,7 +6,8 @@ import errno
 from functools import cache
 
 import pytest
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, JournalVolume, KilledError, Trigger, make_volume
 from unit.boot.scenarios import Scenario, check_finished, judge, make_scenarios
 

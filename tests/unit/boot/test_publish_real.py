@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 import trio
-from unit.boot.fat_model import FatModel, FatVolume
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import Scenario, make_scenarios
 
 from bootc_fast.boot import publish

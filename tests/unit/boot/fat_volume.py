@@ -1,0 +1,122 @@
+"""The FAT model behind the interface that publishing uses."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from unit.boot.fat_model import FREE, ROOT, make_error
+
+if TYPE_CHECKING:
+    from unit.boot.fat_model import FatModel, Inode
+
+
+class FatDirectory:
+    """A directory of the model, as ``BootDirectory``."""
+
+    def __init__(self, model: FatModel, inode: Inode) -> None:
+        self.model, self.inode = model, inode
+
+    def list_names(self) -> list[bytes]:
+        return sorted(self.inode.children)
+
+    def _child(self, name: bytes) -> Inode:
+        if name not in self.inode.children:
+            raise make_error(errno.ENOENT, name)
+        return self.inode.children[name]
+
+    def read(self, name: bytes, max_bytes: int) -> bytes:
+        inode = self._child(name)
+        if inode.is_dir:
+            raise make_error(errno.EINVAL, name)
+        if inode.size > max_bytes:
+            raise make_error(errno.EFBIG, name)
+        return self.model.read(inode)
+
+    def write_new(self, name: bytes, data: bytes) -> None:
+        self.model.fsync(self.model.create(self.inode, name, data))
+
+    def overwrite(self, name: bytes, data: bytes) -> None:
+        inode = self._child(name)
+        size = self.model.cluster_bytes
+        for i, cluster in enumerate(self.model.chain(inode.start)):
+            self.model._put(("data", cluster), data[i * size : (i + 1) * size])
+        self.model.fsync(inode)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.model.rename(self.inode, old, new)
+
+    def hold(self, name: bytes) -> int:
+        return self.model.hold(self._child(name))
+
+    def release(self, handle: int) -> None:
+        self.model.release(handle)
+
+    def unlink(self, name: bytes) -> None:
+        self.model.unlink(self.inode, name)
+
+    def first_block(self, name: bytes) -> int | None:
+        return self._child(name).start or None
+
+    def barrier(self) -> None:
+        self.model.syncfs()
+        self.model.fsync(self.inode)
+
+    def close(self) -> None:
+        return
+
+
+class FatVolume:
+    """The model as ``BootVolume``."""
+
+    def __init__(self, model: FatModel) -> None:
+        self.model = model
+
+    def open_directory(self, path: bytes) -> FatDirectory | None:
+        try:
+            inode = self.model.find(path)
+        except OSError:
+            return None
+        return FatDirectory(self.model, inode) if inode.is_dir else None
+
+    def make_directory(self, path: bytes) -> None:
+        inode = self.model.root
+        for name in path.strip(b"/").split(b"/"):
+            if name not in inode.children:
+                self.model.mkdir(inode, name)
+            inode = inode.children[name]
+            self.model.syncfs()
+            self.model.flush()
+
+    def remove_directory(self, path: bytes) -> None:
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        if self.model.find(path).children:
+            raise make_error(errno.ENOTEMPTY, path)
+        handle = self.model.hold(self.model.find(path))
+        self.model.unlink(self.model.find(head), name)
+        self.model.syncfs()
+        self.model.flush()
+        self.model.release(handle)
+        self.model.syncfs()
+        self.model.flush()
+
+    def find_size(self, path: bytes) -> int | None:
+        try:
+            inode = self.model.find(path)
+        except OSError:
+            return None
+        return None if inode.is_dir else inode.size
+
+    def is_fat(self) -> bool:
+        return True
+
+    def free_bytes(self) -> tuple[int, int]:
+        free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))
+        return free * self.model.cluster_bytes, self.model.cluster_bytes
+
+    def put(self, path: bytes, data: bytes) -> None:
+        """Set up a file."""
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        if self.open_directory(head) is None:
+            self.make_directory(head)
+        self.model.create(self.model.find(head), name, data)
