@@ -67,6 +67,7 @@ fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&dyn ContentSource) -> T) 
 /// `progress(done, total)` is called now and then; an exception of it ends the writing like one of `check`.
 #[pyfunction]
 #[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
+#[allow(clippy::needless_pass_by_value)] // PyO3 hands over owned arguments.
 pub fn apply_etc(
     py: Python<'_>,
     plan: &EtcPlan,

@@ -12,7 +12,7 @@ const GROUP_BLOCKS: usize = 16;
 /// when it is hashed.
 pub(super) const READ_BYTES: usize = 1 << 18;
 
-/// Digests a stream, holding at most [`GROUP_BLOCKS`] blocks a level and what the last call gave.
+/// Digests a stream, holding at most `GROUP_BLOCKS` blocks a level and what the last call gave.
 #[derive(Debug, Clone)]
 pub struct VerityHasher {
     blocks: BlockHasher,
