@@ -56,8 +56,11 @@ def test_a_changed_owner_in_place_keeps_setuid_and_capabilities(sides: Sides) ->
     merge(sides)
     os.chown(sides.result / "tool", 1, 1)
     assert stat.S_IMODE((sides.result / "tool").stat().st_mode) == 0o755
+    (sides.result / "tool").chmod(0o6755)
+    os.setxattr(sides.result / "tool", "security.capability", CAPABILITY)
+    os.utime(sides.result / "tool", ns=(1, path.stat().st_mtime_ns))
     applied = merge(sides)
-    assert [row[0] for row in applied.operations] == ["set-attributes"]
+    assert [(row[0], row[5]) for row in applied.operations] == [("set-attributes", ["owner"])]
     assert listing(sides.result)[b"tool"] == listing(sides.current)[b"tool"]
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -45,6 +46,9 @@ MARK = "sched_yield"
 
 MOST_READS = 16
 """Reads that fail, of one kind: they are alike, and 200 processes under strace take their time."""
+
+IN_PLACE = {b"d/attributes"}
+"""Keeps its content and gets other attributes one by one; every other file is the old or the new one, whole."""
 
 HARMLESS = {
     ("unlinkat", "ENOENT"): "says that the file is gone, which the file contradicts: no kernel does",
@@ -83,19 +87,13 @@ def make_trees(base: Path) -> Sides:
     return sides
 
 
-def complete_contents(sides: Sides) -> set[bytes]:
-    """Every content that a file may ever have under its own name."""
-    trees = [listing(side) for side in sides]
-    return {entry.content for tree in trees for entry in tree.values()}
-
-
 class Bench:
     """The trees, what the result must be, and copies of the destination to spoil."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.sides = make_trees(base)
-        self.contents = complete_contents(self.sides)
+        self.before = listing(self.sides.result)
         self.number = itertools.count()
         done = self.fresh()
         merge(done)
@@ -124,8 +122,9 @@ class Bench:
     def check_and_complete(self, sides: Sides, what: str) -> None:
         """Check that every file is whole, and that the next run makes the result."""
         for path, entry in self.look(sides).items():
-            if b".bootc-fast-" not in path:
-                assert entry.content in self.contents, f"{what}: {path!r} is torn"
+            if stat.S_ISREG(entry.mode) and b".bootc-fast-" not in path and path not in IN_PLACE:
+                allowed = [trees[path]._replace(links=()) for trees in (self.before, self.expected) if path in trees]
+                assert entry._replace(links=()) in allowed, f"{what}: {path!r} is torn"
         merge(sides)
         assert self.look(sides) == self.expected, what
         assert merge(sides).operations == [], what
