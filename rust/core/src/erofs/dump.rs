@@ -115,9 +115,12 @@ impl Entry<'_> {
             }
             FileType::Regular => match self.object()? {
                 Some(digest) => {
-                    let hex = digest.to_string();
-                    let (first, rest) = hex.split_at_checked(2).unwrap_or((&hex, ""));
-                    write!(line, "{first}/{rest} - {hex}")?;
+                    let mut buffer = [0; 128];
+                    let hex = digest.hex(&mut buffer);
+                    let (first, rest) = hex.split_at_checked(2).unwrap_or((hex, b""));
+                    for part in [first, b"/", rest, b" - ", hex] {
+                        line.extend_from_slice(part);
+                    }
                 }
                 None => self.write_content(line)?,
             },
@@ -142,8 +145,8 @@ impl Entry<'_> {
     fn object(&self) -> Result<Option<Digest>, ErofsError> {
         let fail = |what| ErofsError::BadObject { path: lossy(self.walk.path()), what };
         let metacopy = value_of(&self.xattrs, composefs::METACOPY).map_or(Ok(None), metacopy_digest);
-        let redirect = value_of(&self.xattrs, composefs::REDIRECT).and_then(redirect_digest);
-        Ok(metacopy.map_err(fail)?.or(redirect))
+        let redirect = || value_of(&self.xattrs, composefs::REDIRECT).and_then(redirect_digest);
+        Ok(metacopy.map_err(fail)?.or_else(redirect))
     }
 
     fn write_xattrs(&self, line: &mut Vec<u8>) {

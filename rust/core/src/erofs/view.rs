@@ -141,14 +141,25 @@ fn object(xattrs: &[ViewXattr<'_>], path: &[u8]) -> Result<ViewContent<'static>,
     };
     let fail = |what| ErofsError::BadObject { path: lossy(path), what };
     let redirect = value_of(xattrs, composefs::REDIRECT).ok_or_else(|| fail("metacopy without redirect"))?;
-    let named =
-        redirect_digest(redirect).ok_or_else(|| fail("the redirect names no object of a repository"))?;
-    match metacopy_digest(value) {
-        Ok(None) => Ok(ViewContent::Object(named)),
-        Ok(Some(digest)) if digest == named => Ok(ViewContent::Object(digest)),
-        Ok(Some(_)) => Err(fail("redirect and metacopy name different objects")),
-        Err(what) => Err(fail(what)),
+    let digest = metacopy_digest(value).map_err(fail)?;
+    if let Some(digest) = digest.filter(|digest| names_object(redirect, digest)) {
+        return Ok(ViewContent::Object(digest));
     }
+    match redirect_digest(redirect) {
+        None => Err(fail("the redirect names no object of a repository")),
+        Some(named) if digest.is_none() => Ok(ViewContent::Object(named)),
+        Some(_) => Err(fail("redirect and metacopy name different objects")),
+    }
+}
+
+/// Whether a redirect is the path of this object, without parsing it.
+fn names_object(redirect: &[u8], digest: &Digest) -> bool {
+    let mut buffer = [0; 128];
+    let hex = digest.hex(&mut buffer);
+    hex.split_at_checked(2).is_some_and(|(first, rest)| {
+        let path = redirect.strip_prefix(b"/").and_then(|path| path.strip_prefix(first));
+        path.and_then(|path| path.strip_prefix(b"/")) == Some(rest)
+    })
 }
 
 /// `/` two hex digits `/` the others.
