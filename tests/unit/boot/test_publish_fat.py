@@ -35,7 +35,7 @@ def test_every_crash_state_boots_the_old_or_the_new_default_whole(
     assert states > 30
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES[:2], ids=str)
 @pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
 def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, geometry: tuple[int, int]) -> None:
     model = _prepare(scenario, *geometry)

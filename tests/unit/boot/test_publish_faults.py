@@ -76,8 +76,10 @@ def test_after_any_one_failure_the_old_set_is_back_or_the_new_one_in_force(scena
             outcomes.add("done")
             assert judge(model, scenario, wanted=(scenario.new,)) == [], trigger.calls[at:]
         assert trigger.has_fired
-        scenario.run(FatVolume(model))
-        check_finished(model, scenario)
+        if error in (errno.ENOSPC, errno.EIO):
+            # The others leave the same states behind; these two leave half a file in between as well.
+            scenario.run(FatVolume(model))
+            check_finished(model, scenario)
     assert outcomes == {"failed", "done"}
 
 
