@@ -13,8 +13,6 @@ from bootc_fast._text import escape_bytes
 from bootc_fast.boot.esp import open_boot_area
 from bootc_fast.boot.firmware import read_loader_variables, read_secure_boot_state
 from bootc_fast.boot.menu import read_menu
-from bootc_fast.boot.secureboot import verify_uki
-from bootc_fast.boot.uki import check_uki, parse_uki
 from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
 
 if TYPE_CHECKING:
@@ -130,6 +128,9 @@ def _compare_boot_digest(expected: str, found: str, path: bytes) -> None:
 async def _check_uki(
     survey: Survey, digest: VerityDigest, look: BootLook, path: bytes, *, verify_signatures: bool
 ) -> list[str]:
+    # Here, since parsing signatures takes as long to import as everything else a status needs.
+    from bootc_fast.boot.uki import check_uki, parse_uki
+
     data = await run_native(_read_file, look, path)
     uki = await run_blocking(parse_uki, data)
     await run_blocking(check_uki, uki, digest=digest)
@@ -138,6 +139,8 @@ async def _check_uki(
         _compare_boot_digest(origin.boot_digest, uki.boot_digest, path)
     if not (verify_signatures and look.variables.secure_boot):
         return []
+    from bootc_fast.boot.secureboot import verify_uki
+
     state = await run_blocking(read_secure_boot_state, survey.host)
     booted_entry = find_entry(look.menu, survey.booted.digest)
     booted = None

@@ -214,14 +214,18 @@ KILLABLE = {
 MOST_CALLS = 40
 
 
-def _kill_at(case: Case, calls: str, number: int) -> bool:
-    """Run a finalize that is killed at the n-th of some system calls; says whether it got that far."""
-    argv = ["strace", "-f", "-qqq", "-o", os.devnull, f"--trace={calls}"]
-    argv.append(f"--inject={calls}:signal=SIGKILL:when={number}")
+def _run_injected(case: Case, calls: str, number: int, what: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a finalize in which something befalls the n-th of some system calls of a thread."""
+    argv = ["strace", "-f", "-qqq", "-o", os.devnull, f"--trace={calls}", f"--inject={calls}:{what}:when={number}"]
     command = [sys.executable, "-m", "bootc_fast", "finalize", "--root", str(case.root)]
     # Byte code written at start-up would be counted, and its files are none of the host's.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([*argv, *command], capture_output=True, env=environment, check=False)
+    return subprocess.run([*argv, *command], capture_output=True, env=environment, check=False)
+
+
+def _kill_at(case: Case, calls: str, number: int) -> bool:
+    """Kill a finalize at the n-th of some system calls; says whether it got that far."""
+    done = _run_injected(case, calls, number, "signal=SIGKILL")
     if done.returncode != 0:
         assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), done.stderr
     return done.returncode != 0
@@ -258,3 +262,25 @@ def test_a_record_says_that_a_killed_finalize_was_interrupted(tmp_path: Path) ->
     # The first rename puts the record in its place; the second is a file of the merge.
     assert _kill_at(case, KILLABLE["rename"], 2)
     assert flowkit.read_record(case.root)["result"] == "interrupted"
+
+
+@pytest.mark.parametrize(("name", "error"), [("flush", "EIO"), ("rename", "ENOSPC"), ("make", "EROFS")])
+def test_a_system_call_that_fails_once_is_a_clear_error_or_a_warning_and_a_rerun_completes(
+    tmp_path: Path, name: str, error: str
+) -> None:
+    failures = 0
+    for number in range(1, MOST_CALLS):
+        case = flowkit.make_case(tmp_path / str(number))
+        done = _run_injected(case, KILLABLE[name], number, f"error={error}")
+        if done.returncode == 0 and not done.stderr:
+            break
+        failures += 1
+        said = done.stderr.decode()
+        assert (done.returncode, said.split(":")[0]) in [(0, "warning"), (6, "error")], said
+        assert "Traceback" not in said
+        _bootable(case)
+        trio.run(_complete, case)
+        shutil.rmtree(case.root)
+    else:
+        pytest.fail("more calls than were reckoned with")
+    assert failures > 0
