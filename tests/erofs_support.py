@@ -127,3 +127,29 @@ def assert_same(walked: dict[bytes, Record], mounted: dict[bytes, Record]) -> No
     assert walked.keys() == mounted.keys(), sorted(walked.keys() ^ mounted.keys())[:20]
     for path, record in sorted(mounted.items()):
         assert walked[path] == record, path
+
+
+def open_bytes(data: bytes) -> _core.Image:
+    fd = os.memfd_create("image")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        return _core.Image.open(fd)
+    finally:
+        os.close(fd)
+
+
+def read_everything(data: bytes) -> None:
+    """Everything that a caller may ask of an image; the two readers must not differ in what they accept."""
+    image = open_bytes(data)
+    image.verify()
+    tree = image.tree()
+    for entry in tree.entries():
+        assert image.lookup(entry.path) is not None
+    if image.composefs_version is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            image.dump(null)
+        finally:
+            os.close(null)
