@@ -72,9 +72,10 @@ pub fn apply_etc(
     py: Python<'_>,
     plan: &EtcPlan,
     dest_fd: RawFd,
-    progress: Option<Py<PyAny>>,
+    progress: Option<Bound<'_, PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcApplied> {
+    let progress = progress.map(Bound::unbind);
     let dir = duplicate(dest_fd)?;
     let result = &plan.merged().tree;
     let failed: Mutex<Option<PyErr>> = Mutex::new(None);
