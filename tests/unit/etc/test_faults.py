@@ -209,7 +209,7 @@ def test_a_full_file_system_is_an_error_that_names_the_file_and_leaves_no_part_o
     ran = bench.run(sides, "trace=copy_file_range,pwrite64", "inject=copy_file_range,pwrite64:error=ENOSPC")
     assert ran.returncode == 6
     assert re.search(r"write \S+: No space left on device", ran.stderr)
-    assert not list(sides.result.rglob(".bootc-fast-[1-9]*"))
+    assert not list(sides.result.rglob(".bootc-fast-*"))
     bench.check_and_complete(sides, "ENOSPC")
 
 
