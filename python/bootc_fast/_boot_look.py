@@ -13,6 +13,7 @@ from bootc_fast._text import escape_bytes
 from bootc_fast.boot.esp import open_boot_area
 from bootc_fast.boot.firmware import read_loader_variables, read_secure_boot_state
 from bootc_fast.boot.menu import read_menu
+from bootc_fast.boot.plan import find_rollback_target
 from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
 
 if TYPE_CHECKING:
@@ -60,6 +61,17 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
     return BootLook(area, menu, variables, (*area.warnings, *menu.warnings))
+
+
+def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
+    """Deployments whose boot files stay even where the boot partition is full: booted, staged, and the rollback one.
+
+    Source:
+        Spec boot.md, "A full boot partition".
+    """
+    staged = survey.marker.digest if survey.marker else None
+    target = find_rollback_target(menu, booted=survey.booted.digest, staged=staged)
+    return frozenset(filter(None, (survey.booted.digest, staged, target)))
 
 
 def find_entry(menu: BootMenu, digest: VerityDigest) -> MenuEntry | None:

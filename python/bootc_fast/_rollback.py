@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 
 from bootc_fast import _message_ids
-from bootc_fast._boot_look import BootLook, look_boot
+from bootc_fast._boot_look import BootLook, list_protected, look_boot
 from bootc_fast._merge import open_directory, open_etc
 from bootc_fast._native import run_blocking
 from bootc_fast._steps import Steps, single_error
@@ -175,11 +175,11 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
         etc_changes_missing=missing,
         entry_name=plan.default.label,
         dry_run=dry_run,
-        warnings=tuple(run.warnings),
+        warnings=tuple(dict.fromkeys((*run.warnings, *plan.warnings))),
     )
     if not dry_run:
         await anyio.lowlevel.checkpoint()
-        await _commit(run, plan, outcome)
+        return await _commit(run, plan, outcome)
     return outcome
 
 
@@ -263,16 +263,27 @@ async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
     return len(report.kept) + len(report.deleted) + len(report.conflicts)
 
 
-async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome) -> None:
-    """Write the new order; then, and only then, drop the staged update and tell whoever waits for it."""
+async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome) -> RollbackOutcome:
+    """Write the new order; then, and only then, drop the staged update and tell whoever waits for it.
+
+    Returns:
+        The outcome, with what did not go as it should after the new order was in force.
+    """
     host, boot = run.host, run.boot
     with anyio.CancelScope(shield=True):
         with run.steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S):
-            await publish_menu(boot.area, boot.menu, plan, set_variable=make_variable_setter(host))
+            published = await publish_menu(
+                boot.area,
+                boot.menu,
+                plan,
+                set_variable=make_variable_setter(host),
+                protected=list_protected(run.survey, boot.menu),
+            )
         with run.steps.run("tidy", "Noting the change", timeout_s=TIDY_TIMEOUT_S):
             await run_blocking(remove_staged_marker, host)
             await run_blocking(_note_change, host, outcome)
             await run_blocking(_tell_journal, host, run.survey, outcome)
+    return replace(outcome, warnings=(*outcome.warnings, *published.warnings))
 
 
 def _note_change(host: Host, outcome: RollbackOutcome) -> None:

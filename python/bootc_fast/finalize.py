@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _core, _message_ids
-from bootc_fast._boot_look import check_boot_files, look_boot
+from bootc_fast._boot_look import check_boot_files, list_protected, look_boot
 from bootc_fast._merge import plan_merge
 from bootc_fast._native import run_blocking
 from bootc_fast._steps import Steps, single_error
@@ -207,6 +207,7 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
         await _look(run, looked)
     with run.steps.run("decide", "Planning", timeout_s=DECIDE_TIMEOUT_S):
         menu_plan, etc_changes = await _decide(run, looked)
+        run.warnings += [warning for warning in menu_plan.warnings if warning not in run.warnings]
     boot = looked.boot
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     report = looked.plan.report if looked.plan else None
@@ -222,7 +223,13 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
     await anyio.lowlevel.checkpoint()
     with anyio.CancelScope(shield=True):
         with run.steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S):
-            published = await publish_menu(boot.area, boot.menu, menu_plan, set_variable=make_variable_setter(run.host))
+            published = await publish_menu(
+                boot.area,
+                boot.menu,
+                menu_plan,
+                set_variable=make_variable_setter(run.host),
+                protected=list_protected(looked.survey, boot.menu),
+            )
         run.warnings += published.warnings
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)
         await _tidy(run, looked)

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# The boot loader's files are nobody's but root's; FAT keeps no modes. Counts for a device that is not mounted yet.
-_OPTIONS: dict[str, list[tuple[bytes, bytes | int | None]]] = {"vfat": [(b"umask", b"0077")]}
+# Count for a device that is not mounted yet; else the other mount's stay. The boot loader's files are nobody's but
+# root's; FAT keeps no modes. After a power cut in bootc's own exchange of the sets there are names whose clusters are
+# free already: unlinking one is an error that by default (errors=remount-ro) makes the whole file system read-only, in
+# the middle of a publication. With `continue` that one unlink fails, or leaves clusters lost, which is harmless.
+_OPTIONS: dict[str, list[tuple[bytes, bytes | int | None]]] = {"vfat": [(b"umask", b"0077"), (b"errors", b"continue")]}
 
 
 class _Held:

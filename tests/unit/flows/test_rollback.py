@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import flowkit
 import pytest
 
 from bootc_fast import events, lab, rollback
+from bootc_fast.boot.directory import RealVolume
 from bootc_fast.errors import FileSystemError
 from bootc_fast.types import BootType, Loader
 
@@ -226,3 +228,63 @@ async def test_the_library_returns_an_outcome_and_tells_steps(
     )
     assert (outcome.next_boot, outcome.is_revert, outcome.dropped_staged) == (case.booted, True, case.staged)
     assert seen == ["look", "commit", "tidy"]
+
+
+def _fill_boot_partition_until_gone(monkeypatch: pytest.MonkeyPatch, garbage: Path) -> None:
+    """A boot partition without a free byte as long as a directory is there."""
+    monkeypatch.setattr(RealVolume, "free_bytes", lambda _self: (0 if garbage.exists() else 1 << 20, 4096))
+
+
+@pytest.mark.parametrize("verb", ["finalize", "rollback"])
+def test_on_a_full_boot_partition_kernels_that_nobody_needs_go_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    case = _updated(tmp_path / "h", capsys, *flowkit.COMBINATIONS[0])
+    third = lab.stage_files(case.host, {"third": "3"}, version="3")
+    kernels = case.host.kernel_area()[0]
+    wanted = [kernels / f"bootc_composefs-{digest}" for digest in (case.booted, case.staged, third)]
+    garbage = kernels / f"bootc_composefs-{'e' * 128}"
+    # As left by an update that was interrupted: the state is there, an entry is not.
+    for directory in (garbage, case.host.state_dir("e" * 128)):
+        directory.mkdir()
+    (garbage / "vmlinuz").write_bytes(b"k" * 9000)
+    _fill_boot_partition_until_gone(monkeypatch, garbage)
+    code, _, err = flowkit.run(capsys, verb, "--root", case.root)
+    assert (code, garbage.exists()) == (0, False), err
+    assert [path.name for path in wanted if not (path / "vmlinuz").stat().st_size] == []
+    assert flowkit.next_boot(case.host) == (third if verb == "finalize" else case.staged)
+
+
+@pytest.mark.parametrize("verb", ["finalize", "rollback"])
+def test_on_a_full_boot_partition_what_may_yet_boot_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    case = _updated(tmp_path / "h", capsys, *flowkit.COMBINATIONS[0])
+    third = lab.stage_files(case.host, {"third": "3"}, version="3")
+    monkeypatch.setattr(RealVolume, "free_bytes", lambda _self: (0, 4096))
+    # No entry names it any more, but it belongs to the deployment that runs.
+    spare = case.host.esp / f"EFI/Linux/bootc/bootc_composefs-{case.booted}.efi"
+    spare.parent.mkdir(exist_ok=True)
+    spare.write_bytes(b"u")
+    before = flowkit.snapshot(case.host.boot_dir)
+    code, _, err = flowkit.run(capsys, verb, "--root", case.root)
+    assert (code, "bytes are needed and 0 are free" in err) == (6, True)
+    assert flowkit.snapshot(case.host.boot_dir) == before
+    assert case.host.marker.exists()
+    assert (case.host.kernel_area()[0] / f"bootc_composefs-{third}/vmlinuz").is_file()
+
+
+def test_what_goes_wrong_after_the_new_order_is_in_force_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _updated(tmp_path / "h", capsys, *flowkit.COMBINATIONS[0])
+
+    def refuse(_self: object, _path: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    lab.stage_files(case.host, {"third": "3"}, version="3")
+    monkeypatch.setattr(RealVolume, "remove_directory", refuse)
+    code, out, err = _roll_back(capsys, case)
+    assert (code, out.splitlines()[1]) == (0, "Next boot: rollback deployment")
+    assert "warning: removing the staged boot entries: Input/output error\n" in err
+    assert flowkit.next_boot(case.host) == case.staged
