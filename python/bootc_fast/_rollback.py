@@ -36,6 +36,7 @@ from bootc_fast.mounts import open_writable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bootc_fast.boot.menu import BootMenu
     from bootc_fast.boot.plan import MenuPlan
     from bootc_fast.events import EventSink
     from bootc_fast.host import Host
@@ -154,12 +155,9 @@ async def rollback(
 
 
 async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOutcome:
-    target = _choose_target(run, to)
-    _check_target(run, target)
     survey, menu = run.survey, run.boot.menu
-    kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
-    order = order_after_rollback(menu, first=target, kept=kept)
-    plan = await run_blocking(plan_menu, menu, order=order, staged=None)
+    plan = await run_blocking(plan_rollback, survey, menu, to=to)
+    target = plan.order[0]
     origin = _find_origin(survey, target)
     is_revert = target == survey.booted.digest
     missing = None if is_revert else await _count_etc_changes(run, target)
@@ -183,11 +181,31 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
     return outcome
 
 
-def _choose_target(run: _Run, to: str | None) -> VerityDigest:
-    booted = run.survey.booted.digest
-    order = run.boot.menu.own_order
-    staged = run.survey.marker.digest if run.survey.marker else None
-    previous = find_rollback_target(run.boot.menu, booted=booted, staged=staged)
+def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> MenuPlan:
+    """Choose what boots next, check that it can, and plan the boot entries. Pure.
+
+    Args:
+        survey: The host's deployments.
+        menu: Its boot entries.
+        to: As for :func:`rollback`.
+
+    Returns:
+        The plan; its first deployment is the chosen one.
+
+    Raises:
+        NoRollbackTargetError, UsageError, InvalidStateError, BootEntryError: As :func:`rollback` does.
+    """
+    target = _choose_target(survey, menu, to)
+    _check_target(survey, menu, target)
+    kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
+    return plan_menu(menu, order=order_after_rollback(menu, first=target, kept=kept), staged=None)
+
+
+def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDigest:
+    booted = survey.booted.digest
+    order = menu.own_order
+    staged = survey.marker.digest if survey.marker else None
+    previous = find_rollback_target(menu, booted=booted, staged=staged)
     is_queued = bool(order) and order[0] != booted
     if to == BOOTED or (to is None and is_queued and booted in order):
         return booted
@@ -198,11 +216,10 @@ def _choose_target(run: _Run, to: str | None) -> VerityDigest:
                 hint="`bootc-fast status` lists what is there",
             )
         return previous
-    return _find_named(to, run)
+    return _find_named(to, survey, order)
 
 
-def _find_named(to: str, run: _Run) -> VerityDigest:
-    order = run.boot.menu.own_order
+def _find_named(to: str, survey: Survey, order: tuple[VerityDigest, ...]) -> VerityDigest:
     text = to.lower()
     found = [digest for digest in order if digest == text]
     if not found and len(text) >= _MIN_PREFIX_CHARS:
@@ -211,7 +228,7 @@ def _find_named(to: str, run: _Run) -> VerityDigest:
         return found[0]
     if found:
         raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {text}")
-    has_state = any(one.digest.startswith(text) for one in run.survey.deployments) and bool(text)
+    has_state = any(one.digest.startswith(text) for one in survey.deployments) and bool(text)
     if has_state:
         raise NoRollbackTargetError(f"choosing what to roll back to: {text} has no boot entry")
     raise UsageError(
@@ -220,15 +237,15 @@ def _find_named(to: str, run: _Run) -> VerityDigest:
     )
 
 
-def _check_target(run: _Run, target: VerityDigest) -> None:
+def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     """Refuse a target that cannot boot."""
-    if target == run.survey.booted.digest:
+    if target == survey.booted.digest:
         return
-    state = next((one for one in run.survey.deployments if one.digest == target), None)
+    state = next((one for one in survey.deployments if one.digest == target), None)
     if state is None or not state.has_image:
         what = "state directory" if state is None else "image"
         raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing")
-    entry = next(one for one in run.boot.menu.entries if one.digest == target)
+    entry = next(one for one in menu.entries if one.digest == target)
     if entry.missing:
         names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
         raise BootEntryError(f"rolling back to {target[:16]}…: its boot entry names {names}, which is not there")
