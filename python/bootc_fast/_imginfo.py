@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bootc_fast._oci import read_image
 from bootc_fast.errors import BootcFastError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ImageFacts:
     """Facts of the container image; None where they cannot be read.
 
     Attributes:
-        version: Of the image's annotation.
+        version: Of the image's annotation, else its label.
         timestamp: When it was built, ISO 8601.
         architecture: E.g. ``amd64``.
     """
@@ -70,7 +71,16 @@ def parse_image_reference(text: str) -> ImageName | None:
 
 
 def read_image_facts(host: Host, deployment: Deployment) -> ImageFacts:
-    """Read version, time and architecture from the ``.imginfo`` of older deployments; never raises."""
+    """Read version, time and architecture from the repository, or the ``.imginfo`` of older deployments. Blocks.
+
+    Never raises: what cannot be read, or is not what its digest says, is None.
+    """
+    manifest_digest = deployment.origin.manifest_digest if deployment.origin else None
+    if manifest_digest is not None:
+        try:
+            return _facts(*read_image(host, manifest_digest))
+        except (OSError, BootcFastError, AttributeError, TypeError):
+            return ImageFacts()
     path = host.state_dir(deployment.digest) / f"{deployment.digest}.imginfo"
     try:
         info = json.loads(host.read_bytes(path))
@@ -81,8 +91,10 @@ def read_image_facts(host: Host, deployment: Deployment) -> ImageFacts:
 
 def _facts(manifest: dict[str, Any], config: dict[str, Any]) -> ImageFacts:
     annotations = manifest.get("annotations") or {}
+    # Builders that set no annotation have it as a label.
+    labels = (config.get("config") or {}).get("Labels") or {}
     return ImageFacts(
-        version=_text(annotations.get(_VERSION)),
+        version=next((text for one in (annotations, labels) if (text := _text(one.get(_VERSION)))), None),
         timestamp=_timestamp(_text(config.get("created"))),
         architecture=_text(config.get("architecture")),
     )

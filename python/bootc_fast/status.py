@@ -164,7 +164,7 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None) ->
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
         staged_status = await _judge_staged(survey, boot, stack) if marker else None
-    return _arrange(survey, boot, staged_status, record=record, notes=notes)
+    return await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
 
 
 async def _or_warn(notes: list[str], what: str, function: Callable[..., T], *args: object) -> T | None:

@@ -35,6 +35,7 @@ class LabForms:
         bare_marker: The staged marker is the digest and a newline, not JSON.
         imginfo: A ``<digest>.imginfo`` stands beside an origin without ``[image]`` and ``[boot] digest``.
         missing_verity: ``composefs=?<digest>``: a host whose file system has no fs-verity.
+        old_stream_header: Split streams have the header that bootc wrote until 1.15.
     """
 
     old_entry_names: bool = False
@@ -46,6 +47,7 @@ class LabForms:
     bare_marker: bool = False
     imginfo: bool = False
     missing_verity: bool = False
+    old_stream_header: bool = False
 
     def entry_name(self, os_id: str, version: str, *, primary: bool) -> str:
         """File name of an entry; GRUB sorts it descending, so the primary has the higher number."""

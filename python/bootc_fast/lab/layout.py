@@ -11,10 +11,12 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import CommandError, InvalidStateError, UsageError
 from bootc_fast.lab.forms import LabForms, render_origin
+from bootc_fast.lab.oci import write_image
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ LOADER_INFO = {
 IMAGE_REFERENCE = "ostree-unverified-image:docker://registry.example/lab/os:latest"
 ROOT_ARGUMENTS = "root=UUID=2f4a1f6e-9f1b-4b0e-8b1e-6c9d5a7b3c11 rw"
 _SETTINGS = "lab.json"
+_RELEASE_FILES = ("usr/lib/os-release", "etc/os-release")
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,25 @@ class LabHost:
         (state / "etc/.updated").unlink(missing_ok=True)
         if first and (tree.path / "var").is_dir():
             _copy(tree.path / "var", self.sysroot / "state/os/default/var")
-        manifest = f"sha256:{hashlib.sha256(digest.encode()).hexdigest()}"
         old = self.forms.imginfo
-        text = render_origin(IMAGE_REFERENCE, boot_type, None if old else boot_digest, None if old else manifest)
+        manifest = None if old else self._write_image(tree)
+        text = render_origin(IMAGE_REFERENCE, boot_type, None if old else boot_digest, manifest)
         (state / f"{digest}.origin").write_text(text)
         if old:
             info = {"config": {"architecture": "amd64", "os": "linux"}, "manifest": {"schemaVersion": 2}}
             (state / f"{digest}.imginfo").write_text(json.dumps(info))
+
+    def _write_image(self, tree: RootTree) -> str:
+        """Write the container image's metadata into the repository; its time is that of the OS's release file."""
+        release = next((path for name in _RELEASE_FILES if (path := tree.path / name).exists()), tree.path)
+        created = datetime.fromtimestamp(release.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return write_image(
+            self.repository,
+            self.algorithm,
+            version=tree.version or "0",
+            created=created,
+            old_header=self.forms.old_stream_header,
+        )
 
     def write_marker(self, digest: VerityDigest, *, locked: bool = False) -> None:
         """Write ``/run/composefs/staged-deployment``."""

@@ -188,7 +188,7 @@ async def test_imginfo_of_older_deployments_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"config": 3}', '{"config": {"created": 5, "architecture": []}}'])
 async def test_a_malformed_imginfo_leaves_the_facts_empty(tmp_path: Path, text: str) -> None:
-    case = flowkit.make_case(tmp_path / "h")
+    case = flowkit.make_case(tmp_path / "h", forms=lab.LabForms(imginfo=True))
     (case.host.state_dir(case.booted) / f"{case.booted}.imginfo").write_text(text)
     assert (await get_status(case.root)).booted.facts.version is None
 
