@@ -117,7 +117,7 @@ async def check_boot_files(
         return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures)
     origin = _find_origin(survey, digest)
     if origin is not None and origin.boot_digest is not None and entry.linux is not None:
-        found = await run_native(_hash_files, look, (entry.linux, *entry.initrd))
+        found = await run_native(hash_files, look, (entry.linux, *entry.initrd))
         _compare_boot_digest(origin.boot_digest, found, entry.linux)
     return []
 
@@ -143,7 +143,7 @@ async def _check_uki(
     # Here, since parsing signatures takes as long to import as everything else a status needs.
     from bootc_fast.boot.uki import check_uki, parse_uki
 
-    data = await run_native(_read_file, look, path)
+    data = await run_native(read_boot_file, look, path)
     uki = await run_blocking(parse_uki, data)
     await run_blocking(check_uki, uki, digest=digest)
     origin = _find_origin(survey, digest)
@@ -157,11 +157,11 @@ async def _check_uki(
     booted_entry = find_entry(look.menu, survey.booted.digest)
     booted = None
     if booted_entry is not None and booted_entry.uki is not None and not booted_entry.missing:
-        booted = await run_native(_read_file, look, booted_entry.uki)
+        booted = await run_native(read_boot_file, look, booted_entry.uki)
     return await run_blocking(verify_uki, data, state, booted=booted)
 
 
-def _open_boot_file(look: BootLook, path: bytes) -> int:
+def open_boot_file(look: BootLook, path: bytes) -> int:
     """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it."""
     is_uki = path.lower().endswith(b".efi") and look.area.esp_fd is not None
     base = look.area.esp_fd if is_uki and look.area.esp_fd is not None else look.area.boot_fd
@@ -176,7 +176,13 @@ def _open_boot_file(look: BootLook, path: bytes) -> int:
     raise BootEntryError(f"reading {escape_bytes(path)}: there is no such file in {look.area.description}")
 
 
-def _hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:
+def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:
+    """Return SHA-256 in hex over boot files, one after the other.
+
+    Raises:
+        BootEntryError: One is not there.
+        FileSystemError: One cannot be read.
+    """
     hasher = hashlib.sha256()
     for path in paths:
         for chunk in _read_chunks(look, path, check):
@@ -184,7 +190,13 @@ def _hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[],
     return hasher.hexdigest()
 
 
-def _read_file(look: BootLook, path: bytes, *, check: Callable[[], object]) -> bytes:
+def read_boot_file(look: BootLook, path: bytes, *, check: Callable[[], object]) -> bytes:
+    """Read a boot file.
+
+    Raises:
+        BootEntryError: It is not there.
+        FileSystemError: It cannot be read, or is longer than ``MAX_UKI_BYTES``.
+    """
     data = b"".join(_read_chunks(look, path, check))
     if len(data) > MAX_UKI_BYTES:
         raise FileSystemError(f"reading {escape_bytes(path)}: it is longer than {MAX_UKI_BYTES} bytes")
@@ -193,7 +205,7 @@ def _read_file(look: BootLook, path: bytes, *, check: Callable[[], object]) -> b
 
 def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:
     try:
-        with os.fdopen(_open_boot_file(look, path), "rb", buffering=0) as file:
+        with os.fdopen(open_boot_file(look, path), "rb", buffering=0) as file:
             while chunk := file.read(_READ_BYTES):
                 check()
                 yield chunk

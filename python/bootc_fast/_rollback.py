@@ -18,6 +18,7 @@ from bootc_fast import _message_ids
 from bootc_fast._boot_look import BootLook, list_protected, look_boot
 from bootc_fast._merge import open_directory, open_etc
 from bootc_fast._native import run_blocking
+from bootc_fast._restart import RestartWay, clear_next_root, prepare_restart, require_live, start_restart
 from bootc_fast._steps import Steps, single_error
 from bootc_fast._survey import Survey, open_image, read_survey
 from bootc_fast._text import describe_error, flatten
@@ -36,6 +37,7 @@ from bootc_fast.mounts import open_writable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bootc_fast._restart import Restart, SoftRebootMode
     from bootc_fast.boot.menu import BootMenu
     from bootc_fast.boot.plan import MenuPlan
     from bootc_fast.events import EventSink
@@ -69,6 +71,9 @@ class RollbackOutcome:
             that cannot be told, or where the booted deployment boots next.
         entry_name: File name of the entry that the loader takes first.
         dry_run: Nothing was written.
+        restart: The way into the next boot that was asked for, e.g. ``"soft-reboot"``; None where none was, or where
+            the booted deployment boots next.
+        restart_notes: Why it is no faster way, or none.
         warnings: Everything odd.
     """
 
@@ -82,6 +87,8 @@ class RollbackOutcome:
     etc_changes_missing: int | None = None
     entry_name: str | None = None
     dry_run: bool = False
+    restart: RestartWay | None = None
+    restart_notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -95,6 +102,8 @@ class _Run:
     survey: Survey
     boot: BootLook
     warnings: list[str] = field(default_factory=list)
+    apply: bool = False
+    soft_reboot: SoftRebootMode | None = None
 
 
 async def rollback(
@@ -104,6 +113,8 @@ async def rollback(
     dry_run: bool = False,
     timeout_s: float = 120.0,
     loader: Loader | None = None,
+    apply: bool = False,
+    soft_reboot: SoftRebootMode | None = None,
     on_event: EventSink = ignore_event,
 ) -> RollbackOutcome:
     """Change which deployment boots next; a staged update is dropped once the new order is on disk.
@@ -119,6 +130,8 @@ async def rollback(
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
+        apply: Restart, unless the booted deployment boots next.
+        soft_reboot: Prepare a faster way than a full reboot; what is possible is found out before anything is written.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -133,6 +146,8 @@ async def rollback(
         FileSystemError: A file system refused.
         StepTimeoutError: It took too long.
         LockedError: Another process is at it.
+        SoftRebootError: The asked-for way to restart is not possible; nothing was changed.
+        CommandError: The new order is on disk, and systemctl did not restart.
 
     Source:
         Spec commands.md, "rollback".
@@ -149,8 +164,10 @@ async def rollback(
             with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
                 survey = await read_survey(host)
                 boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
-            run = _Run(host, steps, stack, survey, boot, list(boot.warnings))
+            run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot)
             outcome = await _roll_back(run, to, dry_run=dry_run)
+    if apply and not dry_run and outcome.restart is not None:
+        await start_restart(outcome.restart, message=f"Rolling back to {outcome.image_reference or outcome.next_boot}")
     return outcome
 
 
@@ -161,6 +178,7 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
     origin = _find_origin(survey, target)
     is_revert = target == survey.booted.digest
     missing = None if is_revert else await _count_etc_changes(run, target)
+    restart = await _prepare_restart(run, target, dry_run=dry_run)
     default_before = menu.default.digest if menu.default else None
     outcome = RollbackOutcome(
         booted=survey.booted.digest,
@@ -173,12 +191,34 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
         etc_changes_missing=missing,
         entry_name=plan.default.label,
         dry_run=dry_run,
+        restart=restart.way if restart else None,
+        restart_notes=_restart_notes(run, restart, is_revert=is_revert),
         warnings=tuple(dict.fromkeys((*run.warnings, *plan.warnings))),
     )
     if not dry_run:
         await anyio.lowlevel.checkpoint()
-        return await _commit(run, plan, outcome)
+        return await _commit(run, plan, outcome, restart)
     return outcome
+
+
+async def _prepare_restart(run: _Run, target: VerityDigest, *, dry_run: bool) -> Restart | None:
+    """Prepare the restart that was asked for; None where none was, or where what runs boots next."""
+    if not (run.apply or run.soft_reboot):
+        return None
+    if not dry_run:
+        require_live(run.host)
+    if target == run.survey.booted.digest:
+        return None
+    with run.steps.run("restart", "Preparing the restart", timeout_s=LOOK_TIMEOUT_S):
+        return await prepare_restart(run.survey, run.boot, target, run.stack, mode=run.soft_reboot, dry_run=dry_run)
+
+
+def _restart_notes(run: _Run, restart: Restart | None, *, is_revert: bool) -> tuple[str, ...]:
+    if restart is not None:
+        return restart.notes
+    if is_revert and (run.apply or run.soft_reboot):
+        return ("the deployment that runs boots next: nothing to restart into",)
+    return ()
 
 
 def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> MenuPlan:
@@ -280,7 +320,7 @@ async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
     return len(report.kept) + len(report.deleted) + len(report.conflicts)
 
 
-async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome) -> RollbackOutcome:
+async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: Restart | None) -> RollbackOutcome:
     """Write the new order; then, and only then, drop the staged update and tell whoever waits for it.
 
     Returns:
@@ -300,7 +340,22 @@ async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome) -> Rollba
             await run_blocking(remove_staged_marker, host)
             await run_blocking(_note_change, host, outcome)
             await run_blocking(_tell_journal, host, run.survey, outcome)
-    return replace(outcome, warnings=(*outcome.warnings, *published.warnings))
+        # Last, since it may fail and the rest is done.
+        warnings = (*outcome.warnings, *published.warnings)
+        if restart is not None:
+            await run_blocking(restart.commit)
+        else:
+            warnings = (*warnings, *await run_blocking(_forget_next_root, host))
+    return replace(outcome, warnings=warnings)
+
+
+def _forget_next_root(host: Host) -> tuple[str, ...]:
+    """Clear another deployment's next root: the next `systemctl reboot` would enter it in place of what boots next."""
+    try:
+        clear_next_root(host)
+    except BootcFastError as error:
+        return (f"the next `systemctl reboot` may enter what was prepared before: {describe_error(error)}",)
+    return ()
 
 
 def _note_change(host: Host, outcome: RollbackOutcome) -> None:

@@ -7,7 +7,7 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast._boot_look import check_boot_files, look_boot
@@ -24,6 +24,7 @@ from bootc_fast.errors import BootcFastError
 from bootc_fast.etc import conflict_error
 from bootc_fast.host import open_host
 from bootc_fast.outcome import read_outcome
+from bootc_fast.softreboot import judge_soft_reboot
 from bootc_fast.types import Deployment
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.menu import BootMenu
     from bootc_fast.host import Host
     from bootc_fast.outcome import OutcomeRecord
+    from bootc_fast.softreboot import SoftRebootVerdict
     from bootc_fast.types import BootType, Loader, VerityDigest
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class DeploymentStatus:
         entry_name: File name of its boot entry; None where it has none.
         boots_next: The loader takes it first.
         problems: What is broken, in words for people.
+        soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
     """
 
     digest: VerityDigest
@@ -68,6 +71,7 @@ class DeploymentStatus:
     entry_name: str | None = None
     boots_next: bool = False
     problems: tuple[str, ...] = ()
+    soft_reboot: SoftRebootVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,25 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None) ->
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
         staged_status = await _judge_staged(survey, boot, stack) if marker else None
-    return await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
+        status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
+        return status if boot is None else await _judge_soft_reboots(status, survey, boot)
+
+
+async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootLook) -> HostStatus:
+    """Add to every other deployment that has a boot entry whether a soft reboot leads to it."""
+
+    async def judge(one: DeploymentStatus | None) -> DeploymentStatus | None:
+        if one is None or one.entry_name is None:
+            return one
+        return replace(one, soft_reboot=await judge_soft_reboot(survey, boot, one.digest))
+
+    others = [await judge(one) for one in status.others]
+    return replace(
+        status,
+        staged=await judge(status.staged),
+        rollback=await judge(status.rollback),
+        others=tuple(one for one in others if one is not None),
+    )
 
 
 async def _or_warn(notes: list[str], what: str, function: Callable[..., T], *args: object) -> T | None:

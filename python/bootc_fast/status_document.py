@@ -79,7 +79,7 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
         "incompatible": False,
         "pinned": False,
         "downloadOnly": False,
-        "softRebootCapable": False,
+        "softRebootCapable": one.soft_reboot is not None and one.soft_reboot.is_possible,
         "store": None,
         "ostree": None,
         "composefs": {
@@ -95,6 +95,7 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
             "bootEntry": one.entry_name,
             "bootsNext": one.boots_next,
             "problems": list(one.problems),
+            "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
         },
     }
 

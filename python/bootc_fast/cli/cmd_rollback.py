@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast._rollback import rollback
+from bootc_fast._text import escape
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Makes the previous deployment boot next; called again, undoes that. A staged update is dropped once the new boot
-order is on disk. Nothing restarts.
+order is on disk. Nothing restarts without --apply.
 """
 EPILOG = """\
 examples:
   bootc-fast rollback --dry-run
   bootc-fast rollback
   bootc-fast rollback --to booted
+  bootc-fast rollback --apply --soft-reboot=auto
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from bootc_fast._restart import SoftRebootMode
     from bootc_fast.types import Loader
 
     parser.description = DESCRIPTION
@@ -37,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="DIGEST|previous|booted",
         help="the deployment to boot next, by its digest or 8 characters of it; naming the next boot changes nothing",
+    )
+    parser.add_argument("--apply", action="store_true", help="restart, unless the running deployment boots next")
+    parser.add_argument(
+        "--soft-reboot",
+        type=SoftRebootMode,
+        choices=list(SoftRebootMode),
+        help="prepare a restart without the firmware, found out before anything is changed: a soft reboot (required), "
+        "a kexec, or the fastest that is possible (auto)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     parser.add_argument(
@@ -54,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
                 to=arguments.to,
                 dry_run=arguments.dry_run,
                 loader=arguments.bootloader,
+                apply=arguments.apply,
+                soft_reboot=arguments.soft_reboot,
                 on_event=on_event,
             )
         )
@@ -89,4 +102,7 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
             f"  {outcome.etc_changes_missing} local {changes} in /etc of the booted deployment "
             "are not in this one (`bootc-fast etc diff`)"
         )
+    lines += [f"  {escape(note)}" for note in outcome.restart_notes]
+    if outcome.restart:
+        lines.append(f"{'Would restart' if outcome.dry_run else 'Restart'} by: systemctl {outcome.restart}")
     return lines

@@ -6,6 +6,7 @@ mod etc_apply;
 mod etc_plan;
 mod files;
 mod image;
+mod kexec;
 mod mounts;
 mod repo;
 mod tree;
@@ -29,7 +30,11 @@ mod _core {
     #[pymodule_export]
     use super::image::{Image, ImageWalk};
     #[pymodule_export]
-    use super::mounts::{attach_loop, attach_mount, clone_mount, mount_detached, remount_file_system};
+    use super::kexec::{kexec_load, kexec_unload};
+    #[pymodule_export]
+    use super::mounts::{
+        attach_loop, attach_mount, clone_mount, detach_mount, mount_detached, remount_file_system,
+    };
     #[pymodule_export]
     use super::repo::{RepositoryWriter, build_tree};
     #[pymodule_export]

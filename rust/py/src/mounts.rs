@@ -103,6 +103,13 @@ pub fn attach_mount(py: Python<'_>, mount_fd: RawFd, dir_fd: RawFd, path: &[u8])
     py.detach(|| mount::attach(mount.as_fd(), dir.as_fd(), path)).map_err(|error| os_error(&error))
 }
 
+/// Takes the mount whose root a directory is out of the tree; `EINVAL` where it is none.
+#[pyfunction]
+pub fn detach_mount(py: Python<'_>, dir_fd: RawFd) -> PyResult<()> {
+    let dir = duplicate(dir_fd)?;
+    py.detach(|| mount::detach(dir.as_fd())).map_err(|error| os_error(&error))
+}
+
 /// Attaches a file to a loop device that frees itself; returns the device's descriptor and path.
 #[pyfunction]
 pub fn attach_loop(py: Python<'_>, fd: RawFd) -> PyResult<(RawFd, Py<PyBytes>)> {

@@ -3,6 +3,7 @@
 
 pub mod enable_verity;
 pub mod fd;
+pub mod kexec;
 pub mod lanes;
 pub mod loopdev;
 pub mod map;

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_reconfigure, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick,
-    move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, fspick, move_mount, open_tree, unmount,
 };
 
 /// Longest message of a file system context; the kernel's ring of messages holds eight shorter ones.
@@ -135,6 +135,15 @@ fn set_read_only(mount: BorrowedFd<'_>, recursive: bool, read_only: bool) -> io:
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the topmost mount at a directory out of the tree, with all that is mounted below it.
+///
+/// # Errors
+/// `EINVAL` where the directory is no mount's root; others of `umount2(2)`.
+pub fn detach(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    Ok(unmount(path.as_str(), UnmountFlags::DETACH)?)
 }
 
 /// Attaches a detached mount at `path` under `dir`.

@@ -1,0 +1,222 @@
+"""How the machine gets into the deployment that boots next: found out and prepared before anything is swapped."""
+
+from __future__ import annotations
+
+import enum
+import subprocess
+from typing import TYPE_CHECKING
+
+import anyio
+
+from bootc_fast import _nextroot
+from bootc_fast._native import run_blocking
+from bootc_fast._text import describe_error
+from bootc_fast.errors import BootcFastError, CommandError, SoftRebootError
+from bootc_fast.kexec import find_kexec_obstacle, load_kexec, unload_kexec
+from bootc_fast.softreboot import judge_soft_reboot, prepare_soft_reboot
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from bootc_fast._boot_look import BootLook
+    from bootc_fast._survey import Survey
+    from bootc_fast.host import Host
+    from bootc_fast.softreboot import PreparedRoot
+    from bootc_fast.types import VerityDigest
+
+_COMMAND_TIMEOUT_S = 30.0
+_FULL_HINT = "`systemctl reboot` boots it through the firmware"
+
+
+class SoftRebootMode(enum.StrEnum):
+    """What ``--soft-reboot`` asks for."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    KEXEC = "kexec"
+
+
+class RestartWay(enum.StrEnum):
+    """How the machine restarts; the values are systemctl's verbs."""
+
+    SOFT = "soft-reboot"
+    KEXEC = "kexec"
+    FULL = "reboot"
+
+
+class Restart:
+    """A way that is prepared and not in force yet.
+
+    Args:
+        host: Which.
+        way: How.
+        notes: Why it is no faster one, in words for people.
+        root: Of a soft reboot; None with a dry run.
+    """
+
+    def __init__(
+        self, host: Host, way: RestartWay, notes: tuple[str, ...] = (), *, root: PreparedRoot | None = None
+    ) -> None:
+        self.way = way
+        self.notes = notes
+        self._host = host
+        self._root = root
+        self._is_committed = False
+
+    def commit(self) -> None:
+        """Put it in force, once the new boot order is on disk; blocks.
+
+        Raises:
+            MountError: The next root cannot be attached.
+        """
+        self._is_committed = True
+        if self._root is not None:
+            self._root.attach()
+        else:
+            clear_next_root(self._host)
+
+    def undo(self) -> None:
+        """Drop what was loaded, unless it is in force."""
+        if self.way is RestartWay.KEXEC and not self._is_committed:
+            unload_kexec()
+
+
+def clear_next_root(host: Host) -> None:
+    """Clear a next root prepared before: a plain ``systemctl reboot`` would enter it, whatever boots next.
+
+    Raises:
+        MountError: The kernel refused.
+
+    Source:
+        systemctl(1), ``reboot``: a root at ``/run/nextroot`` makes it a soft reboot.
+    """
+    if host.is_live:
+        _nextroot.clear(host)
+
+
+async def prepare_restart(
+    survey: Survey,
+    look: BootLook,
+    target: VerityDigest,
+    stack: AsyncExitStack,
+    *,
+    mode: SoftRebootMode | None,
+    dry_run: bool = False,
+) -> Restart:
+    """Choose a way into a deployment, and prepare it.
+
+    Cancellation: at any moment; what was prepared goes with `stack`.
+
+    Args:
+        survey: The host's deployments.
+        look: The boot directories.
+        target: What boots next; not the booted deployment.
+        stack: Holds what is prepared.
+        mode: None asks for a full reboot.
+        dry_run: Find out only; nothing is mounted or loaded.
+
+    Raises:
+        SoftRebootError: The way that was asked for is not possible; nothing has changed.
+    """
+    host = survey.host
+    notes: list[str] = []
+    if mode in (SoftRebootMode.AUTO, SoftRebootMode.REQUIRED):
+        try:
+            return await _prepare_soft(survey, look, target, stack, dry_run=dry_run)
+        except SoftRebootError as error:
+            if mode is SoftRebootMode.REQUIRED:
+                raise
+            notes.append(describe_error(error))
+    if mode in (SoftRebootMode.AUTO, SoftRebootMode.KEXEC):
+        try:
+            restart = await _prepare_kexec(host, look, target, notes, dry_run=dry_run)
+        except SoftRebootError as error:
+            if mode is SoftRebootMode.KEXEC:
+                raise
+            notes.append(describe_error(error))
+        else:
+            stack.callback(restart.undo if not dry_run else _nothing)
+            return restart
+    if not dry_run:
+        require_live(host)
+    return Restart(host, RestartWay.FULL, tuple(notes))
+
+
+def _nothing() -> None:
+    """Undo a dry run."""
+
+
+def require_live(host: Host) -> None:
+    """Refuse to restart the machine for a host in a directory.
+
+    Raises:
+        SoftRebootError: It is one.
+    """
+    if not host.is_live:
+        raise SoftRebootError(
+            "preparing the restart: with --root nothing is mounted, loaded or restarted",
+            hint="--dry-run says what would be done",
+        )
+
+
+async def _prepare_soft(
+    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack, *, dry_run: bool
+) -> Restart:
+    verdict = await judge_soft_reboot(survey, look, target)
+    if not verdict.is_possible:
+        raise SoftRebootError(f"preparing a soft reboot to {target[:16]}…: {verdict}", hint=_FULL_HINT)
+    if dry_run:
+        return Restart(survey.host, RestartWay.SOFT)
+    require_live(survey.host)
+    try:
+        root = await prepare_soft_reboot(survey, look, target, stack)
+    except (BootcFastError, OSError) as error:
+        message = f"preparing a soft reboot to {target[:16]}…: {describe_error(error)}"
+        raise SoftRebootError(message, hint=getattr(error, "hint", None) or _FULL_HINT) from error
+    return Restart(survey.host, RestartWay.SOFT, root=root)
+
+
+async def _prepare_kexec(
+    host: Host, look: BootLook, target: VerityDigest, notes: list[str], *, dry_run: bool
+) -> Restart:
+    if dry_run:
+        obstacle = await run_blocking(find_kexec_obstacle, host)
+        if obstacle is not None:
+            raise SoftRebootError(f"preparing a kexec: {obstacle}", hint=_FULL_HINT)
+        return Restart(host, RestartWay.KEXEC, tuple(notes))
+    try:
+        require_live(host)
+        await load_kexec(host, look, target)
+    except SoftRebootError:
+        raise
+    except (BootcFastError, OSError) as error:
+        raise SoftRebootError(f"preparing a kexec: {describe_error(error)}", hint=_FULL_HINT) from error
+    return Restart(host, RestartWay.KEXEC, tuple(notes))
+
+
+async def start_restart(way: RestartWay, *, message: str) -> None:
+    """Ask the service manager to restart; returns once it has taken the job.
+
+    Cancellation: may leave the job with the manager.
+
+    Raises:
+        CommandError: systemctl failed; the boot order is as it was made.
+        FileSystemError: There is no systemctl.
+    """
+    argv = ["systemctl", way.value, *([f"--message={message}"] if way is RestartWay.FULL else [])]
+    try:
+        with anyio.fail_after(_COMMAND_TIMEOUT_S):
+            done = await anyio.run_process(argv, check=False, stdout=subprocess.DEVNULL)
+    except (OSError, TimeoutError) as error:
+        text = getattr(error, "strerror", None) or "it does not answer"
+        raise CommandError(f"restarting: systemctl: {text}", tuple(argv), -1, "", hint=_hint(way)) from error
+    if done.returncode != 0:
+        tail = done.stderr.decode("utf-8", "backslashreplace").strip()
+        last = tail.splitlines()[-1] if tail else f"exit status {done.returncode}"
+        raise CommandError(
+            f"restarting: `{' '.join(argv[:2])}`: {last}", tuple(argv), done.returncode, tail, hint=_hint(way)
+        )
+
+
+def _hint(way: RestartWay) -> str:
+    return f"the new boot order is on disk; `systemctl {way.value}` goes on from here"

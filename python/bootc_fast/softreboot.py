@@ -1,0 +1,190 @@
+"""Soft reboots: whether one is possible, and preparing and clearing the root that it starts.
+
+Source:
+    Spec commands.md, "rollback", ``--soft-reboot``; systemd-soft-reboot.service(8); bootc
+    ``bootc_composefs/soft_reboot.rs`` and ``status.rs``.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast import _nextroot
+from bootc_fast._bootable import comparable_arguments, read_boot_digest, read_command_line, require_entry
+from bootc_fast._cmdline import parse_composefs_arguments
+from bootc_fast._merge import open_directory
+from bootc_fast._native import run_blocking
+from bootc_fast._running import compare_policies, read_systemd_version
+from bootc_fast._survey import open_image
+from bootc_fast._text import describe_error
+from bootc_fast.errors import BootcFastError, InvalidStateError, SoftRebootError
+from bootc_fast.host import open_host
+from bootc_fast.mounts import mount_composefs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bootc_fast._boot_look import BootLook
+    from bootc_fast._survey import Survey
+    from bootc_fast.host import Host
+    from bootc_fast.types import VerityDigest
+
+MIN_SYSTEMD_VERSION = 254
+
+
+@dataclass(frozen=True, slots=True)
+class SoftRebootVerdict:
+    """Whether a deployment can be reached by a soft reboot.
+
+    Attributes:
+        reasons: Why not, in words for people; empty where it can.
+    """
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_possible(self) -> bool:
+        """There is nothing against it."""
+        return not self.reasons
+
+    def __str__(self) -> str:
+        """Return ``yes``, or ``no:`` and the reasons."""
+        return "yes" if self.is_possible else f"no: {'; '.join(self.reasons)}"
+
+
+async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest) -> SoftRebootVerdict:
+    """Find out whether a soft reboot leads to a deployment; writes nothing, never raises for a broken one.
+
+    Compared are the running kernel's command line, the booted deployment's kernel and initrd, and the running
+    SELinux policy with the target's; the most expensive comes last, and only where nothing spoke against it before.
+    Cancellation: within 50 ms; nothing is left behind.
+    """
+    if target == survey.booted.digest:
+        return SoftRebootVerdict(("it is the deployment that runs",))
+    reasons: list[str] = []
+    version = await read_systemd_version(survey.host)
+    if version is None:
+        reasons.append("the version of the running systemd cannot be told")
+    elif version < MIN_SYSTEMD_VERSION:
+        reasons.append(f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}")
+    for compare in (_compare_kernels, _compare_arguments, _compare_selinux):
+        try:
+            found = await compare(survey, look, target)
+        except (BootcFastError, OSError) as error:
+            found = describe_error(error)
+        if found is not None:
+            reasons.append(found)
+            break
+    return SoftRebootVerdict(tuple(reasons))
+
+
+async def _compare_kernels(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+    require_entry(look, target)
+    running = await read_boot_digest(survey, look, survey.booted.digest)
+    wanted = await read_boot_digest(survey, look, target)
+    return None if running == wanted else f"kernel differs: {running[:12]}… runs, this one has {wanted[:12]}…"
+
+
+async def _compare_arguments(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+    raw = await run_blocking(survey.host.read_bytes, survey.host.proc_cmdline)
+    running = comparable_arguments(raw.decode("utf-8", "surrogateescape"))
+    wanted = comparable_arguments(await read_command_line(look, require_entry(look, target)))
+    if running == wanted:
+        return None
+    gone = [one for one in running if one not in wanted]
+    new = [one for one in wanted if one not in running]
+    parts = [f"without {' '.join(gone)}"] if gone else []
+    parts += [f"with {' '.join(new)}"] if new else []
+    text = ", ".join(parts) or "the same ones, in another order or number"
+    return f"kernel arguments differ: {text}".encode("utf-8", "backslashreplace").decode()
+
+
+async def _compare_selinux(survey: Survey, _look: BootLook, target: VerityDigest) -> str | None:
+    found = await compare_policies(survey, target)
+    return None if found is None else f"SELinux policy differs: {found}"
+
+
+class PreparedRoot:
+    """A next root, put together and not attached yet.
+
+    Args:
+        host: A live one.
+        top_fd: The detached mount.
+    """
+
+    def __init__(self, host: Host, top_fd: int) -> None:
+        self._host = host
+        self._top_fd = top_fd
+
+    def attach(self) -> None:
+        """Attach it at ``/run/nextroot``; blocks.
+
+        Raises:
+            MountError: The kernel refused; nothing is attached then.
+        """
+        _nextroot.attach(self._host, self._top_fd)
+
+
+async def prepare_soft_reboot(
+    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack
+) -> PreparedRoot:
+    """Put the target's root together, as the initramfs would, without attaching it.
+
+    The image is verified before; its objects are read with ``verity=require``, unless the target's digest stands
+    with ``?`` on its command line. Cancellation: at any moment; the kernel drops the mounts with `stack`.
+
+    Args:
+        survey: Of a live host.
+        look: The boot directories.
+        target: A deployment that is not the booted one.
+        stack: Holds the mounts until they are attached.
+
+    Raises:
+        SoftRebootError: The target is the booted deployment, or the host is laid out in a directory.
+        InvalidStateError: Image, state or ``setup-root-conf.toml`` are missing or malformed.
+        VerityMismatchError: The image is not what its digest says, or lacks the fs-verity that it must have.
+        MountError: The kernel refused.
+    """
+    host = survey.host
+    if target == survey.booted.digest:
+        raise SoftRebootError("preparing a soft reboot: the deployment that runs is no target")
+    if not host.is_live:
+        raise SoftRebootError("preparing a soft reboot: with --root nothing is mounted")
+    line = await read_command_line(look, require_entry(look, target))
+    arguments = parse_composefs_arguments(line, what="preparing a soft reboot")
+    named = [one for one in arguments if one.digest == target]
+    if not named:
+        raise InvalidStateError(f"preparing a soft reboot: the command line of {target[:16]}… names another image")
+    image = await open_image(host, target, stack)
+    require_verity = not any(one.missing_verity_allowed for one in named)
+    if require_verity and not image.has_kernel_verity:
+        raise InvalidStateError(f"preparing a soft reboot: the image {target[:16]}… has no fs-verity, and must have it")
+    objects_fd = await open_directory(host, host.objects, stack)
+    mount = mount_composefs(
+        image.fd, objects_fd, require_verity=require_verity, source=f"composefs:{target}", is_system_root=True
+    )
+    root_fd = await stack.enter_async_context(mount)
+    parts = ExitStack()
+    stack.callback(parts.close)
+    return PreparedRoot(host, await run_blocking(_nextroot.assemble, host, target, root_fd, parts, command_line=line))
+
+
+async def reset_soft_reboot(root: Path | str = "/") -> bool:
+    """Clear what was prepared at ``/run/nextroot``.
+
+    Cancellation: waits for the end.
+
+    Returns:
+        Whether there was anything.
+
+    Raises:
+        SoftRebootError: `root` is a directory: nothing is mounted there.
+        MountError: The kernel refused.
+    """
+    host = await run_blocking(open_host, root)
+    if not host.is_live:
+        raise SoftRebootError("clearing the soft reboot: with --root nothing is mounted, so there is nothing to clear")
+    # A thread's work is waited for, whoever cancels.
+    return await run_blocking(_nextroot.clear, host)
