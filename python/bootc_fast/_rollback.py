@@ -235,10 +235,14 @@ def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> M
     Raises:
         NoRollbackTargetError, UsageError, InvalidStateError, BootEntryError: As :func:`rollback` does.
     """
-    target = _choose_target(survey, menu, to)
-    _check_target(survey, menu, target)
+    shown = menu
+    if menu.is_exchange_unfinished:
+        # bootc's exchange of the sets was cut: nothing is live, and the staged set is what was to be.
+        shown = replace(menu, entries=menu.staged, default=next(iter(menu.staged), None))
+    target = _choose_target(survey, shown, to)
+    _check_target(survey, shown, target)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
-    return plan_menu(menu, order=order_after_rollback(menu, first=target, kept=kept), staged=None)
+    return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None)
 
 
 def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDigest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.render import paint
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bootc_fast.status import DeploymentStatus, HostStatus, StagedStatus
 
 _SHORT_CHARS = 16
+_WHOLE_DIGEST = re.compile(r"[0-9a-f]{128}|[0-9a-f]{64}")
 _LABEL_CHARS = 10
 
 
@@ -50,7 +52,7 @@ class StatusText:
         if status.last_finalize is not None:
             yield from self._last_finalize(status.last_finalize)
         for warning in status.warnings:
-            yield self._paint("yellow", f"warning: {warning}")
+            yield self._paint("yellow", f"warning: {self._shorten(warning)}")
 
     def _paint(self, style: str, text: str) -> str:
         return paint(text, style, enabled=self.colour)
@@ -58,12 +60,17 @@ class StatusText:
     def _digest(self, digest: str) -> str:
         return digest if self.verbose else f"{digest[:_SHORT_CHARS]}…"
 
+    def _shorten(self, text: str) -> str:
+        """Shorten the digests in a text, which are most of it: paths and names hold them once or twice."""
+        return _WHOLE_DIGEST.sub(lambda found: self._digest(found[0]), text)
+
     def _deployment(self, role: str, one: DeploymentStatus, *, mark: str = " ") -> Iterator[str]:
         name = one.image.image if one.image else (one.title or "image unknown")
         if one.image and one.image.transport != "registry":
             name = f"{one.image.transport}:{name}"
         head = f"{mark} {role:<{_LABEL_CHARS}}{name}"
-        yield self._paint("bold", head) + (self._paint("green", "  ← boots next") if one.boots_next else "")
+        broken = self._paint("red", "  (broken)") if one.problems else ""
+        yield self._paint("bold", head) + broken + (self._paint("green", "  ← boots next") if one.boots_next else "")
         facts = [one.facts.version or one.version, one.facts.timestamp, one.boot_type]
         described = ", ".join(str(fact) for fact in facts if fact)
         yield self._row("Version", described or "unknown")
@@ -77,7 +84,7 @@ class StatusText:
         if one.soft_reboot is not None and (self.verbose or one.soft_reboot.is_possible or one.boots_next):
             yield self._row("Soft", f"reboot possible: {one.soft_reboot}")
         for problem in one.problems:
-            yield self._paint("red", self._row("Problem", problem))
+            yield self._paint("red", self._row("Problem", self._shorten(problem)))
 
     def _row(self, label: str, text: str) -> str:
         return f"  {'':<{_LABEL_CHARS}}{label + ':':<9}{text}"
@@ -109,7 +116,8 @@ class StatusText:
             which = roles.get(digest, "another deployment")
         name = f" {status.next_boot.entry_name}" if status.next_boot.entry_name else ""
         queued = " (a rollback is queued)" if status.rollback_queued and digest not in self._staged_digests() else ""
-        return self._paint("bold", f"Next boot: {which}{queued}") + f" —{name} ({status.next_boot.reason})"
+        why = self._shorten(f" —{name} ({status.next_boot.reason})")
+        return self._paint("bold", f"Next boot: {which}{queued}") + why
 
     def _staged_digests(self) -> set[str]:
         return {self.status.staged.digest} if self.status.staged else set()
@@ -118,7 +126,9 @@ class StatusText:
         what = f"Last finalize: {record.time} "
         if record.result is Result.DONE:
             kept = record.counts.get("kept")
-            yield f"{what}done" + (f", {kept} local changes in /etc kept" if kept is not None else "")
+            yield f"{what}done" + (
+                f", {kept} local change{'' if kept == 1 else 's'} in /etc kept" if kept is not None else ""
+            )
             return
         if record.result is Result.INTERRUPTED:
             yield self._paint("red", f"{what}INTERRUPTED: it was killed, or the power went; the update waits")

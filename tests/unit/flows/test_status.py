@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,3 +210,11 @@ async def test_a_malformed_imginfo_leaves_the_facts_empty(tmp_path: Path, text: 
 )
 def test_image_references_are_taken_apart_as_bootc_does(text: str, expected: ImageName | None) -> None:
     assert parse_image_reference(text) == expected
+
+
+def test_the_script_of_eight_states_finds_all_documents_valid(tmp_path: Path) -> None:
+    script = Path(__file__).parents[3] / "tools/show-states"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("JSON: valid"), done.stdout.count("\n== ")) == (0, 8, 7), done.stderr
+    assert "will NOT be applied at shutdown: merging /etc: 1 conflict" in done.stdout
+    assert "(broken)" in done.stdout
