@@ -82,7 +82,7 @@ class StatusText:
         if self.verbose and one.entry_name:
             yield self._row("Entry", one.entry_name)
         if one.soft_reboot is not None and (self.verbose or one.soft_reboot.is_possible or one.boots_next):
-            yield self._row("Soft", f"reboot possible: {one.soft_reboot}")
+            yield self._row("Restart", f"soft reboot: {one.soft_reboot}")
         for problem in one.problems:
             yield self._paint("red", self._row("Problem", self._shorten(problem)))
 

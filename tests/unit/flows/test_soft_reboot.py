@@ -43,10 +43,11 @@ def make_updated(
     systemd: int | None = 257,
     kernel: bytes = KERNEL,
     policies: tuple[lab.LabFiles, lab.LabFiles] = ({}, {}),
+    forms: lab.LabForms | None = None,
 ) -> flowkit.Case:
     """A host that runs its second deployment, with the first as rollback target."""
     old, new = policies
-    host = lab.make_host(directory, files=old, loader=loader, boot_type=boot_type, kernel=KERNEL)
+    host = lab.make_host(directory, files=old, loader=loader, boot_type=boot_type, kernel=KERNEL, forms=forms)
     first = host.booted
     second = lab.stage_files(host, {"motd": "second\n", **new}, kernel=kernel)
     assert flowkit.run(capsys, "finalize", "--root", directory, "--on-conflict", "new")[0] == 0
@@ -118,6 +119,16 @@ def test_kernel_arguments_are_compared_as_lists_without_what_loaders_add(
     assert judge(case) == expected
 
 
+def test_what_addons_of_a_uki_append_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forms = lab.LabForms(uki_addon=True)
+    case = make_updated(tmp_path / "h", capsys, boot_type=BootType.UKI, forms=forms)
+    # The lab's firmware has no stub that would have appended it at the boot.
+    assert judge(case) == "no: kernel arguments differ: with lab.addon=1"
+    replace_in_cmdline(case, lambda text: f"{text.strip()} lab.addon=1\n")
+    assert judge(case) == "yes"
+    assert assemble(case).command_line.endswith(" lab.addon=1")
+
+
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
@@ -176,6 +187,8 @@ def test_the_running_deployment_is_no_target(tmp_path: Path, capsys: pytest.Capt
 def test_status_tells_what_is_capable_and_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, kernel, is_capable in (("same", KERNEL, True), ("other", b"other", False)):
         case = make_updated(tmp_path / name, capsys, kernel=kernel)
+        text = flowkit.run(capsys, "status", "--root", case.root, "-v")[1]
+        assert f"Restart: soft reboot: {'yes' if is_capable else 'no: kernel differs: '}" in text
         document = json.loads(flowkit.run(capsys, "status", "--root", case.root, "--json")[1])
         rollback = document["status"]["rollback"]
         assert rollback["softRebootCapable"] is is_capable
