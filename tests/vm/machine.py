@@ -1,0 +1,100 @@
+"""A machine in QEMU: a disk made of a lab host, firmware, and what its second serial port said.
+
+Without KVM (spec testing.md, "In a machine"). The disk is made without mounting anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_MIB = 1 << 20
+_ESP_MIB = 200
+_ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+_ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+
+
+def _run(*argv: str | os.PathLike[str]) -> None:
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "MTOOLS_SKIP_CHECK": "1"}
+    subprocess.run(argv, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def make_disk(lab: Path, disk: Path, *, root_mib: int, loader: Path) -> None:
+    """Make a GPT disk: an ESP with the lab's ``efi`` and the loader, an ext4 root with the lab's ``sysroot``.
+
+    `loader` becomes the removable-media loader; the ext4 has the verity feature.
+    """
+    total_mib = 1 + _ESP_MIB + root_mib + 1
+    with disk.open("wb") as file:
+        file.truncate(total_mib * _MIB)
+    table = f"label: gpt\nstart=1MiB, size={_ESP_MIB}MiB, type={_ESP_TYPE}\nsize={root_mib}MiB, type={_ROOT_TYPE}\n"
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    subprocess.run(["sfdisk", "--quiet", disk], input=table.encode(), check=True, env=environment)
+    esp, root = disk.with_suffix(".esp"), disk.with_suffix(".root")
+    with esp.open("wb") as file:
+        file.truncate(_ESP_MIB * _MIB)
+    _run("mkfs.vfat", "-F", "32", "-n", "ESP", esp)
+    staging = disk.with_suffix(".efi")
+    shutil.copytree(lab / "efi", staging)
+    (staging / "EFI/BOOT").mkdir(parents=True, exist_ok=True)
+    shutil.copy(loader, staging / "EFI/BOOT/BOOTX64.EFI")
+    (staging / "loader").mkdir(exist_ok=True)
+    (staging / "loader/loader.conf").write_text("timeout 0\n")
+    _run("mcopy", "-s", "-i", esp, *sorted(staging.iterdir()), "::")
+    _run("mkfs.ext4", "-q", "-O", "verity", "-b", "4096", "-d", lab / "sysroot", root, f"{root_mib}M")
+    for part, start_mib in ((esp, 1), (root, 1 + _ESP_MIB)):
+        _run("dd", f"if={part}", f"of={disk}", "bs=1M", f"seek={start_mib}", "conv=notrunc,sparse", "status=none")
+        part.unlink()
+    shutil.rmtree(staging)
+
+
+def check_esp(disk: Path) -> tuple[int, str]:
+    """Run ``fsck.fat -n`` on the ESP of a disk; return its exit code and ``"clean"`` or what it said."""
+    esp = disk.with_suffix(".esp")
+    _run("dd", f"if={disk}", f"of={esp}", "bs=1M", "skip=1", f"count={_ESP_MIB}", "status=none")
+    argv = ["fsck.fat", "-n", esp]
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
+    esp.unlink()
+    return done.returncode, "clean" if done.returncode == 0 else done.stdout
+
+
+@dataclass(frozen=True)
+class Run:
+    """One power-on to power-off."""
+
+    reports: list[dict[str, object]]
+    console: str
+    seconds: float
+
+
+def run_machine(disk: Path, work: Path, *, timeout_s: float) -> Run:
+    """Boot the disk and wait for it to power off; return what it reported, one JSON object a line."""
+    variables = work / "vars.fd"
+    shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
+    console, report = work / "console.log", work / "report.log"
+    argv = [
+        "qemu-system-x86_64", "-nodefaults", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+        "-cpu", "Nehalem", "-smp", "1", "-m", "2048", "-display", "none", "-nic", "none",
+        "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "-drive", f"if=pflash,format=raw,file={variables}",
+        "-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}",
+        "-serial", f"file:{console}", "-serial", f"file:{report}",
+    ]  # fmt: skip
+    started = time.monotonic()
+    machine = subprocess.Popen(argv)
+    try:
+        machine.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        machine.kill()
+        machine.wait()
+        tail = console.read_text(errors="replace")[-6000:]
+        raise AssertionError(f"the machine did not power off in {timeout_s:.0f} s; console:\n{tail}") from None
+    lines = report.read_text(errors="replace").splitlines()
+    reports = [json.loads(line) for line in lines if line.startswith("{")]
+    return Run(reports, console.read_text(errors="replace"), time.monotonic() - started)
