@@ -23,16 +23,17 @@ $(STAMP): requirements/dev.lock pyproject.toml $(RUST_SOURCES)
 
 build: $(STAMP) ## Build the native module into the virtual environment
 
-demo: build ## Play the whole story on an embedded lab host
+demo: ## Play the whole story on an embedded lab host
+	@BOOTC_FAST_SETUP=demo $(MAKE) --no-print-directory build
 	$(BIN)/bootc-fast lab demo
 
-lint: build ## All linters; warnings are errors
+lint: setup build ## All linters; warnings are errors
 	tools/lint
 
-test: build ## All checks and tests
+test: setup build ## All checks and tests
 	tools/test
 
-bench: build ## Benchmarks against the peers, release build
+bench: setup build ## Benchmarks against the peers, release build
 	$(BIN)/python -m pytest benches -o python_files='bench_*.py' -o python_functions='bench_*'
 
 install: build ## Lay everything out under DESTDIR, as a package would
