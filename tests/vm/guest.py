@@ -75,6 +75,16 @@ def verity_facts() -> dict[str, object]:
                     "kernel": _core.measure_fd(file.fileno()),
                     "computed": _core.digest_fd(file.fileno(), algorithm=algorithm),
                 }
+    repository = Path("/sysroot/state/verity-repository")
+    repository.mkdir()
+    fd = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    content = Path("/sysroot/state/verity-content")
+    content.write_bytes(b"o" * 10_000)
+    with content.open("rb") as file:
+        digest = _core.RepositoryWriter(fd).add_object(file.fileno())
+    os.close(fd)
+    with (repository / "objects" / digest[:2] / digest[2:]).open("rb") as file:
+        facts["object"] = {"kernel": _core.measure_fd(file.fileno()), "computed": digest}
     return facts
 
 
@@ -119,6 +129,7 @@ def main() -> None:
         report(
             **common,
             etc=etc_facts(),
+            verity=verity_facts(),
             staged=command("bootc-fast", "status"),
             dry_run=command("bootc-fast", "finalize", "--dry-run"),
         )

@@ -66,35 +66,44 @@ def check_esp(disk: Path) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One power-on to power-off."""
+    """All boots of a machine, from the first power-on to its power-off."""
 
     reports: list[dict[str, object]]
     console: str
     seconds: float
 
 
-def run_machine(disk: Path, work: Path, *, timeout_s: float) -> Run:
-    """Boot the disk and wait for it to power off; return what it reported, one JSON object a line."""
-    variables = work / "vars.fd"
+def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float) -> Run:
+    """Boot the disk `boots` times; return what it reported on its second serial port, one JSON object a line.
+
+    Every reset ends QEMU and the next boot starts it anew: a boot that hangs is then one that can be named, and
+    the firmware finds its variables as after a power cycle.
+    """
+    variables, console, report = work / "vars.fd", work / "console.log", work / "report.log"
     shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
-    console, report = work / "console.log", work / "report.log"
+    for path in (console, report):
+        path.touch()
     argv = [
-        "qemu-system-x86_64", "-nodefaults", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+        "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
         "-cpu", "Nehalem", "-smp", "1", "-m", "2048", "-display", "none", "-nic", "none",
         "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
         "-drive", f"if=pflash,format=raw,file={variables}",
         "-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}",
-        "-serial", f"file:{console}", "-serial", f"file:{report}",
+        "-chardev", f"file,id=console,append=on,path={console}", "-serial", "chardev:console",
+        "-chardev", f"file,id=report,append=on,path={report}", "-serial", "chardev:report",
     ]  # fmt: skip
     started = time.monotonic()
-    machine = subprocess.Popen(argv)
-    try:
-        machine.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        machine.kill()
-        machine.wait()
-        tail = console.read_text(errors="replace")[-6000:]
-        raise AssertionError(f"the machine did not power off in {timeout_s:.0f} s; console:\n{tail}") from None
+    for number in range(boots):
+        machine = subprocess.Popen(argv)
+        try:
+            machine.wait(boot_timeout_s)
+        except subprocess.TimeoutExpired:
+            tail = console.read_text(errors="replace")[-4000:]
+            message = f"boot {number} did not end in {boot_timeout_s:.0f} s; console:\n{tail}"
+            raise AssertionError(message) from None
+        finally:
+            machine.kill()
+            machine.wait()
     lines = report.read_text(errors="replace").splitlines()
-    reports = [json.loads(line) for line in lines if line.startswith("{")]
+    reports = [json.loads(line) for line in lines if line.startswith('{"')]
     return Run(reports, console.read_text(errors="replace"), time.monotonic() - started)
