@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 def _mounts() -> set[str]:
+    """Mount points; tools/test gives root a mount namespace of its own, so they are ours. Others cannot mount."""
+    if os.geteuid() != 0:
+        return set()
     return {line.split(" ", 6)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
 
 
