@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from bootc_fast._native import run_blocking
+from bootc_fast._survey import open_image
 from bootc_fast.errors import FileSystemError, MountError
 from bootc_fast.etc import DirectorySource, ImageSource, plan_etc_merge
-from bootc_fast.etc_policy import read_merge_policy
+from bootc_fast.etc_policy import MergePolicy, read_merge_policy
 from bootc_fast.mounts import clone_directory
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bootc_fast._survey import OpenImage
     from bootc_fast.etc import EtcPlan
     from bootc_fast.host import Host
-    from bootc_fast.types import Strategy
+    from bootc_fast.types import Strategy, VerityDigest
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -86,3 +87,26 @@ async def plan_merge(
         ImageSource(new.fd, objects_fd),
         policy=policy,
     )
+
+
+async def count_missing_changes(host: Host, booted: VerityDigest, target: VerityDigest, stack: AsyncExitStack) -> int:
+    """Count what was changed in /etc since the booted image and is not in another deployment's /etc; writes nothing.
+
+    Cancellation: within 50 ms; descriptors belong to `stack`.
+
+    Raises:
+        InvalidStateError, VerityMismatchError: The booted image is missing or another one.
+        FileSystemError: Something cannot be read.
+    """
+    image = await open_image(host, booted, stack)
+    objects_fd = await open_directory(host, host.objects, stack)
+    current_fd = await open_etc(host, stack)
+    target_fd = await open_directory(host, host.state_dir(target) / "etc", stack)
+    plan = await plan_etc_merge(
+        ImageSource(image.fd, objects_fd),
+        DirectorySource(current_fd),
+        DirectorySource(target_fd),
+        policy=MergePolicy(),
+    )
+    report = plan.report
+    return len(report.kept) + len(report.deleted) + len(report.conflicts)

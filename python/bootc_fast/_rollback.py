@@ -16,19 +16,17 @@ import anyio.lowlevel
 
 from bootc_fast import _message_ids
 from bootc_fast._boot_look import BootLook, list_protected, look_boot
-from bootc_fast._merge import open_directory, open_etc
+from bootc_fast._merge import count_missing_changes
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import RestartWay, clear_next_root, prepare_restart, require_live, start_restart
 from bootc_fast._steps import Steps, single_error
-from bootc_fast._survey import Survey, open_image, read_survey
+from bootc_fast._survey import Survey, read_survey
 from bootc_fast._text import describe_error, flatten
 from bootc_fast.boot.plan import find_rollback_target, order_after_rollback, plan_menu
 from bootc_fast.boot.publish import publish_menu
 from bootc_fast.boot.variables import make_variable_setter
 from bootc_fast.deployments import is_etc_transient, remove_staged_marker
 from bootc_fast.errors import BootcFastError, BootEntryError, InvalidStateError, NoRollbackTargetError, UsageError
-from bootc_fast.etc import DirectorySource, ImageSource, plan_etc_merge
-from bootc_fast.etc_policy import MergePolicy
 from bootc_fast.events import ignore_event
 from bootc_fast.host import hold_lock, open_host
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
@@ -306,22 +304,11 @@ async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
         with single_error(), run.steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
             if await run_blocking(is_etc_transient, host):
                 return None
-            image = await open_image(host, run.survey.booted.digest, run.stack)
-            objects_fd = await open_directory(host, host.objects, run.stack)
-            current_fd = await open_etc(host, run.stack)
-            target_fd = await open_directory(host, host.state_dir(target) / "etc", run.stack)
-            plan = await plan_etc_merge(
-                ImageSource(image.fd, objects_fd),
-                DirectorySource(current_fd),
-                DirectorySource(target_fd),
-                policy=MergePolicy(),
-            )
+            return await count_missing_changes(host, run.survey.booted.digest, target, run.stack)
     except (BootcFastError, OSError, ExceptionGroup) as error:
         # A number for information: what a rollback is for is the broken system.
         run.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]
         return None
-    report = plan.report
-    return len(report.kept) + len(report.deleted) + len(report.conflicts)
 
 
 async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: Restart | None) -> RollbackOutcome:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast._boot_look import check_boot_files, look_boot
 from bootc_fast._imginfo import ImageFacts, parse_image_reference, read_image_facts
-from bootc_fast._merge import plan_merge
+from bootc_fast._merge import count_missing_changes, plan_merge
 from bootc_fast._mountinfo import find_mount, parse_mountinfo
 from bootc_fast._native import run_blocking
 from bootc_fast._steps import single_error
@@ -123,6 +123,8 @@ class HostStatus:
         last_finalize: None where there was none.
         is_read_only: The physical root is read-only.
         warnings: All that is odd, in words for people.
+        rollback_etc_changes: How many local changes of the running /etc the rollback deployment does not have; None
+            where nobody asked, or that cannot be told.
     """
 
     booted: DeploymentStatus
@@ -137,9 +139,10 @@ class HostStatus:
     last_finalize: OutcomeRecord | None
     is_read_only: bool
     warnings: tuple[str, ...]
+    rollback_etc_changes: int | None = None
 
 
-async def get_status(root: Path | str = "/", *, loader: Loader | None = None) -> HostStatus:
+async def get_status(root: Path | str = "/", *, loader: Loader | None = None, compare_etc: bool = False) -> HostStatus:
     """Find out the state of a host; writes nothing.
 
     Whatever can be told is told: an unreadable marker, boot partition or deployment becomes a warning.
@@ -148,6 +151,7 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None) ->
     Args:
         root: ``/``, or a directory laid out like a host.
         loader: Wins over what the host says.
+        compare_etc: Also find out what a rollback would change in /etc; scans all of it.
 
     Raises:
         NotBootcHostError: The host is none of ours.
@@ -169,7 +173,24 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None) ->
         boot = await _look_boot(survey, stack, notes, loader)
         staged_status = await _judge_staged(survey, boot, stack) if marker else None
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
-        return status if boot is None else await _judge_soft_reboots(status, survey, boot)
+        if boot is not None:
+            status = await _judge_soft_reboots(status, survey, boot)
+    return await _compare_etc(survey, status) if compare_etc else status
+
+
+async def _compare_etc(survey: Survey, status: HostStatus) -> HostStatus:
+    if status.rollback is None:
+        return status
+    try:
+        with single_error():
+            if await run_blocking(is_etc_transient, survey.host):
+                return status
+            async with AsyncExitStack() as stack:
+                count = await count_missing_changes(survey.host, survey.booted.digest, status.rollback.digest, stack)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        notes = tuple(f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error))
+        return replace(status, warnings=(*status.warnings, *notes))
+    return replace(status, rollback_etc_changes=count)
 
 
 async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootLook) -> HostStatus:

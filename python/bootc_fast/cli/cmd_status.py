@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    status = run_async(lambda: get_status(arguments.root, loader=arguments.bootloader))
+    status = run_async(
+        lambda: get_status(arguments.root, loader=arguments.bootloader, compare_etc=bool(arguments.verbose))
+    )
     if arguments.format == "human":
         from bootc_fast.cli.render_status import StatusText
 

@@ -45,6 +45,10 @@ class StatusText:
                 yield from self._staged(status.staged_status)
         if status.rollback is not None:
             yield from self._deployment("Rollback", status.rollback)
+            if status.rollback_etc_changes is not None:
+                plural = "" if status.rollback_etc_changes == 1 else "s"
+                text = f"lacks {status.rollback_etc_changes} local change{plural} in the running /etc"
+                yield self._row("Changes", text)
         for other in status.others:
             yield from self._deployment("Other", other)
         yield ""

@@ -218,3 +218,18 @@ def test_the_script_of_eight_states_finds_all_documents_valid(tmp_path: Path) ->
     assert (done.returncode, done.stdout.count("JSON: valid"), done.stdout.count("\n== ")) == (0, 8, 7), done.stderr
     assert "will NOT be applied at shutdown: merging /etc: 1 conflict" in done.stdout
     assert "(broken)" in done.stdout
+
+
+def test_with_v_it_says_what_a_rollback_would_change_in_etc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    assert flowkit.finalize(capsys, case)[0] == 0
+    lab.boot(case.host)
+    (case.root / "etc/since").write_text("1")
+    assert "Changes:" not in _text(capsys, case.root)
+    assert (
+        "Changes: lacks 1 local change in the running /etc\n"
+        in flowkit.run(capsys, "status", "-v", "--root", case.root)[1]
+    )
+    (case.root / "sysroot/composefs/images" / case.staged).unlink()
+    code, out, _ = flowkit.run(capsys, "status", "-v", "--root", case.root)
+    assert (code, "Changes:" in out, "warning: /etc was not compared: " in out) == (0, False, True)
