@@ -15,7 +15,7 @@ help: ## Show the targets
 setup: ## Install missing system packages and the locked Python packages
 	@tools/setup
 
-$(STAMP): requirements/dev.lock pyproject.toml $(RUST_SOURCES)
+$(STAMP): requirements/dev.lock requirements/ostree.lock pyproject.toml $(RUST_SOURCES)
 	@tools/setup
 	@mkdir -p build
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked

@@ -31,6 +31,7 @@ from bootc_fast.events import ignore_event
 from bootc_fast.host import hold_lock, open_host
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.mounts import open_writable
+from bootc_fast.ostree import is_ostree_host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,7 @@ class RollbackOutcome:
             the booted deployment boots next.
         restart_notes: Why it is no faster way, or none.
         warnings: Everything odd.
+        is_ostree: The deployments are ostree's: ``<commit>.<serial>`` instead of digests.
     """
 
     booted: VerityDigest
@@ -88,6 +90,7 @@ class RollbackOutcome:
     restart: RestartWay | None = None
     restart_notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    is_ostree: bool = False
 
 
 @dataclass(slots=True)
@@ -113,6 +116,7 @@ async def rollback(
     loader: Loader | None = None,
     apply: bool = False,
     soft_reboot: SoftRebootMode | None = None,
+    allow_non_container: bool = False,
     on_event: EventSink = ignore_event,
 ) -> RollbackOutcome:
     """Change which deployment boots next; a staged update is dropped once the new order is on disk.
@@ -130,6 +134,7 @@ async def rollback(
         loader: Wins over what the host says.
         apply: Restart, unless the booted deployment boots next.
         soft_reboot: Prepare a faster way than a full reboot; what is possible is found out before anything is written.
+        allow_non_container: On an ostree host: go back to a deployment that is not container-based, too.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -137,7 +142,7 @@ async def rollback(
 
     Raises:
         NotBootcHostError: The host is none of ours.
-        NoRollbackTargetError: There is no other deployment to boot.
+        NoRollbackTargetError: There is no other deployment to boot, or (ostree) it is not container-based.
         UsageError: `to` names no deployment, or several.
         InvalidStateError: The target has no image or state.
         BootEntryError: The target's boot files are missing, or the new order did not become what was wanted.
@@ -153,20 +158,50 @@ async def rollback(
     host = await run_blocking(open_host, root)
     steps = Steps(on_event, flow="rolling back", timeout_s=timeout_s)
     with single_error(), steps.limit_all():
-        async with AsyncExitStack() as stack:
-            if not dry_run:
-                # Who is no host of ours gets no lock file either.
-                await read_survey(host)
-                await stack.enter_async_context(hold_lock(host))
-                host = await stack.enter_async_context(open_writable(host))
-            with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
-                survey = await read_survey(host)
-                boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
-            run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot)
-            outcome = await _roll_back(run, to, dry_run=dry_run)
+        if await run_blocking(is_ostree_host, host):
+            from bootc_fast._ostree_rollback import rollback_ostree
+
+            outcome = await rollback_ostree(
+                host,
+                steps,
+                to=to,
+                dry_run=dry_run,
+                allow_non_container=allow_non_container,
+                apply=apply,
+                soft_reboot=soft_reboot,
+            )
+        elif allow_non_container:
+            raise UsageError("rolling back: --allow-non-container is for ostree hosts, and this is none")
+        else:
+            outcome = await _rollback_composefs(
+                host, steps, to=to, dry_run=dry_run, loader=loader, apply=apply, soft_reboot=soft_reboot
+            )
     if apply and not dry_run and outcome.restart is not None:
         await start_restart(outcome.restart, message=f"Rolling back to {outcome.image_reference or outcome.next_boot}")
     return outcome
+
+
+async def _rollback_composefs(
+    host: Host,
+    steps: Steps,
+    *,
+    to: str | None,
+    dry_run: bool,
+    loader: Loader | None,
+    apply: bool,
+    soft_reboot: SoftRebootMode | None,
+) -> RollbackOutcome:
+    async with AsyncExitStack() as stack:
+        if not dry_run:
+            # Who is no host of ours gets no lock file either.
+            await read_survey(host)
+            await stack.enter_async_context(hold_lock(host))
+            host = await stack.enter_async_context(open_writable(host))
+        with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
+            survey = await read_survey(host)
+            boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
+        run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot)
+        return await _roll_back(run, to, dry_run=dry_run)
 
 
 async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOutcome:
@@ -349,13 +384,18 @@ def _forget_next_root(host: Host) -> tuple[str, ...]:
     return ()
 
 
-def _note_change(host: Host, outcome: RollbackOutcome) -> None:
+def note_reboot(host: Host, outcome: RollbackOutcome) -> None:
+    """Leave, or take away, the marker by which others know that a reboot is wanted; blocks."""
     if outcome.is_revert:
         # What runs boots next: whoever waits for this marker has nothing to reboot for any more.
         _remove_reboot_marker(host)
     else:
         text = _REBOOT_TEXT + (outcome.manifest_digest or outcome.next_boot)
         host.write_file(host.reboot_marker, text.encode())
+
+
+def _note_change(host: Host, outcome: RollbackOutcome) -> None:
+    note_reboot(host, outcome)
     # Programs that watch the deployments look at this time.
     with host.open_directory(host.state_deploy) as fd:
         os.utime(fd)

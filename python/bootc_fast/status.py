@@ -23,6 +23,7 @@ from bootc_fast.deployments import is_etc_transient, list_deployments, read_boot
 from bootc_fast.errors import BootcFastError
 from bootc_fast.etc import conflict_error
 from bootc_fast.host import open_host
+from bootc_fast.ostree import is_ostree_host
 from bootc_fast.outcome import read_outcome
 from bootc_fast.softreboot import judge_soft_reboot
 from bootc_fast.types import Deployment
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entry import MenuEntry
     from bootc_fast.boot.menu import BootMenu
     from bootc_fast.host import Host
+    from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.softreboot import SoftRebootVerdict
     from bootc_fast.types import BootType, Loader, VerityDigest
@@ -59,6 +61,7 @@ class DeploymentStatus:
         boots_next: The loader takes it first.
         problems: What is broken, in words for people.
         soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
+        ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
     """
 
     digest: VerityDigest
@@ -72,6 +75,7 @@ class DeploymentStatus:
     boots_next: bool = False
     problems: tuple[str, ...] = ()
     soft_reboot: SoftRebootVerdict | None = None
+    ostree: OstreeDeployment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,10 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
         Spec commands.md, the row ``status``; boot.md, "Rollback queued".
     """
     host = await run_blocking(open_host, root)
+    if await run_blocking(is_ostree_host, host):
+        from bootc_fast._ostree_status import get_ostree_status
+
+        return await get_ostree_status(host)
     booted = await run_blocking(read_booted, host)
     notes: list[str] = []
     marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)
@@ -339,7 +347,7 @@ def _arrange(
         loader=menu.loader if menu else None,
         missing_verity_allowed=survey.booted.missing_verity_allowed,
         last_finalize=record,
-        is_read_only=_is_read_only(survey.host),
+        is_read_only=is_read_only(survey.host),
         warnings=(*notes, *(boot.warnings if boot else ())),
     )
 
@@ -353,7 +361,7 @@ def _next_boot(menu: BootMenu | None) -> NextBoot:
     return NextBoot(default.digest if default.is_own else None, default.label, menu.default_reason)
 
 
-def _is_read_only(host: Host) -> bool:
+def is_read_only(host: Host) -> bool:
     """Whether the physical root is on a read-only medium; a read-only mount of a writable one is not meant."""
     try:
         mount = find_mount(parse_mountinfo(host.read_bytes(host.mountinfo)), b"/sysroot")

@@ -72,14 +72,39 @@ def _image_reference(name: ImageName | None) -> Document | None:
 
 
 def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
-    origin = one.deployment.origin
     return {
         "image": _image_status(one),
         "cachedUpdate": None,
-        "incompatible": False,
-        "pinned": False,
+        "incompatible": one.ostree is not None and one.ostree.is_changed_locally,
+        "pinned": one.ostree is not None and one.ostree.is_pinned,
         "downloadOnly": False,
         "softRebootCapable": one.soft_reboot is not None and one.soft_reboot.is_possible,
+        **_backend(one, status),
+        "bootcFast": {
+            "title": one.title,
+            "version": one.version,
+            "bootEntry": one.entry_name,
+            "bootsNext": one.boots_next,
+            "problems": list(one.problems),
+            "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
+        },
+    }
+
+
+def _backend(one: DeploymentStatus, status: HostStatus) -> Document:
+    """What depends on how the deployment is stored."""
+    if one.ostree is not None:
+        return {
+            "store": "ostreeContainer" if one.ostree.reference else None,
+            "ostree": {
+                "stateroot": one.ostree.stateroot,
+                "checksum": one.ostree.checksum,
+                "deploySerial": one.ostree.serial,
+            },
+            "composefs": None,
+        }
+    origin = one.deployment.origin
+    return {
         "store": None,
         "ostree": None,
         "composefs": {
@@ -88,14 +113,6 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
             "bootloader": _BOOTLOADERS[status.loader],
             "bootDigest": origin.boot_digest if origin else None,
             "missingVerityAllowed": status.missing_verity_allowed,
-        },
-        "bootcFast": {
-            "title": one.title,
-            "version": one.version,
-            "bootEntry": one.entry_name,
-            "bootsNext": one.boots_next,
-            "problems": list(one.problems),
-            "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
         },
     }
 
@@ -122,7 +139,9 @@ def _own_facts(status: HostStatus) -> Document:
     staged = status.staged_status
     return {
         "nextBoot": {
-            "verity": status.next_boot.digest,
+            # On an ostree host it is no fs-verity digest.
+            "verity": None if status.booted.ostree else status.next_boot.digest,
+            "ostree": status.next_boot.digest if status.booted.ostree else None,
             "bootEntry": status.next_boot.entry_name,
             "reason": status.next_boot.reason,
         },

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
     )
+    parser.add_argument(
+        "--allow-non-container",
+        action="store_true",
+        help="on an ostree host: also roll back to a deployment that no container image was the source of",
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -67,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
                 loader=arguments.bootloader,
                 apply=arguments.apply,
                 soft_reboot=arguments.soft_reboot,
+                allow_non_container=arguments.allow_non_container,
                 on_event=on_event,
             )
         )
@@ -95,7 +101,7 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
     lines.append(f"  Image: {outcome.image_reference or 'unknown'}")
     if outcome.manifest_digest:
         lines.append(f"  Digest: {outcome.manifest_digest}")
-    lines.append(f"  Verity: {outcome.next_boot}")
+    lines.append(f"  {'Commit' if outcome.is_ostree else 'Verity'}: {outcome.next_boot}")
     if outcome.etc_changes_missing:
         changes = "change" if outcome.etc_changes_missing == 1 else "changes"
         lines.append(

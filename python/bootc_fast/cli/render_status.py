@@ -11,6 +11,7 @@ from bootc_fast.types import Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.status import DeploymentStatus, HostStatus, StagedStatus
 
@@ -68,6 +69,11 @@ class StatusText:
         """Shorten the digests in a text, which are most of it: paths and names hold them once or twice."""
         return _WHOLE_DIGEST.sub(lambda found: self._digest(found[0]), text)
 
+    def _commit(self, one: OstreeDeployment) -> str:
+        checksum = one.checksum if self.verbose else f"{one.checksum[:_SHORT_CHARS]}…"
+        pinned = ", pinned" if one.is_pinned else ""
+        return f"{checksum}.{one.serial} in stateroot {one.stateroot}{pinned}"
+
     def _deployment(self, role: str, one: DeploymentStatus, *, mark: str = " ") -> Iterator[str]:
         name = one.image.image if one.image else (one.title or "image unknown")
         if one.image and one.image.transport != "registry":
@@ -82,7 +88,10 @@ class StatusText:
         if origin and origin.manifest_digest:
             shown = origin.manifest_digest if self.verbose else f"{origin.manifest_digest[: _SHORT_CHARS + 7]}…"
             yield self._row("Digest", shown)
-        yield self._row("Verity", self._digest(one.digest))
+        if one.ostree is not None:
+            yield self._row("Commit", self._commit(one.ostree))
+        else:
+            yield self._row("Verity", self._digest(one.digest))
         if self.verbose and one.entry_name:
             yield self._row("Entry", one.entry_name)
         if one.soft_reboot is not None and (self.verbose or one.soft_reboot.is_possible or one.boots_next):
