@@ -136,4 +136,8 @@ def _make_steps(options: Sequence[str]) -> list[Step]:
         Step("The update disappoints: the previous deployment shall boot next.", (*on_host, "rollback")),
         Step("Reboot.", ("lab", "boot", "DIR"), story.want_first),
         Step("Back where we were; the update is kept as the rollback target.", (*on_host, "status")),
+        Step("It was not the update after all: roll back once more, to it.", (*on_host, "rollback")),
+        Step(
+            "Reboot: the update runs again, with the administrator's edits.", ("lab", "boot", "DIR"), story.want_second
+        ),
     ]

@@ -34,7 +34,7 @@ def test_every_step_does_what_the_story_says(
     assert "I lab/app.conf" in told
     assert "The story ends well" in told
     host = lab.open_lab(tmp_path / "h")
-    assert (host.etc / "lab/only-in-1.conf").exists()
+    assert (host.etc / "lab/only-in-2.conf").exists()
     assert len(host.deployments) == 2
 
 
