@@ -57,5 +57,5 @@ def composefs_fsck(repository: Path, digest: str) -> bytes:
 def debian_tree(suite: str = "bookworm") -> Path:
     """A real root tree, made once and kept under ``build``."""
     path = REPOSITORY / "build" / "rootfs" / suite
-    subprocess.run([REPOSITORY / "tools" / "make-rootfs", suite, path, "python3"], check=True, capture_output=True)
+    subprocess.run([REPOSITORY / "tools" / "make-rootfs", suite, path], check=True, capture_output=True)
     return path

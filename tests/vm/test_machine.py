@@ -98,7 +98,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Update and roll back once in the machine; the tests below look at what it reported."""
     work = tmp_path_factory.mktemp("machine")
-    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS, "python3"], check=True)
+    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS], check=True)
     root = _prepare_tree(work)
     lab = work / "host"
     _lab("create", lab, "--from", root, "--loader", "systemd-boot", "--boot-type", "bls")
