@@ -12,6 +12,10 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MIB = 1 << 20
 _ESP_MIB = 200
@@ -24,10 +28,14 @@ def _run(*argv: str | os.PathLike[str]) -> None:
     subprocess.run(argv, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def make_disk(lab: Path, disk: Path, *, root_mib: int, loader: Path) -> None:
-    """Make a GPT disk: an ESP with the lab's ``efi`` and the loader, an ext4 root with the lab's ``sysroot``.
+def make_disk(lab: Path, disk: Path, *, root_mib: int, esp_files: Mapping[str, Path | str]) -> None:
+    """Make a GPT disk: an ESP with the lab's ``efi``, an ext4 root (with verity) of the lab's ``sysroot``.
 
-    `loader` becomes the removable-media loader; the ext4 has the verity feature.
+    Args:
+        lab: A lab host.
+        disk: The image file to make.
+        root_mib: Size of the root.
+        esp_files: What else the ESP has, by path: a file to copy, or text.
     """
     total_mib = 1 + _ESP_MIB + root_mib + 1
     with disk.open("wb") as file:
@@ -41,10 +49,12 @@ def make_disk(lab: Path, disk: Path, *, root_mib: int, loader: Path) -> None:
     _run("mkfs.vfat", "-F", "32", "-n", "ESP", esp)
     staging = disk.with_suffix(".efi")
     shutil.copytree(lab / "efi", staging)
-    (staging / "EFI/BOOT").mkdir(parents=True, exist_ok=True)
-    shutil.copy(loader, staging / "EFI/BOOT/BOOTX64.EFI")
-    (staging / "loader").mkdir(exist_ok=True)
-    (staging / "loader/loader.conf").write_text("timeout 0\n")
+    for name, content in esp_files.items():
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            (staging / name).write_text(content)
+        else:
+            shutil.copy(content, staging / name)
     _run("mcopy", "-s", "-i", esp, *sorted(staging.iterdir()), "::")
     _run("mkfs.ext4", "-q", "-O", "verity", "-b", "4096", "-d", lab / "sysroot", root, f"{root_mib}M")
     for part, start_mib in ((esp, 1), (root, 1 + _ESP_MIB)):

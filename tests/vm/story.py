@@ -1,0 +1,182 @@
+"""What the stories of the test machine share: the tree, the host made of it, the disk, and what was reported.
+
+A story is one host that is updated and rolled back in QEMU. Its fixture plays it once; its tests look at the reports.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vm import initramfs, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Slow under emulation, and nothing here needs them.
+_MASKED = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "ldconfig.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-hwdb-update.service",
+    "systemd-logind.service",
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
+    "systemd-resolved.service",
+    "systemd-timesyncd.service",
+)
+
+REPOSITORY = Path(__file__).parents[2]
+ROOTFS = REPOSITORY / "build/rootfs/trixie"
+SYSTEMD_BOOT = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+
+
+def _install_program(root: Path) -> None:
+    """Install bootc-fast as a package would, and enable its units as the preset says."""
+    python = next((root / "usr/lib").glob("python3.*")).name.removeprefix("python")
+    subprocess.run([REPOSITORY / "tools/install", root, python], check=True)
+    wants = root / "usr/lib/systemd/system/multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    for line in (root / "usr/lib/systemd/system-preset/80-bootc-fast.preset").read_text().splitlines():
+        unit = line.removeprefix("enable ")
+        (wants / unit).symlink_to(f"../{unit}")
+
+
+def _install_guest(root: Path) -> None:
+    script = root / "usr/lib/bootc-fast-vmtest/guest.py"
+    script.parent.mkdir()
+    shutil.copy(Path(__file__).with_name("guest.py"), script)
+    unit = root / "usr/lib/systemd/system/bootc-fast-vmtest.service"
+    unit.write_text(
+        "[Unit]\nAfter=multi-user.target bootc-fast-finalize-staged.service\n"
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /usr/lib/bootc-fast-vmtest/guest.py\n"
+    )
+    (unit.parent / "multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
+
+
+def prepare_tree(work: Path) -> Path:
+    """Make the image's first version in `work`: Debian 13 with the program, the guest and an initramfs."""
+    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS], check=True)
+    root = work / "root"
+    subprocess.run(["cp", "-a", "--reflink=auto", ROOTFS, root], check=True)
+    for name in ("sysroot", "efi"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "etc/fstab").write_text("")
+    (root / "etc/machine-id").write_text("uninitialized\n")
+    for unit in _MASKED:
+        (root / "usr/lib/systemd/system" / unit).unlink(missing_ok=True)
+        (root / "usr/lib/systemd/system" / unit).symlink_to("/dev/null")
+    _install_program(root)
+    _install_guest(root)
+    (kernel,) = (root / "boot").glob("vmlinuz-*")
+    initrd = root / "boot" / kernel.name.replace("vmlinuz", "initrd.img")
+    initrd.write_bytes(initramfs.make_initramfs(root, work).read_bytes())
+    return root
+
+
+def change_image(root: Path) -> None:
+    """What the new version of the image brings."""
+    (root / "etc/issue").write_text("the image's second version\n")
+    (root / "etc/motd").write_text("the image's second words\n")
+    (root / "etc/vmtest-new-default").write_text("new\n")
+    release = root / "usr/lib/os-release"
+    release.write_text(release.read_text() + 'IMAGE_VERSION="2"\n')
+
+
+def run_lab(*argv: str | os.PathLike[str]) -> None:
+    """Run ``bootc-fast lab``."""
+    subprocess.run([sys.executable, "-m", "bootc_fast", "lab", *argv], check=True, stdout=subprocess.DEVNULL)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A lab host with a staged update, ready to become a disk.
+
+    Attributes:
+        root: The image's tree, second version.
+        lab: The lab's directory.
+        first: The installed deployment.
+        second: The staged one.
+    """
+
+    root: Path
+    lab: Path
+    first: str
+    second: str
+
+
+def prepare_host(work: Path, root: Path, *, loader: str, boot_type: str) -> Host:
+    """Install the tree at `root`, change it, stage it; `root` is then the second version.
+
+    The marker lies in /run, which no disk has: the guest finds it in /var and writes it.
+    """
+    lab = work / "host"
+    run_lab("create", lab, "--from", root, "--loader", loader, "--boot-type", boot_type)
+    (first,) = (path.name for path in (lab / "sysroot/state/deploy").iterdir())
+    change_image(root)
+    run_lab("stage", lab, "--from", root)
+    (second,) = (path.name for path in (lab / "sysroot/state/deploy").iterdir() if path.name != first)
+    note = lab / "sysroot/state/os/default/var/lib/bootc-fast-vmtest"
+    note.mkdir(parents=True)
+    shutil.copy(lab / "run/composefs/staged-deployment", note / "marker")
+    return Host(root, lab, first, second)
+
+
+def add_console(entries: Path) -> None:
+    """Let the kernels of all BLS entries below a directory write to the first serial port."""
+    for entry in entries.rglob("*.conf"):
+        entry.write_text(entry.read_text().replace("\noptions ", "\noptions console=ttyS0 "))
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened to a host.
+
+    Attributes:
+        first: The installed deployment.
+        second: The update.
+        run: What the machine said.
+        esp_check: What ``fsck.fat`` says afterwards.
+    """
+
+    first: str
+    second: str
+    run: machine.Run
+    esp_check: tuple[int, str]
+
+    def phase(self, number: int) -> dict[str, object]:
+        """The report of a boot, counted from 0."""
+        errors = [report["error"] for report in self.run.reports if "error" in report]
+        assert not errors, errors[0]
+        assert len(self.run.reports) > number, self.run.console[-4000:]
+        return self.run.reports[number]
+
+    def facts(self, number: int, name: str) -> dict[str, object]:
+        """One object of a boot's report: a command with its code and output, or a group of facts."""
+        found = self.phase(number)[name]
+        assert isinstance(found, dict)
+        return found
+
+
+def play(host: Host, work: Path, *, esp_files: Mapping[str, Path | str], boots: int) -> Story:
+    """Boot the host `boots` times; the tree and the disk are gone afterwards.
+
+    Args:
+        host: What becomes the disk.
+        work: For the disk and the machine's files.
+        esp_files: What the ESP has besides what the lab wrote: the loader and its settings.
+        boots: How many.
+    """
+    disk = work / "disk.raw"
+    machine.make_disk(host.lab, disk, root_mib=1200, esp_files=esp_files)
+    run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=500)
+    check = machine.check_esp(disk)
+    shutil.rmtree(host.root)
+    disk.unlink()
+    return Story(host.first, host.second, run, check)
