@@ -11,7 +11,6 @@ __version__ = "0.1.0"
 # Not from typing: importing that takes a tenth of the command line's start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bootc_fast._rollback import RollbackOutcome as RollbackOutcome
     from bootc_fast._rollback import rollback as rollback
     from bootc_fast.errors import BootcFastError as BootcFastError
     from bootc_fast.etc import diff_etc as diff_etc
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
     from bootc_fast.finalize import finalize_staged as finalize_staged
-    from bootc_fast.status import HostStatus as HostStatus
+    from bootc_fast.rollback_outcome import RollbackOutcome as RollbackOutcome
     from bootc_fast.status import get_status as get_status
+    from bootc_fast.status_report import HostStatus as HostStatus
     from bootc_fast.types import FinalizeOutcome as FinalizeOutcome
     from bootc_fast.types import Loader as Loader
     from bootc_fast.types import Result as Result
@@ -33,10 +33,10 @@ _HOMES = {
     "BootcFastError": "errors",
     "Event": "events",
     "FinalizeOutcome": "types",
-    "HostStatus": "status",
+    "HostStatus": "status_report",
     "Loader": "types",
     "Result": "types",
-    "RollbackOutcome": "_rollback",
+    "RollbackOutcome": "rollback_outcome",
     "StepDone": "events",
     "StepProgress": "events",
     "StepStarted": "events",

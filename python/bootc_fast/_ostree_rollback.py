@@ -13,11 +13,11 @@ import anyio
 from bootc_fast import _message_ids
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import RestartWay, SoftRebootMode, require_live
-from bootc_fast._rollback import BOOTED, PREVIOUS, RollbackOutcome, note_reboot
 from bootc_fast.errors import NoRollbackTargetError, SoftRebootError, UsageError
 from bootc_fast.host import hold_lock
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.ostree import read_ostree, reorder_ostree
+from bootc_fast.rollback_outcome import BOOTED, PREVIOUS, RollbackOutcome, note_reboot
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:

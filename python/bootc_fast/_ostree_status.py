@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast._imginfo import ImageFacts, parse_image_reference
+from bootc_fast.deployments import is_read_only
 from bootc_fast.ostree import read_ostree
-from bootc_fast.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus, is_read_only
+from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import Deployment, Origin, VerityDigest
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_etc_transient",
+    "is_read_only",
     "list_deployments",
     "parse_booted_mount",
     "parse_composefs_arguments",
@@ -330,3 +331,12 @@ def is_etc_transient(host: Host) -> bool:
         return True
     upper = next((option[9:] for option in mount.super_options if option.startswith(b"upperdir=")), None)
     return upper is not None and _is_on_volatile(mounts, upper)
+
+
+def is_read_only(host: Host) -> bool:
+    """Whether the physical root is on a read-only medium; a read-only mount of a writable one is not meant."""
+    try:
+        mount = find_mount(_read_mounts(host), b"/sysroot")
+    except InvalidStateError:
+        return False
+    return mount is not None and b"ro" in mount.super_options

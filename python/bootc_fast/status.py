@@ -7,25 +7,26 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast._boot_look import check_boot_files, look_boot
-from bootc_fast._imginfo import ImageFacts, parse_image_reference, read_image_facts
+from bootc_fast._imginfo import parse_image_reference, read_image_facts
 from bootc_fast._merge import count_missing_changes, plan_merge
-from bootc_fast._mountinfo import find_mount, parse_mountinfo
 from bootc_fast._native import run_blocking
+from bootc_fast._ostree_status import get_ostree_status
 from bootc_fast._steps import single_error
 from bootc_fast._survey import Survey, check_staged_pieces, list_images, open_image, read_marker
 from bootc_fast._text import describe_error, escape_bytes, flatten
 from bootc_fast._units import find_finalize_unit
-from bootc_fast.deployments import is_etc_transient, list_deployments, read_booted
+from bootc_fast.deployments import is_etc_transient, is_read_only, list_deployments, read_booted
 from bootc_fast.errors import BootcFastError
 from bootc_fast.etc import conflict_error
 from bootc_fast.host import open_host
 from bootc_fast.ostree import is_ostree_host
 from bootc_fast.outcome import read_outcome
 from bootc_fast.softreboot import judge_soft_reboot
+from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import Deployment
 
 if TYPE_CHECKING:
@@ -33,117 +34,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast._boot_look import BootLook
-    from bootc_fast._imginfo import ImageName
     from bootc_fast.boot.entry import MenuEntry
     from bootc_fast.boot.menu import BootMenu
     from bootc_fast.host import Host
-    from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
-    from bootc_fast.softreboot import SoftRebootVerdict
-    from bootc_fast.types import BootType, Loader, VerityDigest
+    from bootc_fast.types import Loader, VerityDigest
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentStatus:
-    """One deployment, as a person asks for it.
-
-    Attributes:
-        digest: Its image.
-        deployment: Its state directory and origin.
-        image: Its container image; None where the origin names none.
-        facts: Of the container image.
-        boot_type: By its boot entry, else its origin; None where neither says.
-        title: Of its boot entry, e.g. ``Fedora Linux 43``.
-        version: Of its boot entry.
-        entry_name: File name of its boot entry; None where it has none.
-        boots_next: The loader takes it first.
-        problems: What is broken, in words for people.
-        soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
-        ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
-    """
-
-    digest: VerityDigest
-    deployment: Deployment
-    image: ImageName | None = None
-    facts: ImageFacts = field(default_factory=ImageFacts)
-    boot_type: BootType | None = None
-    title: str | None = None
-    version: str | None = None
-    entry_name: str | None = None
-    boots_next: bool = False
-    problems: tuple[str, ...] = ()
-    soft_reboot: SoftRebootVerdict | None = None
-    ostree: OstreeDeployment | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StagedStatus:
-    """Whether the staged deployment becomes the next boot when the machine goes down.
-
-    Attributes:
-        will_be_applied: None where that cannot be told.
-        reasons: Why, or why not, in words for people.
-        finalization_locked: Download-only.
-        is_finalized: It is the next boot already.
-    """
-
-    will_be_applied: bool | None
-    reasons: tuple[str, ...]
-    finalization_locked: bool = False
-    is_finalized: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NextBoot:
-    """What the loader takes first.
-
-    Attributes:
-        digest: The deployment; None where it is not one of ours, or cannot be told.
-        entry_name: File name of the entry.
-        reason: Why it is that one, in words for people.
-    """
-
-    digest: VerityDigest | None
-    entry_name: str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatus:
-    """The state of a host.
-
-    Attributes:
-        booted: The deployment that runs.
-        staged: None where none is.
-        rollback: First of the other deployments in the loader's order.
-        others: The rest of them, in the loader's order; then those without a boot entry.
-        staged_status: Of the staged one.
-        next_boot: What the loader takes first.
-        rollback_queued: The loader's default is not the booted deployment.
-        loader: None where the boot partition cannot be read.
-        missing_verity_allowed: The booted image may lack fs-verity.
-        last_finalize: None where there was none.
-        is_read_only: The physical root is read-only.
-        warnings: All that is odd, in words for people.
-        rollback_etc_changes: How many local changes of the running /etc the rollback deployment does not have; None
-            where nobody asked, or that cannot be told.
-    """
-
-    booted: DeploymentStatus
-    staged: DeploymentStatus | None
-    rollback: DeploymentStatus | None
-    others: tuple[DeploymentStatus, ...]
-    staged_status: StagedStatus | None
-    next_boot: NextBoot
-    rollback_queued: bool
-    loader: Loader | None
-    missing_verity_allowed: bool
-    last_finalize: OutcomeRecord | None
-    is_read_only: bool
-    warnings: tuple[str, ...]
-    rollback_etc_changes: int | None = None
 
 
 async def get_status(root: Path | str = "/", *, loader: Loader | None = None, compare_etc: bool = False) -> HostStatus:
@@ -167,8 +64,6 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
     """
     host = await run_blocking(open_host, root)
     if await run_blocking(is_ostree_host, host):
-        from bootc_fast._ostree_status import get_ostree_status
-
         return await get_ostree_status(host)
     booted = await run_blocking(read_booted, host)
     notes: list[str] = []
@@ -359,12 +254,3 @@ def _next_boot(menu: BootMenu | None) -> NextBoot:
     if default is None:
         return NextBoot(None, None, "there is no boot entry that can boot")
     return NextBoot(default.digest if default.is_own else None, default.label, menu.default_reason)
-
-
-def is_read_only(host: Host) -> bool:
-    """Whether the physical root is on a read-only medium; a read-only mount of a writable one is not meant."""
-    try:
-        mount = find_mount(parse_mountinfo(host.read_bytes(host.mountinfo)), b"/sysroot")
-    except (BootcFastError, OSError):
-        return False
-    return mount is not None and b"ro" in mount.super_options

@@ -16,7 +16,7 @@ from bootc_fast.types import BootType, Loader
 if TYPE_CHECKING:
     from bootc_fast._imginfo import ImageName
     from bootc_fast.outcome import OutcomeRecord
-    from bootc_fast.status import DeploymentStatus, HostStatus
+    from bootc_fast.status_report import DeploymentStatus, HostStatus
 
 API_VERSION = "org.containers.bootc/v1"
 KIND = "BootcHost"

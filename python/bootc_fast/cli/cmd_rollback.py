@@ -14,7 +14,7 @@ from bootc_fast.cli.runtime import run_async
 if TYPE_CHECKING:
     import argparse
 
-    from bootc_fast._rollback import RollbackOutcome
+    from bootc_fast.rollback_outcome import RollbackOutcome
 
 DESCRIPTION = """\
 Makes the previous deployment boot next; called again, undoes that. A staged update is dropped once the new boot

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
-    from bootc_fast.status import DeploymentStatus, HostStatus, StagedStatus
+    from bootc_fast.status_report import DeploymentStatus, HostStatus, StagedStatus
 
 _SHORT_CHARS = 16
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{128}|[0-9a-f]{64}")

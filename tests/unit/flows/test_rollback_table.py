@@ -15,7 +15,7 @@ from unit.boot.fat_model import FatModel
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import HEADER, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
-from bootc_fast._rollback import plan_rollback
+from bootc_fast._rollback_plan import plan_rollback
 from bootc_fast._survey import Survey
 from bootc_fast.boot.menu import read_volumes
 from bootc_fast.boot.plan import order_after_finalize, plan_menu

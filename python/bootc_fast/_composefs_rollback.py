@@ -1,0 +1,214 @@
+"""Rolling back a composefs host.
+
+Source:
+    Spec commands.md, "rollback"; bootc ``bootc_composefs/rollback.rs``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+
+from bootc_fast import _message_ids
+from bootc_fast._boot_look import BootLook, list_protected, look_boot
+from bootc_fast._merge import count_missing_changes
+from bootc_fast._native import run_blocking
+from bootc_fast._restart import clear_next_root, prepare_restart, require_live
+from bootc_fast._rollback_plan import plan_rollback
+from bootc_fast._steps import Steps, single_error
+from bootc_fast._survey import Survey, read_survey
+from bootc_fast._text import describe_error, flatten
+from bootc_fast.boot.publish import publish_menu
+from bootc_fast.boot.variables import make_variable_setter
+from bootc_fast.deployments import is_etc_transient, remove_staged_marker
+from bootc_fast.errors import BootcFastError
+from bootc_fast.host import hold_lock
+from bootc_fast.journal import PRIORITY_NOTICE, send_journal
+from bootc_fast.mounts import open_writable
+from bootc_fast.rollback_outcome import RollbackOutcome, note_reboot
+
+if TYPE_CHECKING:
+    from bootc_fast._restart import Restart, SoftRebootMode
+    from bootc_fast.boot.plan import MenuPlan
+    from bootc_fast.host import Host
+    from bootc_fast.types import Loader, Origin, VerityDigest
+
+LOOK_TIMEOUT_S = 90.0
+COMPARE_TIMEOUT_S = 120.0
+COMMIT_TIMEOUT_S = 10.0
+TIDY_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """One rollback under way."""
+
+    host: Host
+    steps: Steps
+    stack: AsyncExitStack
+    survey: Survey
+    boot: BootLook
+    warnings: list[str] = field(default_factory=list)
+    apply: bool = False
+    soft_reboot: SoftRebootMode | None = None
+
+
+async def rollback_composefs(
+    host: Host,
+    steps: Steps,
+    *,
+    to: str | None,
+    dry_run: bool,
+    loader: Loader | None,
+    apply: bool,
+    soft_reboot: SoftRebootMode | None,
+) -> RollbackOutcome:
+    async with AsyncExitStack() as stack:
+        if not dry_run:
+            # Who is no host of ours gets no lock file either.
+            await read_survey(host)
+            await stack.enter_async_context(hold_lock(host))
+            host = await stack.enter_async_context(open_writable(host))
+        with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
+            survey = await read_survey(host)
+            boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
+        run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot)
+        return await _roll_back(run, to, dry_run=dry_run)
+
+
+async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOutcome:
+    survey, menu = run.survey, run.boot.menu
+    plan = await run_blocking(plan_rollback, survey, menu, to=to)
+    target = plan.order[0]
+    origin = _find_origin(survey, target)
+    is_revert = target == survey.booted.digest
+    missing = None if is_revert else await _count_etc_changes(run, target)
+    restart = await _prepare_restart(run, target, dry_run=dry_run)
+    default_before = menu.default.digest if menu.default else None
+    outcome = RollbackOutcome(
+        booted=survey.booted.digest,
+        next_boot=target,
+        is_revert=is_revert,
+        is_changed=default_before != target,
+        dropped_staged=survey.marker.digest if survey.marker else None,
+        image_reference=origin.image_reference if origin else None,
+        manifest_digest=origin.manifest_digest if origin else None,
+        etc_changes_missing=missing,
+        entry_name=plan.default.label,
+        dry_run=dry_run,
+        restart=restart.way if restart else None,
+        restart_notes=_restart_notes(run, restart, is_revert=is_revert),
+        warnings=tuple(dict.fromkeys((*run.warnings, *plan.warnings))),
+    )
+    if not dry_run:
+        await anyio.lowlevel.checkpoint()
+        return await _commit(run, plan, outcome, restart)
+    return outcome
+
+
+async def _prepare_restart(run: _Run, target: VerityDigest, *, dry_run: bool) -> Restart | None:
+    """Prepare the restart that was asked for; None where none was, or where what runs boots next."""
+    if not (run.apply or run.soft_reboot):
+        return None
+    if not dry_run:
+        require_live(run.host)
+    if target == run.survey.booted.digest:
+        return None
+    with run.steps.run("restart", "Preparing the restart", timeout_s=LOOK_TIMEOUT_S):
+        return await prepare_restart(run.survey, run.boot, target, run.stack, mode=run.soft_reboot, dry_run=dry_run)
+
+
+def _restart_notes(run: _Run, restart: Restart | None, *, is_revert: bool) -> tuple[str, ...]:
+    if restart is not None:
+        return restart.notes
+    if is_revert and (run.apply or run.soft_reboot):
+        return ("the deployment that runs boots next: nothing to restart into",)
+    return ()
+
+
+def _find_origin(survey: Survey, digest: VerityDigest) -> Origin | None:
+    return next((one.origin for one in survey.deployments if one.digest == digest), None)
+
+
+async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
+    """Count what was changed in /etc since the booted image and is not in the target's /etc."""
+    host = run.host
+    try:
+        with single_error(), run.steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
+            if await run_blocking(is_etc_transient, host):
+                return None
+            return await count_missing_changes(host, run.survey.booted.digest, target, run.stack)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        # A number for information: what a rollback is for is the broken system.
+        run.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]
+        return None
+
+
+async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: Restart | None) -> RollbackOutcome:
+    """Write the new order; then, and only then, drop the staged update and tell whoever waits for it.
+
+    Returns:
+        The outcome, with what did not go as it should after the new order was in force.
+    """
+    host, boot = run.host, run.boot
+    with anyio.CancelScope(shield=True):
+        with run.steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S):
+            published = await publish_menu(
+                boot.area,
+                boot.menu,
+                plan,
+                set_variable=make_variable_setter(host),
+                protected=list_protected(run.survey, boot.menu),
+            )
+        with run.steps.run("tidy", "Noting the change", timeout_s=TIDY_TIMEOUT_S):
+            await run_blocking(remove_staged_marker, host)
+            await run_blocking(_note_change, host, outcome)
+            await run_blocking(_tell_journal, host, run.survey, outcome)
+        # Last, since it may fail and the rest is done.
+        warnings = (*outcome.warnings, *published.warnings)
+        if restart is not None:
+            await run_blocking(restart.commit)
+        else:
+            warnings = (*warnings, *await run_blocking(_forget_next_root, host))
+    return replace(outcome, warnings=warnings)
+
+
+def _forget_next_root(host: Host) -> tuple[str, ...]:
+    """Clear another deployment's next root: the next `systemctl reboot` would enter it in place of what boots next."""
+    try:
+        clear_next_root(host)
+    except BootcFastError as error:
+        return (f"the next `systemctl reboot` may enter what was prepared before: {describe_error(error)}",)
+    return ()
+
+
+def _note_change(host: Host, outcome: RollbackOutcome) -> None:
+    note_reboot(host, outcome)
+    # Programs that watch the deployments look at this time.
+    with host.open_directory(host.state_deploy) as fd:
+        os.utime(fd)
+
+
+def _tell_journal(host: Host, survey: Survey, outcome: RollbackOutcome) -> None:
+    current = _find_origin(survey, survey.booted.digest)
+    kind = "revert" if outcome.is_revert else "rollback"
+    send_journal(
+        host,
+        f"Rolling back to image: {outcome.manifest_digest or outcome.next_boot}",
+        message_id=_message_ids.ROLLBACK,
+        fields={
+            "BOOTC_FAST_OPERATION": "rollback",
+            "BOOTC_ROLLBACK_TYPE": kind,
+            "BOOTC_MANIFEST_DIGEST": outcome.manifest_digest,
+            "BOOTC_CURRENT_MANIFEST_DIGEST": current.manifest_digest if current else None,
+            "BOOTC_FAST_BOOTED": outcome.booted,
+            "BOOTC_FAST_NEXT_BOOT": outcome.next_boot,
+            "BOOTC_FAST_DROPPED_STAGED": outcome.dropped_staged,
+        },
+        priority=PRIORITY_NOTICE,
+    )
