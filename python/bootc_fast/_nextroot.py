@@ -11,21 +11,29 @@ import enum
 import errno
 import os
 import tomllib
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast._cmdline import split_cmdline
-from bootc_fast.errors import InvalidStateError, MountError
+from bootc_fast._scratch import DIRECTORY, open_scratch
+from bootc_fast.errors import InvalidStateError, MountError, VerityMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from bootc_fast._scratch import Scratch
     from bootc_fast.host import Host
     from bootc_fast.types import VerityDigest
 
 CONFIG_PATH = b"usr/lib/composefs/setup-root-conf.toml"
 _MAX_CONFIG_BYTES = 1 << 16
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ_BYTES = 1 << 20
+# What systemd looks at before it enters a root, and what it executes there, in its order.
+_OS_RELEASE = (b"etc/os-release", b"usr/lib/os-release")
+_INIT = (b"usr/lib/systemd/systemd", b"sbin/init", b"etc/init", b"bin/init")
 # What is stacked at the mount point is taken away one by one; more than this is somebody else's doing.
 _MAX_STACKED = 64
 
@@ -123,96 +131,183 @@ def read_layout(root_fd: int, command_line: str) -> RootLayout:
         raise InvalidStateError(f"reading {CONFIG_PATH.decode()}: it is not UTF-8") from error
 
 
+@dataclass(frozen=True, slots=True)
+class NextRoot:
+    """A next root to be put together.
+
+    Attributes:
+        host: A live one; state and physical root are taken from where they are mounted.
+        digest: The deployment.
+        image_fd: Its image, verified.
+        require_verity: A file whose object lacks the fs-verity that it must have cannot be read.
+        command_line: The target's kernel arguments.
+        is_trial: It will not be started: nothing is written to the state.
+    """
+
+    host: Host
+    digest: VerityDigest
+    image_fd: int
+    require_verity: bool
+    command_line: str
+    is_trial: bool = False
+
+
 class _Assembly:
-    """Mounts put together below a detached root; descriptors belong to the stack."""
+    """The parts of a next root, stacked in the thread's own mount namespace."""
 
-    def __init__(self, host: Host, digest: VerityDigest, stack: ExitStack) -> None:
-        self.host = host
-        self.digest = digest
-        self.stack = stack
+    def __init__(self, wanted: NextRoot, scratch: Scratch) -> None:
+        # Not through the writable clone of the physical root: before Linux 6.15 a detached mount cannot be cloned.
+        self.host = replace(wanted.host, sysroot_fd=None)
+        self.wanted = wanted
+        self.scratch = scratch
 
-    def hold(self, fd: int) -> int:
-        self.stack.callback(os.close, fd)
-        return fd
-
-    def open_root(self, mount_fd: int) -> int:
-        return self.hold(os.open(".", _DIRECTORY, dir_fd=mount_fd))
-
-    def clone(self, dir_fd: int, *, read_only: bool) -> int:
+    def clone(self, path: Path, *, read_only: bool) -> int:
         # The running /sysroot is read-only; at boot the initramfs binds before it makes it so.
-        return self.hold(_core.clone_mount(dir_fd, read_only=read_only))
+        with self.host.open_directory(path) as fd:
+            return self.scratch.hold(_core.clone_mount(fd, read_only=read_only))
 
-    def overlay(self, lower_fd: int, state_fd: int, source: str) -> int:
-        for name, mode in (("upper", 0o755), ("work", 0o700)):
-            with suppress(FileExistsError):
-                os.mkdir(name, mode, dir_fd=state_fd)
-        upper, work = (self.hold(os.open(name, _DIRECTORY, dir_fd=state_fd)) for name in ("upper", "work"))
-        parameters: list[tuple[bytes, bytes | int | None]] = [
-            (b"source", source.encode()),
-            (b"workdir", work),
-            (b"upperdir", upper),
-            (b"lowerdir+", lower_fd),
-        ]
-        return self.hold(_core.mount_detached(b"overlay", parameters, read_only=False, is_system_root=True))
+    def make_root(self) -> int:
+        digest = self.wanted.digest
+        with _step("mounting the composefs overlay"):
+            with self.host.open_directory(self.host.objects) as fd:
+                objects_fd = self.scratch.hold(_core.clone_mount(fd))
+            overlay = self.scratch.make_composefs(
+                self.wanted.image_fd,
+                objects_fd,
+                require_verity=self.wanted.require_verity,
+                source=f"composefs:{digest}",
+                is_system_root=True,
+            )
+            return self.scratch.place("root", self.scratch.hold(overlay))
 
-    def transient(self, lower_fd: int, source: str) -> int:
-        tmpfs = _core.mount_detached(b"tmpfs", [(b"mode", b"0755")], read_only=False, is_system_root=True)
-        return self.overlay(lower_fd, self.open_root(self.hold(tmpfs)), source)
+    def cover(self, lower_fd: int, name: str, kind: MountKind, source: str) -> int:
+        """Make an overlay over a directory; its changes go to the state, or to memory."""
+        if kind is MountKind.OVERLAY and not self.wanted.is_trial:
+            state = self.clone(self.host.state_dir(self.wanted.digest) / name, read_only=False)
+        else:
+            state = self.scratch.hold(
+                _core.mount_detached(b"tmpfs", [(b"mode", b"0755")], read_only=False, is_system_root=True)
+            )
+        place = f"{name}-state"
+        state_fd = self.scratch.place(place, state)
+        return self.scratch.hold(self.scratch.make_overlay(lower_fd, place, state_fd, source=source))
 
     def add_directory(self, top_fd: int, name: str, kind: MountKind) -> None:
         if kind is MountKind.NONE:
             return
-        lower = self.hold(_core.open_in_root(top_fd, name.encode(), _DIRECTORY))
-        if kind is MountKind.TRANSIENT:
-            mount = self.transient(lower, "transient")
-        else:
-            with self.host.open_directory(self.host.state_dir(self.digest) / name) as state_fd:
-                clone = self.clone(state_fd, read_only=False)
-            mount = clone if kind is MountKind.BIND else self.overlay(lower, self.open_root(clone), "overlay")
-        _core.attach_mount(mount, lower, b"")
+        with _step(f"mounting {name} ({kind})"):
+            lower_fd = self.scratch.hold(_core.open_in_root(top_fd, name.encode(), DIRECTORY))
+            if kind is MountKind.BIND:
+                mount = self.clone(self.host.state_dir(self.wanted.digest) / name, read_only=False)
+            else:
+                source = "transient" if kind is MountKind.TRANSIENT else "overlay"
+                mount = self.cover(lower_fd, name, kind, source)
+            _core.attach_mount(mount, lower_fd, b"")
 
     def add_sysroot(self, top_fd: int) -> None:
-        try:
-            point = self.hold(_core.open_in_root(top_fd, b"sysroot", _DIRECTORY))
-        except FileNotFoundError:
-            return
-        with self.host.open_directory(self.host.sysroot) as fd:
-            _core.attach_mount(self.clone(fd, read_only=True), point, b"")
+        with _step("mounting sysroot"):
+            try:
+                point = self.scratch.hold(_core.open_in_root(top_fd, b"sysroot", DIRECTORY))
+            except FileNotFoundError:
+                return
+            _core.attach_mount(self.clone(self.host.sysroot, read_only=True), point, b"")
+
+    def assemble(self) -> int:
+        top_fd = self.make_root()
+        with _step(f"reading {CONFIG_PATH.decode()}"):
+            layout = read_layout(top_fd, self.wanted.command_line)
+        if layout.is_root_transient:
+            with _step("mounting the transient root"):
+                source = f"transient:composefs={self.wanted.digest}"
+                top_fd = self.scratch.place("top", self.cover(top_fd, "root", MountKind.TRANSIENT, source))
+        self.add_sysroot(top_fd)
+        self.add_directory(top_fd, "etc", layout.etc)
+        self.add_directory(top_fd, "var", layout.var)
+        check_system(top_fd)
+        with _step("taking the tree out"):
+            tree_fd = _core.clone_mount(top_fd, recursive=True)
+            try:
+                _core.isolate_mount(tree_fd)
+            except OSError:
+                os.close(tree_fd)
+                raise
+            return tree_fd
 
 
-def assemble(host: Host, digest: VerityDigest, root_fd: int, stack: ExitStack, *, command_line: str) -> int:
-    """Put the whole next root together, detached: nothing is to be seen of it yet.
+@contextmanager
+def _step(what: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "soft reboots need Linux 6.6 or newer" if error.errno == errno.EINVAL and "overlay" in what else None
+        raise MountError(f"putting the next root together: {what}: {error.strerror}", hint=hint) from error
+
+
+def check_system(root_fd: int) -> None:
+    """Check that systemd will take a tree for a system, and that its init can be read to the end.
+
+    With ``verity=require`` a file whose object was never sealed, or is not the one that was meant, reads as ``EIO``:
+    a system without init halts, and only a reset leads out.
 
     Args:
-        host: Whose state and physical root; a live one.
-        digest: The deployment.
-        root_fd: Its composefs mount, detached.
-        stack: Holds the descriptors; the mounts live as long, or until they are attached.
-        command_line: The target's kernel arguments.
-
-    Returns:
-        The descriptor to attach.
+        root_fd: The tree's root.
 
     Raises:
-        InvalidStateError: The image's ``setup-root-conf.toml`` is malformed.
-        MountError: The kernel refused (before Linux 6.15 nothing can be mounted on a detached mount).
+        InvalidStateError: There is no os-release or no init.
+        VerityMismatchError: It cannot be read.
+
+    Source:
+        systemd ``src/basic/os-util.c``, ``path_is_os_tree``; ``src/core/main.c``, ``do_reexecute``.
     """
-    parts = _Assembly(host, digest, stack)
-    layout = read_layout(root_fd, command_line)
+    for what, paths in (("os-release", _OS_RELEASE), ("init", _INIT)):
+        if not any(_read_whole(root_fd, path) for path in paths):
+            names = " nor ".join(path.decode() for path in paths)
+            raise InvalidStateError(f"checking the next root: it has no {what}: neither {names}")
+
+
+def _read_whole(root_fd: int, path: bytes) -> bool:
+    """Read a file to its end; False where there is none, or an empty one."""
+    length = 0
     try:
-        top_fd = root_fd
-        if layout.is_root_transient:
-            top_fd = parts.open_root(parts.transient(root_fd, f"transient:composefs={digest}"))
-        parts.add_sysroot(top_fd)
-        parts.add_directory(top_fd, "etc", layout.etc)
-        parts.add_directory(top_fd, "var", layout.var)
+        fd = _core.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            while chunk := file.read(_READ_BYTES):
+                length += len(chunk)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
     except OSError as error:
-        hint = "mounting on a detached mount needs Linux 6.15" if error.errno == errno.EINVAL else None
-        raise MountError(f"putting the next root together: {error.strerror}", hint=hint) from error
-    return top_fd
+        name = path.decode()
+        raise VerityMismatchError(
+            f"checking the next root: reading {name}: {error.strerror}",
+            path=name,
+            expected="",
+            found="",
+            hint="its object is damaged, or lacks the fs-verity that the kernel wants; pull the image again",
+        ) from error
+    return length > 0
 
 
-def attach(host: Host, top_fd: int) -> None:
+def assemble(wanted: NextRoot) -> int:
+    """Put the whole next root together: nothing is to be seen of it, and no mount of the machine changes; blocks.
+
+    Returns:
+        The detached tree, which the caller closes, attached or not.
+
+    Raises:
+        InvalidStateError: The image's ``setup-root-conf.toml`` is malformed, or the image holds no system.
+        VerityMismatchError: Its init cannot be read.
+        MountError: The kernel refused.
+    """
+
+    def work() -> int:
+        with open_scratch() as scratch:
+            return _Assembly(wanted, scratch).assemble()
+
+    with _step("a mount namespace for a while"):
+        return _core.call_with_private_mounts(work)
+
+
+def attach(host: Host, tree_fd: int) -> None:
     """Attach an assembled root at ``/run/nextroot``, in the place of one that is there.
 
     Raises:
@@ -223,7 +318,7 @@ def attach(host: Host, top_fd: int) -> None:
         clear(host)
         host.make_directory(host.nextroot)
         with host.open_directory(host.nextroot) as fd:
-            _core.attach_mount(top_fd, fd, b"")
+            _core.attach_mount(tree_fd, fd, b"")
     except OSError as error:
         raise MountError(f"attaching the next root at {host.nextroot}: {error.strerror}") from error
 

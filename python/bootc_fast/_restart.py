@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast import _nextroot
+from bootc_fast import _message_ids, _nextroot
 from bootc_fast._native import run_blocking
 from bootc_fast._text import describe_error
 from bootc_fast.errors import BootcFastError, CommandError, SoftRebootError
-from bootc_fast.kexec import find_kexec_obstacle, load_kexec, unload_kexec
+from bootc_fast.host import open_host
+from bootc_fast.journal import PRIORITY_NOTICE, send_journal
+from bootc_fast.kexec import load_kexec, unload_kexec
 from bootc_fast.softreboot import judge_soft_reboot, prepare_soft_reboot
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
+    from pathlib import Path
 
     from bootc_fast._boot_look import BootLook
     from bootc_fast._survey import Survey
@@ -50,48 +53,90 @@ class Restart:
     Args:
         host: Which.
         way: How.
+        target: Into what: a digest, or an ostree deployment's name.
         notes: Why it is no faster one, in words for people.
         root: Of a soft reboot; None with a dry run.
     """
 
     def __init__(
-        self, host: Host, way: RestartWay, notes: tuple[str, ...] = (), *, root: PreparedRoot | None = None
+        self, host: Host, way: RestartWay, target: str, notes: tuple[str, ...] = (), *, root: PreparedRoot | None = None
     ) -> None:
         self.way = way
         self.notes = notes
         self._host = host
+        self._target = target
         self._root = root
         self._is_committed = False
 
     def commit(self) -> None:
-        """Put it in force, once the new boot order is on disk; blocks.
+        """Put it in force, once the new boot order is on disk, and tell the journal; blocks.
 
         Raises:
             MountError: The next root cannot be attached.
         """
         self._is_committed = True
+        clear_next_root(self._host, keep_kexec=self.way is RestartWay.KEXEC)
         if self._root is not None:
             self._root.attach()
-        else:
-            clear_next_root(self._host)
+        reasons = f" ({'; '.join(self.notes)})" if self.notes else ""
+        send_journal(
+            self._host,
+            f"Prepared: `systemctl {self.way}` enters {self._target}{reasons}",
+            message_id=_message_ids.RESTART_PREPARED,
+            fields={
+                "BOOTC_FAST_OPERATION": "restart",
+                "BOOTC_FAST_RESTART": self.way.value,
+                "BOOTC_FAST_NEXT_BOOT": self._target,
+                "BOOTC_FAST_RESTART_NOTES": "\n".join(self.notes) or None,
+            },
+            priority=PRIORITY_NOTICE,
+        )
 
     def undo(self) -> None:
         """Drop what was loaded, unless it is in force."""
         if self.way is RestartWay.KEXEC and not self._is_committed:
-            unload_kexec()
+            unload_kexec(self._host)
 
 
-def clear_next_root(host: Host) -> None:
-    """Clear a next root prepared before: a plain ``systemctl reboot`` would enter it, whatever boots next.
+def clear_next_root(host: Host, *, keep_kexec: bool = False) -> bool:
+    """Clear what was prepared before: a plain ``systemctl reboot`` would enter it, whatever boots next; blocks.
+
+    Args:
+        host: With a directory, nothing is done.
+        keep_kexec: A loaded kernel stays.
+
+    Returns:
+        Whether there was anything.
 
     Raises:
         MountError: The kernel refused.
 
     Source:
-        systemctl(1), ``reboot``: a root at ``/run/nextroot`` makes it a soft reboot.
+        systemctl(1), ``reboot``: a root at ``/run/nextroot`` makes it a soft reboot, a loaded kernel a kexec.
     """
-    if host.is_live:
-        _nextroot.clear(host)
+    if not host.is_live:
+        return False
+    is_loaded = not keep_kexec and unload_kexec(host)
+    return _nextroot.clear(host) or is_loaded
+
+
+async def reset_restart(root: Path | str = "/") -> bool:
+    """Clear what was prepared: the root at ``/run/nextroot``, and a loaded kernel.
+
+    Cancellation: waits for the end.
+
+    Returns:
+        Whether there was anything.
+
+    Raises:
+        SoftRebootError: `root` is a directory: nothing is mounted there.
+        MountError: The kernel refused.
+    """
+    host = await run_blocking(open_host, root)
+    if not host.is_live:
+        raise SoftRebootError("clearing the soft reboot: with --root nothing is mounted, so there is nothing to clear")
+    # A thread's work is waited for, whoever cancels.
+    return await run_blocking(clear_next_root, host)
 
 
 async def prepare_restart(
@@ -113,7 +158,8 @@ async def prepare_restart(
         target: What boots next; not the booted deployment.
         stack: Holds what is prepared.
         mode: None asks for a full reboot.
-        dry_run: Find out only; nothing is mounted or loaded.
+        dry_run: Find out only. On a live host the next root is put together and dropped, kernel and initrd are read;
+            nothing is attached, loaded or written.
 
     Raises:
         SoftRebootError: The way that was asked for is not possible; nothing has changed.
@@ -139,7 +185,7 @@ async def prepare_restart(
             return restart
     if not dry_run:
         require_live(host)
-    return Restart(host, RestartWay.FULL, tuple(notes))
+    return Restart(host, RestartWay.FULL, target, tuple(notes))
 
 
 def _nothing() -> None:
@@ -165,33 +211,29 @@ async def _prepare_soft(
     verdict = await judge_soft_reboot(survey, look, target)
     if not verdict.is_possible:
         raise SoftRebootError(f"preparing a soft reboot to {target[:16]}…: {verdict}", hint=_FULL_HINT)
-    if dry_run:
-        return Restart(survey.host, RestartWay.SOFT)
+    if dry_run and not survey.host.is_live:
+        return Restart(survey.host, RestartWay.SOFT, target)
     require_live(survey.host)
     try:
-        root = await prepare_soft_reboot(survey, look, target, stack)
+        root = await prepare_soft_reboot(survey, look, target, stack, is_trial=dry_run)
     except (BootcFastError, OSError) as error:
         message = f"preparing a soft reboot to {target[:16]}…: {describe_error(error)}"
         raise SoftRebootError(message, hint=getattr(error, "hint", None) or _FULL_HINT) from error
-    return Restart(survey.host, RestartWay.SOFT, root=root)
+    return Restart(survey.host, RestartWay.SOFT, target, root=None if dry_run else root)
 
 
 async def _prepare_kexec(
     host: Host, look: BootLook, target: VerityDigest, notes: list[str], *, dry_run: bool
 ) -> Restart:
-    if dry_run:
-        obstacle = await run_blocking(find_kexec_obstacle, host)
-        if obstacle is not None:
-            raise SoftRebootError(f"preparing a kexec: {obstacle}", hint=_FULL_HINT)
-        return Restart(host, RestartWay.KEXEC, tuple(notes))
     try:
-        require_live(host)
-        await load_kexec(host, look, target)
+        if not dry_run:
+            require_live(host)
+        await load_kexec(host, look, target, is_trial=dry_run)
     except SoftRebootError:
         raise
     except (BootcFastError, OSError) as error:
         raise SoftRebootError(f"preparing a kexec: {describe_error(error)}", hint=_FULL_HINT) from error
-    return Restart(host, RestartWay.KEXEC, tuple(notes))
+    return Restart(host, RestartWay.KEXEC, target, tuple(notes))
 
 
 async def start_restart(way: RestartWay, *, message: str) -> None:

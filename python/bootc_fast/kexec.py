@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from bootc_fast import _core
 from bootc_fast._boot_look import open_boot_file
 from bootc_fast._bootable import read_command_line, read_entry_uki, require_entry
 from bootc_fast._native import run_blocking
-from bootc_fast.errors import BootEntryError, FileSystemError, SoftRebootError
+from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
     from bootc_fast.host import Host
     from bootc_fast.types import VerityDigest
 
-_COPY_BYTES = 1 << 20
+_CAPABILITIES = re.compile(rb"^CapEff:\s*([0-9a-f]+)$", re.MULTILINE)
+_CAP_SYS_BOOT = 22
 # The kernel looks for the next archive of several at a multiple of this many bytes.
 _CPIO_ALIGNMENT = 4
+# The setup header's magic number in a bzImage.
+_BZIMAGE_OFFSET, _BZIMAGE_MAGIC = 0x202, b"HdrS"
+_HEADER_BYTES = _BZIMAGE_OFFSET + len(_BZIMAGE_MAGIC)
 _REASONS = {
     errno.ENOSYS: "this kernel has no kexec_file_load",
     errno.EPERM: "the kernel refuses (no CAP_SYS_BOOT, lockdown, or kexec disabled)",
@@ -62,7 +67,8 @@ def find_kexec_obstacle(host: Host) -> str | None:
     """Name what is known to stand against a kexec without trying one.
 
     Source:
-        Linux ``kernel/kexec_core.c``: ``/proc/sys/kernel/kexec_load_disabled``, ``/sys/kernel/kexec_loaded``.
+        Linux ``kernel/kexec_core.c``, ``kexec_load_permitted``, and its files ``/proc/sys/kernel/kexec_load_disabled``
+        and ``/sys/kernel/kexec_loaded``.
     """
     if not host.is_live:
         return "with --root no kernel is loaded"
@@ -71,6 +77,9 @@ def find_kexec_obstacle(host: Host) -> str | None:
             return _REASONS[errno.ENOSYS]
         if host.read_bytes(host.root / "proc/sys/kernel/kexec_load_disabled").strip() == b"1":
             return "loading kernels is disabled (kernel.kexec_load_disabled)"
+        capabilities = _CAPABILITIES.search(host.read_bytes(host.root / "proc/self/status"))
+        if capabilities is not None and not int(capabilities[1], 16) >> _CAP_SYS_BOOT & 1:
+            return "loading a kernel needs root (CAP_SYS_BOOT)"
     return None
 
 
@@ -146,10 +155,16 @@ def _extract_sections(uki: Uki, stack: ExitStack) -> tuple[int, int | None]:
         raise FileSystemError(f"extracting the UKI's sections: {error.strerror}") from error
 
 
-async def load_kexec(host: Host, look: BootLook, target: VerityDigest) -> None:
+async def load_kexec(host: Host, look: BootLook, target: VerityDigest, *, is_trial: bool = False) -> None:
     """Load a deployment's kernel, so that ``systemctl kexec`` starts it; `unload_kexec` undoes it.
 
-    Cancellation: before the load nothing has changed; the load itself waits.
+    Cancellation: before the load nothing has changed; the load itself waits, and then is undone.
+
+    Args:
+        host: Which.
+        look: The boot directories.
+        target: The deployment.
+        is_trial: Find out what can be found out without loading: all is read, the kernel's signature is not judged.
 
     Raises:
         SoftRebootError: The kernel has no kexec, or refuses; nothing is loaded.
@@ -158,10 +173,37 @@ async def load_kexec(host: Host, look: BootLook, target: VerityDigest) -> None:
     """
     obstacle = await run_blocking(find_kexec_obstacle, host)
     if obstacle is not None:
-        raise SoftRebootError(f"preparing a kexec: {obstacle}", hint="`systemctl reboot` boots it through the firmware")
+        raise _refusal(obstacle)
     with ExitStack() as stack:
         pieces = await assemble_kexec(look, target, stack)
-        await run_blocking(load_pieces, pieces)
+        await run_blocking(check_pieces, pieces)
+        if not is_trial:
+            await run_blocking(load_pieces, pieces)
+
+
+def check_pieces(pieces: KexecPieces) -> None:
+    """Check what the kernel would refuse, or what would not boot: no bzImage (x86), an empty initrd; blocks.
+
+    Raises:
+        SoftRebootError: It would.
+        FileSystemError: A file cannot be read.
+
+    Source:
+        Linux ``Documentation/arch/x86/boot.rst``, ``header``; ``arch/x86/kernel/kexec-bzimage64.c``.
+    """
+    try:
+        start = os.pread(pieces.kernel_fd, _HEADER_BYTES, 0)
+        initrd_bytes = None if pieces.initrd_fd is None else os.fstat(pieces.initrd_fd).st_size
+    except OSError as error:
+        raise FileSystemError(f"reading kernel and initrd: {error.strerror}") from error
+    if os.uname().machine == "x86_64" and start[_BZIMAGE_OFFSET:] != _BZIMAGE_MAGIC:
+        raise _refusal(_REASONS[errno.ENOEXEC])
+    if initrd_bytes == 0:
+        raise _refusal("the initrd is empty")
+
+
+def _refusal(reason: str) -> SoftRebootError:
+    return SoftRebootError(f"preparing a kexec: {reason}", hint="`systemctl reboot` boots it through the firmware")
 
 
 def load_pieces(pieces: KexecPieces) -> None:
@@ -173,12 +215,24 @@ def load_pieces(pieces: KexecPieces) -> None:
     try:
         _core.kexec_load(pieces.kernel_fd, pieces.initrd_fd, pieces.command_line)
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        hint = "`systemctl reboot` boots it through the firmware"
-        raise SoftRebootError(f"preparing a kexec: {reason}", hint=hint) from error
+        raise _refusal(_REASONS.get(error.errno or 0) or str(error.strerror)) from error
 
 
-def unload_kexec() -> None:
-    """Drop the loaded kernel; where that fails it stays, which hurts nobody until a kexec is asked for."""
-    with suppress(OSError):
+def unload_kexec(host: Host) -> bool:
+    """Drop the loaded kernel, whoever loaded it; blocks.
+
+    A later `systemctl reboot` would start it, whatever the boot loader's order says. One for crashes stays.
+
+    Returns:
+        Whether there was one. Where it cannot be dropped it stays.
+
+    Source:
+        systemctl(1), ``reboot``: "kexec"; systemd ``src/systemctl/systemctl-start-special.c``.
+    """
+    try:
+        if host.read_bytes(host.root / "sys/kernel/kexec_loaded").strip() != b"1":
+            return False
         _core.kexec_unload()
+    except (OSError, InvalidStateError):
+        return False
+    return True

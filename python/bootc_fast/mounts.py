@@ -19,6 +19,7 @@ import anyio
 
 from bootc_fast import _core
 from bootc_fast._native import run_blocking
+from bootc_fast._scratch import make_image_mount, open_scratch
 from bootc_fast.errors import MountError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPTIONS: dict[str, list[tuple[bytes, bytes | int | None]]] = {"vfat": [(b"umask", b"0077"), (b"errors", b"continue")]}
 
 
-class _Held:
+class Held:
     """Descriptors that a worker thread opens and the context manager closes, whichever of them ends first."""
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class _Held:
         self._is_closed = False
 
     def add(self, fd: int) -> int:
+        """Take a descriptor over, and return it; ``ECANCELED`` where nobody waits any more."""
         with self._lock:
             if not self._is_closed:
                 self._descriptors.append(fd)
@@ -56,9 +58,11 @@ class _Held:
         raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
     def before_close(self, callback: Callable[[], None]) -> None:
+        """Have something called while all are open still."""
         self._on_close = callback
 
     def close(self) -> None:
+        """Close all, and whatever comes later."""
         with self._lock:
             self._is_closed = True
             descriptors, self._descriptors = self._descriptors, []
@@ -74,16 +78,22 @@ def _mount_error(what: str, error: OSError) -> MountError:
     if error.errno in (errno.EPERM, errno.EACCES):
         hint = "mounting needs root (CAP_SYS_ADMIN)"
     elif error.errno == errno.EINVAL and "overlay" in what:
-        hint = "an overlay takes detached layers since Linux 6.15"
+        hint = "composefs images are stacked with Linux 6.6 and newer"
     elif error.errno == errno.ENODEV:
         hint = "the kernel has no such file system, or its module cannot be loaded"
     return MountError(f"mounting {what}: {error.strerror}", hint=hint)
 
 
 @asynccontextmanager
-async def _hold(what: str, make: Callable[[_Held], int]) -> AsyncIterator[int]:
-    """Run `make` in a thread; yield the directory it returns; close everything it opened."""
-    held = _Held()
+async def hold_mount(what: str, make: Callable[[Held], int]) -> AsyncIterator[int]:
+    """Run `make` in a thread; yield the descriptor it returns; close everything it opened.
+
+    Cancellation: waits for `make`.
+
+    Raises:
+        MountError: `make` raised an OSError.
+    """
+    held = Held()
     try:
         try:
             fd = await run_blocking(make, held)
@@ -96,7 +106,7 @@ async def _hold(what: str, make: Callable[[_Held], int]) -> AsyncIterator[int]:
             await run_blocking(held.close)
 
 
-def _open_root_of(held: _Held, mount_fd: int) -> int:
+def _open_root_of(held: Held, mount_fd: int) -> int:
     """Open a mount's root directory for reading: the mount's own descriptor is an ``O_PATH`` one."""
     return held.add(os.open(".", _DIRECTORY, dir_fd=mount_fd))
 
@@ -108,13 +118,13 @@ def _restore_read_only(mount_fd: int) -> None:
         _LOG.warning("making a file system read-only again: %s", error.strerror)
 
 
-def _make_writable(held: _Held, mount_fd: int) -> None:
+def _make_writable(held: Held, mount_fd: int) -> None:
     """Make the file system behind a mount writable until the end; other mounts' own read-only flags stay."""
     _core.remount_file_system(mount_fd, read_only=False)
     held.before_close(partial(_restore_read_only, mount_fd))
 
 
-def _make_device_mount(device: Path, fstype: str, *, read_only: bool, held: _Held) -> int:
+def _make_device_mount(device: Path, fstype: str, *, read_only: bool, held: Held) -> int:
     def mount(*, super_read_only: bool) -> int:
         parameters = [(b"source", os.fsencode(device)), *_OPTIONS.get(fstype, [])]
         if super_read_only:
@@ -157,28 +167,8 @@ async def mount_device(device: Path, *, fstype: str, read_only: bool) -> AsyncIt
     """
     what = f"{device} ({fstype}, {'read-only' if read_only else 'writable'})"
     make = partial(_make_device_mount, device, fstype, read_only=read_only)
-    async with _hold(what, lambda held: make(held=held)) as fd:
+    async with hold_mount(what, lambda held: make(held=held)) as fd:
         yield fd
-
-
-def _make_image_mount(image_fd: int, held: _Held) -> int:
-    source = f"/proc/self/fd/{image_fd}".encode()
-    try:
-        return held.add(_core.mount_detached(b"erofs", [(b"source", source), (b"ro", None)], read_only=True))
-    except OSError as error:
-        # Before Linux 6.12 EROFS wants a block device.
-        if error.errno != errno.ENOTBLK:
-            raise
-    return _make_loop_mount(image_fd, held)
-
-
-def _make_loop_mount(image_fd: int, held: _Held) -> int:
-    loop_fd, loop = _core.attach_loop(image_fd)
-    try:
-        return held.add(_core.mount_detached(b"erofs", [(b"source", loop), (b"ro", None)], read_only=True))
-    finally:
-        # The device frees itself with its last user, which is the mount from here on.
-        os.close(loop_fd)
 
 
 @asynccontextmanager
@@ -197,10 +187,10 @@ async def mount_image(image_fd: int) -> AsyncIterator[int]:
         MountError: The kernel refused, e.g. because it is no EROFS image.
     """
 
-    def make(held: _Held) -> int:
-        return _open_root_of(held, _make_image_mount(image_fd, held))
+    def make(held: Held) -> int:
+        return _open_root_of(held, held.add(make_image_mount(image_fd)))
 
-    async with _hold("the EROFS image", make) as fd:
+    async with hold_mount("the EROFS image", make) as fd:
         yield fd
 
 
@@ -208,13 +198,15 @@ async def mount_image(image_fd: int) -> AsyncIterator[int]:
 async def mount_composefs(
     image_fd: int, objects_fd: int, *, require_verity: bool, source: str = "composefs", is_system_root: bool = False
 ) -> AsyncIterator[int]:
-    """Mount a composefs image: an overlay of the EROFS image over the repository's objects, both detached.
+    """Mount a composefs image: an overlay of the EROFS image over the repository's objects, detached.
 
-    Needs Linux 6.15, which takes detached layers. The image itself is not verified here.
+    Needs Linux 6.6. It is stacked in a thread with a mount namespace of its own (see ``_scratch``); this process's
+    stays as it is. The image itself is not verified here.
 
     Args:
         image_fd: The EROFS image, open for reading.
-        objects_fd: The repository's ``objects`` directory.
+        objects_fd: The repository's ``objects`` directory; before Linux 6.15 by a path of the mount table, not through
+            a detached clone (`open_writable`).
         require_verity: A file whose object has no matching fs-verity digest cannot be opened (``EIO``).
         source: The mount's source field; bootc's is ``composefs:<digest>``.
         is_system_root: Set-user-id programs and devices have their effect.
@@ -224,25 +216,25 @@ async def mount_composefs(
 
     Raises:
         MountError: The kernel refused.
-
-    Source:
-        https://docs.kernel.org/filesystems/overlayfs.html, "Data-only lower layers", "fs-verity support".
     """
 
-    def make(held: _Held) -> int:
-        lower = _make_image_mount(image_fd, held)
-        parameters: list[tuple[bytes, bytes | int | None]] = [
-            (b"source", os.fsencode(source)),
-            (b"metacopy", b"on"),
-            (b"redirect_dir", b"on"),
-        ]
-        if require_verity:
-            parameters.append((b"verity", b"require"))
-        parameters += [(b"lowerdir+", lower), (b"datadir+", objects_fd)]
-        overlay = _core.mount_detached(b"overlay", parameters, read_only=True, is_system_root=is_system_root)
-        return _open_root_of(held, held.add(overlay))
+    def make(held: Held) -> int:
+        # Here: before Linux 6.15 a mount can be cloned only in the namespace that it belongs to.
+        clone_fd = held.add(_core.clone_mount(objects_fd))
 
-    async with _hold("the composefs overlay", make) as fd:
+        def stack() -> int:
+            with open_scratch() as scratch:
+                return scratch.make_composefs(
+                    image_fd,
+                    clone_fd,
+                    require_verity=require_verity,
+                    source=source,
+                    is_system_root=is_system_root,
+                )
+
+        return _open_root_of(held, held.add(_core.call_with_private_mounts(stack)))
+
+    async with hold_mount("the composefs overlay", make) as fd:
         yield fd
 
 
@@ -266,14 +258,14 @@ async def clone_directory(dir_fd: int, *, recursive: bool = False, read_only: bo
         open_tree(2), ``OPEN_TREE_CLONE``; mount_setattr(2).
     """
 
-    def make(held: _Held) -> int:
+    def make(held: Held) -> int:
         mount_fd = held.add(_core.clone_mount(dir_fd, recursive=recursive, read_only=read_only))
         fd = _open_root_of(held, mount_fd)
         if read_only is False and os.fstatvfs(fd).f_flag & os.ST_RDONLY:
             _make_writable(held, mount_fd)
         return fd
 
-    async with _hold("a clone of the directory", make) as fd:
+    async with hold_mount("a clone of the directory", make) as fd:
         yield fd
 
 

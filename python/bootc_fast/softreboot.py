@@ -1,4 +1,4 @@
-"""Soft reboots: whether one is possible, and preparing and clearing the root that it starts.
+"""Soft reboots: whether one is possible, and preparing the root that it starts.
 
 Source:
     Spec commands.md, "rollback", ``--soft-reboot``; systemd-soft-reboot.service(8); bootc
@@ -7,24 +7,21 @@ Source:
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _nextroot
 from bootc_fast._bootable import comparable_arguments, read_boot_digest, read_command_line, require_entry
 from bootc_fast._cmdline import parse_composefs_arguments
-from bootc_fast._merge import open_directory
 from bootc_fast._native import run_blocking
 from bootc_fast._running import compare_policies, read_systemd_version
 from bootc_fast._survey import open_image
 from bootc_fast._text import describe_error
 from bootc_fast.errors import BootcFastError, InvalidStateError, SoftRebootError
-from bootc_fast.host import open_host
-from bootc_fast.mounts import mount_composefs
+from bootc_fast.mounts import hold_mount
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AsyncExitStack
 
     from bootc_fast._boot_look import BootLook
     from bootc_fast._survey import Survey
@@ -111,12 +108,12 @@ class PreparedRoot:
 
     Args:
         host: A live one.
-        top_fd: The detached mount.
+        tree_fd: The detached tree.
     """
 
-    def __init__(self, host: Host, top_fd: int) -> None:
+    def __init__(self, host: Host, tree_fd: int) -> None:
         self._host = host
-        self._top_fd = top_fd
+        self._tree_fd = tree_fd
 
     def attach(self) -> None:
         """Attach it at ``/run/nextroot``; blocks.
@@ -124,11 +121,11 @@ class PreparedRoot:
         Raises:
             MountError: The kernel refused; nothing is attached then.
         """
-        _nextroot.attach(self._host, self._top_fd)
+        _nextroot.attach(self._host, self._tree_fd)
 
 
 async def prepare_soft_reboot(
-    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack
+    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack, *, is_trial: bool = False
 ) -> PreparedRoot:
     """Put the target's root together, as the initramfs would, without attaching it.
 
@@ -140,11 +137,12 @@ async def prepare_soft_reboot(
         look: The boot directories.
         target: A deployment that is not the booted one.
         stack: Holds the mounts until they are attached.
+        is_trial: Find out whether it goes; nothing at all is written then.
 
     Raises:
         SoftRebootError: The target is the booted deployment, or the host is laid out in a directory.
-        InvalidStateError: Image, state or ``setup-root-conf.toml`` are missing or malformed.
-        VerityMismatchError: The image is not what its digest says, or lacks the fs-verity that it must have.
+        InvalidStateError: Image, state or ``setup-root-conf.toml`` are missing or malformed, or the image is no system.
+        VerityMismatchError: The image is not what its digest says, or its init cannot be read.
         MountError: The kernel refused.
     """
     host = survey.host
@@ -161,30 +159,6 @@ async def prepare_soft_reboot(
     require_verity = not any(one.missing_verity_allowed for one in named)
     if require_verity and not image.has_kernel_verity:
         raise InvalidStateError(f"preparing a soft reboot: the image {target[:16]}… has no fs-verity, and must have it")
-    objects_fd = await open_directory(host, host.objects, stack)
-    mount = mount_composefs(
-        image.fd, objects_fd, require_verity=require_verity, source=f"composefs:{target}", is_system_root=True
-    )
-    root_fd = await stack.enter_async_context(mount)
-    parts = ExitStack()
-    stack.callback(parts.close)
-    return PreparedRoot(host, await run_blocking(_nextroot.assemble, host, target, root_fd, parts, command_line=line))
-
-
-async def reset_soft_reboot(root: Path | str = "/") -> bool:
-    """Clear what was prepared at ``/run/nextroot``.
-
-    Cancellation: waits for the end.
-
-    Returns:
-        Whether there was anything.
-
-    Raises:
-        SoftRebootError: `root` is a directory: nothing is mounted there.
-        MountError: The kernel refused.
-    """
-    host = await run_blocking(open_host, root)
-    if not host.is_live:
-        raise SoftRebootError("clearing the soft reboot: with --root nothing is mounted, so there is nothing to clear")
-    # A thread's work is waited for, whoever cancels.
-    return await run_blocking(_nextroot.clear, host)
+    wanted = _nextroot.NextRoot(host, target, image.fd, require_verity, line, is_trial)
+    tree = hold_mount("the next root", lambda held: held.add(_nextroot.assemble(wanted)))
+    return PreparedRoot(host, await stack.enter_async_context(tree))

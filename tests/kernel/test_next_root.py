@@ -40,7 +40,7 @@ from pathlib import Path
 import bootc_fast._next_boot as next_boot
 import bootc_fast._rollback as rollback_module
 import bootc_fast.finalize as finalize_module
-import bootc_fast.softreboot as softreboot
+import bootc_fast._restart as restart
 from bootc_fast._restart import SoftRebootMode
 from bootc_fast.errors import BootcFastError
 from bootc_fast.host import open_host
@@ -51,7 +51,7 @@ RECORD = {}
 def open_live(root):
     return replace(open_host(root), is_live=True)
 
-for module in (finalize_module, rollback_module, next_boot, softreboot):
+for module in (finalize_module, rollback_module, next_boot, restart):
     module.open_host = open_live
 
 def look(name):
@@ -121,6 +121,7 @@ def make_rootfs(root: Path, motd: str, kernel: bytes, config: str | None) -> Pat
         "usr/lib/os-release": b"ID=lab\nVERSION_ID=1\nPRETTY_NAME=Lab\n",
         # More than fits into an inode: an object of the repository.
         "usr/share/large": b"0123456789abcdef" * 4096,
+        "usr/lib/systemd/systemd": b"an init, an object too\n" * 4096,
         "usr/lib/modules/6.12.0/vmlinuz": kernel,
         "usr/lib/modules/6.12.0/initramfs.img": b"initrd\n",
     }
@@ -196,9 +197,9 @@ def test_a_rollback_prepares_the_next_root_and_reset_leaves_nothing(
 RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), soft_reboot=SoftRebootMode.REQUIRED))
 look("prepared")
 RECORD["writes"] = {path: write(path) for path in ("new", "etc/new", "var/new", "sysroot/new")}
-RECORD["reset"] = await softreboot.reset_soft_reboot(str(ROOT))
+RECORD["reset"] = await restart.reset_restart(str(ROOT))
 look("cleared")
-RECORD["again"] = await softreboot.reset_soft_reboot(str(ROOT))
+RECORD["again"] = await restart.reset_restart(str(ROOT))
 """,
     )
     assert found["restart"] == "soft-reboot"
@@ -255,7 +256,7 @@ def test_the_next_root_is_laid_out_as_its_image_asks(
 RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), soft_reboot=SoftRebootMode.REQUIRED))
 look("prepared")
 RECORD["writes"] = {path: write(path) for path in ("new", "etc/motd", "var/new")}
-await softreboot.reset_soft_reboot(str(ROOT))
+await restart.reset_restart(str(ROOT))
 look("cleared")
 """,
     )

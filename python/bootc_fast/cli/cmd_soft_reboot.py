@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Prepares a soft reboot into the deployment that boots next: its root is mounted at /run/nextroot, a staged update is
-finalized before. Nothing restarts without --apply; --reset clears what was prepared.
+finalized before. Nothing restarts without --apply; --reset clears what was prepared, a loaded kernel too.
 """
 EPILOG = """\
 examples:
@@ -76,17 +76,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _reset(arguments: argparse.Namespace) -> int:
-    from bootc_fast.softreboot import reset_soft_reboot
+    from bootc_fast._restart import reset_restart
 
     if arguments.apply or arguments.dry_run:
         from bootc_fast.errors import UsageError
 
         raise UsageError("reading the command line: --reset goes with neither --apply nor --dry-run")
-    is_found = run_async(lambda: reset_soft_reboot(arguments.root))
+    is_found = run_async(lambda: reset_restart(arguments.root))
     if arguments.json:
         print_json({"cleared": is_found})
     else:
-        print_lines(["Cleared the prepared soft reboot" if is_found else "No soft reboot was prepared"])
+        print_lines(["Cleared what was prepared" if is_found else "Nothing was prepared"])
     return 0
 
 

@@ -33,7 +33,8 @@ mod _core {
     use super::kexec::{kexec_load, kexec_unload};
     #[pymodule_export]
     use super::mounts::{
-        attach_loop, attach_mount, clone_mount, detach_mount, mount_detached, remount_file_system,
+        attach_loop, attach_mount, call_with_private_mounts, clone_mount, detach_mount, isolate_mount,
+        mount_detached, remount_file_system,
     };
     #[pymodule_export]
     use super::repo::{RepositoryWriter, build_tree};

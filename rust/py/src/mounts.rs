@@ -103,6 +103,20 @@ pub fn attach_mount(py: Python<'_>, mount_fd: RawFd, dir_fd: RawFd, path: &[u8])
     py.detach(|| mount::attach(mount.as_fd(), dir.as_fd(), path)).map_err(|error| os_error(&error))
 }
 
+/// Takes a tree of mounts out of all propagation.
+#[pyfunction]
+pub fn isolate_mount(py: Python<'_>, mount_fd: RawFd) -> PyResult<()> {
+    let mount = duplicate(mount_fd)?;
+    py.detach(|| mount::isolate(mount.as_fd())).map_err(|error| os_error(&error))
+}
+
+/// Calls a function in a new thread that has a mount namespace of its own; returns what it returns.
+#[pyfunction]
+pub fn call_with_private_mounts(py: Python<'_>, function: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    let call = move || Python::attach(move |py| function.call0(py));
+    py.detach(|| bootc_fast_sys::namespace::with_private_mounts(call)).map_err(|error| os_error(&error))?
+}
+
 /// Takes the mount whose root a directory is out of the tree; `EINVAL` where it is none.
 #[pyfunction]
 pub fn detach_mount(py: Python<'_>, dir_fd: RawFd) -> PyResult<()> {

@@ -8,6 +8,7 @@ pub mod lanes;
 pub mod loopdev;
 pub mod map;
 pub mod mount;
+pub mod namespace;
 pub mod resolve;
 pub mod sync;
 pub mod verity;

@@ -120,7 +120,20 @@ pub fn clone_mount(dir: BorrowedFd<'_>, recursive: bool, read_only: Option<bool>
 fn set_read_only(mount: BorrowedFd<'_>, recursive: bool, read_only: bool) -> io::Result<()> {
     let attribute = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
     let (attr_set, attr_clr) = if read_only { (attribute, 0) } else { (0, attribute) };
-    let attributes = libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, recursive, &libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 })
+}
+
+/// Takes a tree of mounts out of all propagation: what is mounted or unmounted elsewhere never appears in it.
+///
+/// # Errors
+/// Those of `mount_setattr(2)`.
+pub fn isolate(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attributes(mount, true, &attributes)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, attributes: &libc::mount_attr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is open, the path is an empty C string, and the kernel reads exactly the given size
     // of a structure that outlives the call.
@@ -130,7 +143,7 @@ fn set_read_only(mount: BorrowedFd<'_>, recursive: bool, read_only: bool) -> io:
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
