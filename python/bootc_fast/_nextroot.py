@@ -267,22 +267,24 @@ def check_system(root_fd: int) -> None:
 
 def _read_whole(root_fd: int, path: bytes) -> bool:
     """Read a file to its end; False where there is none, or an empty one."""
-    length = 0
     try:
+        os.close(_core.open_in_root(root_fd, path, os.O_PATH))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    length, name = 0, path.decode()
+    try:
+        # A name whose object is missing can be found, and not be opened.
         fd = _core.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
             while chunk := file.read(_READ_BYTES):
                 length += len(chunk)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
     except OSError as error:
-        name = path.decode()
         raise VerityMismatchError(
             f"checking the next root: reading {name}: {error.strerror}",
             path=name,
             expected="",
             found="",
-            hint="its object is damaged, or lacks the fs-verity that the kernel wants; pull the image again",
+            hint="its object is missing or damaged, or lacks fs-verity, which is required; pull the image again",
         ) from error
     return length > 0
 

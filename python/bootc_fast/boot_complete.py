@@ -1,4 +1,4 @@
-"""Telling, once, that the last finalize failed.
+"""After a boot: telling, once, that the last finalize failed, and forgetting what a soft reboot has outdated.
 
 Source:
     Spec commands.md, "composefs-finalize-staged", last paragraph.
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _message_ids
 from bootc_fast._native import run_blocking
-from bootc_fast.deployments import read_booted
+from bootc_fast.deployments import read_booted, read_origin, read_staged_marker, remove_staged_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.host import open_host
 from bootc_fast.journal import PRIORITY_ERROR, send_journal
 from bootc_fast.mounts import open_writable
 from bootc_fast.outcome import read_outcome, write_outcome
+from bootc_fast.rollback_outcome import REBOOT_TEXT
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -37,6 +38,30 @@ class FailureReport:
 
     lines: tuple[str, ...]
     exit_code: int
+
+
+def forget_soft_reboot(root: Path | str = "/") -> None:
+    """Remove what /run kept over a soft reboot and what is not true any more; blocks, never raises.
+
+    The staged marker, where it names what runs now: after a soft reboot back it would be taken for an update, and
+    finalized over that deployment's /etc. The reboot marker, where it asks for what runs now. After a boot through
+    the firmware neither is there.
+
+    Source:
+        systemd-soft-reboot.service(8): "/run/ … remains in place".
+    """
+    try:
+        host = open_host(root)
+        booted = read_booted(host).digest
+        marker = read_staged_marker(host)
+        if marker is not None and marker.digest == booted:
+            remove_staged_marker(host)
+        wanted = host.read_bytes(host.reboot_marker).decode("utf-8", "replace").removeprefix(REBOOT_TEXT)
+        if wanted in (booted, read_origin(host, booted).manifest_digest):
+            host.remove_file(host.reboot_marker)
+    except (BootcFastError, OSError):
+        # Not a host of ours, nothing there, or nothing that can be read: whoever needs it says so.
+        return
 
 
 async def report_last_finalize(root: Path | str = "/") -> FailureReport | None:

@@ -75,8 +75,10 @@ def find_kexec_obstacle(host: Host) -> str | None:
     with suppress(OSError):
         if host.find_status(host.root / "sys/kernel/kexec_loaded") is None:
             return _REASONS[errno.ENOSYS]
+    with suppress(OSError):
         if host.read_bytes(host.root / "proc/sys/kernel/kexec_load_disabled").strip() == b"1":
             return "loading kernels is disabled (kernel.kexec_load_disabled)"
+    with suppress(OSError):
         capabilities = _CAPABILITIES.search(host.read_bytes(host.root / "proc/self/status"))
         if capabilities is not None and not int(capabilities[1], 16) >> _CAP_SYS_BOOT & 1:
             return "loading a kernel needs root (CAP_SYS_BOOT)"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PREVIOUS = "previous"
 BOOTED = "booted"
 
-_REBOOT_TEXT = "bootc: Reboot required for image: "
+REBOOT_TEXT = "bootc: Reboot required for image: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def note_reboot(host: Host, outcome: RollbackOutcome) -> None:
         # What runs boots next: whoever waits for this marker has nothing to reboot for any more.
         _remove_reboot_marker(host)
     else:
-        text = _REBOOT_TEXT + (outcome.manifest_digest or outcome.next_boot)
+        text = REBOOT_TEXT + (outcome.manifest_digest or outcome.next_boot)
         host.write_file(host.reboot_marker, text.encode())
 
 
@@ -76,5 +76,5 @@ def _remove_reboot_marker(host: Host) -> None:
         text = host.read_bytes(host.reboot_marker)
     except (OSError, InvalidStateError):
         return
-    if text.startswith(_REBOOT_TEXT.encode()):
+    if text.startswith(REBOOT_TEXT.encode()):
         host.remove_file(host.reboot_marker)

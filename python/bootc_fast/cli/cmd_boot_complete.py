@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Fails with the text of the last finalize's failure, once: the unit that runs it at boot then shows up among the
-failed ones. Exits with 0 where the last finalize ended well or was told already.
+failed ones. Exits with 0 where the last finalize ended well or was told already. After a soft reboot it also removes
+the markers in /run that ask for what runs now.
 """
 EPILOG = """\
 example:
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from bootc_fast.boot_complete import report_last_finalize
+    from bootc_fast.boot_complete import forget_soft_reboot, report_last_finalize
 
+    forget_soft_reboot(arguments.root)
     report = run_async(lambda: report_last_finalize(arguments.root))
     if report is None:
         return 0

@@ -55,3 +55,29 @@ def test_a_record_that_is_not_readable_fails_visibly(tmp_path: Path, capsys: pyt
     record.parent.mkdir()
     record.write_text("no")
     assert _report(capsys, case.root)[0] == 10
+
+
+@pytest.mark.parametrize("named", ["booted", "staged"])
+def test_what_a_soft_reboot_outdates_is_removed_and_what_still_counts_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    digest = case.booted if named == "booted" else case.staged
+    case.host.marker.write_text(json.dumps({"depl_id": digest}))
+    reboot = case.root / "run/reboot-required"
+    reboot.write_text(f"bootc: Reboot required for image: {digest}")
+    assert _report(capsys, case.root) == (0, "", "")
+    is_kept = named == "staged"
+    assert (case.host.marker.exists(), reboot.exists()) == (is_kept, is_kept)
+
+
+def test_another_programs_reboot_marker_stays_and_nothing_there_is_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (case.root / "run/reboot-required").write_text("*** System restart required ***")
+    assert _report(capsys, case.root) == (0, "", "")
+    assert (case.root / "run/reboot-required").exists()
+    (case.root / "run/reboot-required").unlink()
+    case.host.marker.unlink()
+    assert _report(capsys, case.root) == (0, "", "")

@@ -14,14 +14,16 @@ import flowkit
 import pytest
 import trio
 
-from bootc_fast import kexec, lab
+from bootc_fast import _message_ids, _restart, kexec, lab
 from bootc_fast._boot_look import BootLook, look_boot
 from bootc_fast._bootable import comparable_arguments
 from bootc_fast._nextroot import MountKind, RootLayout, parse_layout
+from bootc_fast._restart import Restart, RestartWay
 from bootc_fast._survey import Survey, read_survey
 from bootc_fast.boot.uki import parse_uki
 from bootc_fast.errors import InvalidStateError, SoftRebootError
 from bootc_fast.host import open_host
+from bootc_fast.journal import PRIORITY_NOTICE
 from bootc_fast.softreboot import judge_soft_reboot
 from bootc_fast.types import BootType, Loader
 
@@ -323,3 +325,26 @@ def test_a_malformed_layout_is_an_error(text: str) -> None:
 def test_arguments_keep_their_order_and_quotes() -> None:
     line = 'BOOT_IMAGE=/vmlinuz a="b c" composefs=?00 rw composefs.digest=v1 initrd=/x rw quiet'
     assert comparable_arguments(line) == ["a=b c", "rw", "rw", "quiet"]
+
+
+def test_a_prepared_restart_is_told_to_the_journal_with_the_way_and_why_it_is_no_faster_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str, dict[str, object]]] = []
+
+    def send(_host: object, message: str, *, message_id: str, fields: dict[str, object], priority: int) -> None:
+        assert priority == PRIORITY_NOTICE
+        told.append((message, message_id, fields))
+
+    monkeypatch.setattr(_restart, "send_journal", send)
+    restart = Restart(open_host(tmp_path), RestartWay.FULL, "ab" * 32, ("no: kernel differs", "no kexec"))
+    restart.commit()
+    ((message, message_id, fields),) = told
+    assert message == f"Prepared: `systemctl reboot` enters {'ab' * 32} (no: kernel differs; no kexec)"
+    assert message_id == _message_ids.RESTART_PREPARED
+    assert fields == {
+        "BOOTC_FAST_OPERATION": "restart",
+        "BOOTC_FAST_RESTART": "reboot",
+        "BOOTC_FAST_NEXT_BOOT": "ab" * 32,
+        "BOOTC_FAST_RESTART_NOTES": "no: kernel differs\nno kexec",
+    }
