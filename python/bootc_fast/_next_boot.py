@@ -17,11 +17,10 @@ from bootc_fast._native import run_blocking
 from bootc_fast._restart import RestartWay, SoftRebootMode, prepare_restart, require_live, start_restart
 from bootc_fast._steps import single_error
 from bootc_fast._survey import read_survey
-from bootc_fast.errors import NoRollbackTargetError, SoftRebootError
+from bootc_fast.errors import NoRollbackTargetError
 from bootc_fast.events import ignore_event
 from bootc_fast.finalize import finalize_staged
 from bootc_fast.host import hold_lock, open_host
-from bootc_fast.softreboot import judge_soft_reboot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +66,8 @@ async def enter_next_boot(
     stays.
 
     Raises:
-        SoftRebootError: The way is not possible: nothing was changed, or a finalize that was due was done.
+        SoftRebootError: The way is not possible. It is tried before a finalize that is due: nothing was changed, unless
+            it became impossible meanwhile.
         NoRollbackTargetError: No deployment of ours boots next.
         CommandError: It is prepared, and systemctl did not restart.
         BootcFastError: As from `finalize_staged`.
@@ -94,10 +94,8 @@ async def _find_due(host: Host, mode: SoftRebootMode, loader: Loader | None) -> 
         look = await look_boot(survey, stack, loader=loader, read_only=True)
         if look.menu.default is not None and look.menu.default.digest == marker.digest:
             return None
-        if mode is SoftRebootMode.REQUIRED:
-            verdict = await judge_soft_reboot(survey, look, marker.digest)
-            if not verdict.is_possible:
-                raise SoftRebootError(f"preparing a soft reboot to the staged {marker.digest[:16]}…: {verdict}")
+        if mode is not SoftRebootMode.AUTO:
+            await prepare_restart(survey, look, marker.digest, stack, mode=mode, dry_run=True)
         return marker.digest
 
 

@@ -437,3 +437,27 @@ async def test_many_mounts_at_once_leave_nothing(image: Path) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(mount_and_read, image_fd)
+
+
+def test_an_overlay_is_stacked_unseen_and_goes_with_kill_9(
+    composefs_image: tuple[Path, Path],
+) -> None:
+    image, objects = composefs_image
+    with subprocess.Popen([sys.executable, "-c", OVERLAY_HOLDER, image, objects], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"the object's content\n"
+        assert "composefs" not in Path(f"/proc/{process.pid}/mountinfo").read_text()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+OVERLAY_HOLDER = """
+import os, sys, trio
+from bootc_fast import mounts
+async def main():
+    image, objects = (os.open(path, os.O_RDONLY) for path in sys.argv[1:])
+    async with mounts.mount_composefs(image, objects, require_verity=False) as fd:
+        print(open(os.open("file", os.O_RDONLY, dir_fd=fd)).read(), end="", flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
