@@ -60,7 +60,7 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     variables = await run_blocking(read_loader_variables, survey.host)
     area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
-    return BootLook(area, menu, variables, (*area.warnings, *menu.warnings))
+    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.warnings))
 
 
 def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:

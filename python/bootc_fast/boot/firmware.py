@@ -29,6 +29,7 @@ MAX_SHIM_PARTS = 64
 """shim spreads a long list over ``MokListRT``, ``MokListRT1``, … as the firmware's limit demands."""
 
 _ATTRIBUTE_BYTES = 4
+_FEATURE_BYTES = 8
 # Non-volatile, boot service access, runtime access.
 _ATTRIBUTES = (7).to_bytes(_ATTRIBUTE_BYTES, "little")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -48,8 +49,13 @@ class LoaderVariables:
         entry_default: ``LoaderEntryDefault``: picks the entry before sorting matters.
         entry_oneshot: ``LoaderEntryOneShot``: picks the next boot's entry, once.
         entry_selected: ``LoaderEntrySelected``: what was booted.
-        entry_last_booted: ``LoaderEntryLastBooted``: what ``@saved`` stands for in the two above.
+        entry_last_booted: ``LoaderEntryLastBooted``: what ``@saved`` stands for in those that pick an entry.
+        entry_preferred: ``LoaderEntryPreferred``: like the default, but for entries that have no tries left.
+        features: ``LoaderFeatures``, a bit field; 0 where the loader does not say.
+        shown: ``LoaderEntries``: the ids of what the loader showed at the last boot, in its order.
         secure_boot: The firmware checks signatures.
+        warnings: Variables that cannot be read: each counts as absent, since the update must not wait for the
+            firmware to get well.
     """
 
     info: str | None = None
@@ -58,7 +64,11 @@ class LoaderVariables:
     entry_oneshot: str | None = None
     entry_selected: str | None = None
     entry_last_booted: str | None = None
+    entry_preferred: str | None = None
+    features: int = 0
+    shown: tuple[str, ...] = ()
     secure_boot: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,41 @@ def _read_text(host: Host, name: str) -> str | None:
     return None if value is None else parse_utf16(value, what=f"reading the EFI variable {name}")
 
 
+class _Choices:
+    """Reads the variables by which systemd-boot chooses; what it could not read either is told and counts as absent."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.warnings: list[str] = []
+
+    def read(self, name: str) -> bytes | None:
+        """Read a variable's value."""
+        try:
+            return read_variable(self.host, name, LOADER_GUID)
+        except InvalidStateError as error:
+            self.warnings.append(f"{error}: it counts as absent")
+            return None
+
+    def read_text(self, name: str) -> str | None:
+        """Read an entry's id."""
+        value = self.read(name)
+        try:
+            return None if value is None else parse_utf16(value, what=f"reading the EFI variable {name}")
+        except InvalidStateError as error:
+            self.warnings.append(f"{error}: it counts as absent")
+            return None
+
+    def read_list(self, name: str) -> tuple[str, ...]:
+        """Read ids, each with a NUL at its end."""
+        text = (self.read(name) or b"").decode("utf-16-le", "replace")
+        return tuple(filter(None, text.split("\0")))
+
+    def read_number(self, name: str) -> int:
+        """Read a bit field of 64 bits."""
+        value = self.read(name) or b""
+        return int.from_bytes(value, "little") if len(value) == _FEATURE_BYTES else 0
+
+
 def _read_flag(host: Host, name: str) -> bool:
     value = read_variable(host, name, GLOBAL_GUID)
     if value is None:
@@ -143,12 +188,16 @@ def _read_flag(host: Host, name: str) -> bool:
 def read_loader_variables(host: Host) -> LoaderVariables:
     """Read what the boot loader left; all fields are empty on a host without EFI.
 
+    What the loader chooses by may be malformed: the loader passes it over, and so does this.
+
     Raises:
-        InvalidStateError: A variable is unreadable or malformed.
+        InvalidStateError: ``LoaderInfo``, ``LoaderDevicePartUUID`` or ``SecureBoot`` is unreadable or malformed: it
+            would not be known where to write.
 
     Source:
         https://systemd.io/BOOT_LOADER_INTERFACE; spec host.md, "Paths".
     """
+    choices = _Choices(host)
     part = _read_text(host, "LoaderDevicePartUUID")
     if part is not None:
         part = part.lower()
@@ -157,11 +206,15 @@ def read_loader_variables(host: Host) -> LoaderVariables:
     return LoaderVariables(
         info=_read_text(host, "LoaderInfo"),
         device_part_uuid=part,
-        entry_default=_read_text(host, "LoaderEntryDefault"),
-        entry_oneshot=_read_text(host, "LoaderEntryOneShot"),
-        entry_selected=_read_text(host, "LoaderEntrySelected"),
-        entry_last_booted=_read_text(host, "LoaderEntryLastBooted"),
+        entry_default=choices.read_text("LoaderEntryDefault"),
+        entry_oneshot=choices.read_text("LoaderEntryOneShot"),
+        entry_selected=choices.read_text("LoaderEntrySelected"),
+        entry_last_booted=choices.read_text("LoaderEntryLastBooted"),
+        entry_preferred=choices.read_text("LoaderEntryPreferred"),
+        features=choices.read_number("LoaderFeatures"),
+        shown=choices.read_list("LoaderEntries"),
         secure_boot=_read_flag(host, "SecureBoot"),
+        warnings=tuple(choices.warnings),
     )
 
 

@@ -11,7 +11,15 @@ from bootc_fast.boot.directory import RealVolume
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.boot.order import OrderRule, find_dropped, sort_entries
-from bootc_fast.boot.override import DefaultChoice, LoaderOverride, LoaderVariables, collect_overrides, find_default
+from bootc_fast.boot.override import (
+    DefaultChoice,
+    LoaderOverride,
+    LoaderVariables,
+    Outside,
+    collect_overrides,
+    find_default,
+    find_outside,
+)
 from bootc_fast.errors import FileSystemError
 from bootc_fast.types import Loader
 
@@ -26,10 +34,14 @@ STAGED_ENTRIES = b"loader/entries.staged"
 LOADER_DIRECTORY = b"loader"
 LOADER_CONF = b"loader.conf"
 GRUB_DIRECTORY = b"grub2"
+GRUB_UPSTREAM_DIRECTORY = b"grub"
 USER_CFG = b"user.cfg"
 USER_CFG_STAGED = b"user.cfg.staged"
 GRUBENV = b"grubenv"
-UKI_DIRECTORIES = (b"EFI/Linux/bootc", b"EFI/Linux")
+IMAGE_DIRECTORY = b"EFI/Linux"
+"""systemd-boot shows every UKI in it, with or without an entry file."""
+
+UKI_DIRECTORIES = (b"EFI/Linux/bootc", IMAGE_DIRECTORY)
 
 OWN_NAME = re.compile(rb"(?:bootc[_-]|bootd-|zz_bootc-).*\.conf", re.DOTALL | re.IGNORECASE)
 """Names that bootc and we give to entries: a file that says nothing else about itself is ours by such a name."""
@@ -184,8 +196,20 @@ class _Reader:
     def read_overrides(self, rule: OrderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
         """Read everything that picks another entry than the first."""
         conf = self.read_optional(LOADER_DIRECTORY, LOADER_CONF, MAX_ENTRY_BYTES)
-        grubenv = self.read_optional(GRUB_DIRECTORY, GRUBENV, MAX_ENTRY_BYTES)
+        grubenv = self.read_optional(grub_directory(rule), GRUBENV, MAX_ENTRY_BYTES)
         return collect_overrides(rule, variables=variables, loader_conf=conf, grubenv=grubenv)
+
+    def find_outside(
+        self, rule: OrderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
+    ) -> Outside:
+        """Tell what systemd-boot shows that is no entry file."""
+        if rule is not OrderRule.SYSTEMD_BOOT:
+            return Outside()
+        directory = self.boot.open_directory(IMAGE_DIRECTORY)
+        if directory is None:
+            return find_outside((), variables, overrides, OWN_NAME)
+        with closing(directory):
+            return find_outside(directory.list_names(), variables, overrides, OWN_NAME)
 
     def find_missing(self, entry: MenuEntry, available: frozenset[bytes]) -> MenuEntry:
         """Fill in which of the entry's files are not there or empty."""
@@ -256,11 +280,16 @@ def _staged_names(path: bytes, names: Sequence[bytes]) -> list[StagedRename]:
     return found
 
 
+def grub_directory(rule: OrderRule) -> bytes:
+    """Where GRUB has its environment block."""
+    return GRUB_UPSTREAM_DIRECTORY if rule is OrderRule.GRUB_UPSTREAM else GRUB_DIRECTORY
+
+
 def _find_rule(boot: BootVolume, loader: Loader) -> OrderRule:
     """Fedora and its kin keep GRUB in ``grub2``, upstream in ``grub``."""
     if loader is Loader.SYSTEMD_BOOT:
         return OrderRule.SYSTEMD_BOOT
-    for name, rule in ((b"grub2", OrderRule.GRUB_FEDORA), (b"grub", OrderRule.GRUB_UPSTREAM)):
+    for name, rule in ((GRUB_DIRECTORY, OrderRule.GRUB_FEDORA), (GRUB_UPSTREAM_DIRECTORY, OrderRule.GRUB_UPSTREAM)):
         directory = boot.open_directory(name)
         if directory is not None:
             directory.close()
@@ -299,7 +328,7 @@ def read_volumes(
     chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, loader, available)
     entries = sort_menu(chunks, files, rule)
     overrides = reader.read_overrides(rule, variables)
-    choice = find_default(entries, rule, overrides)
+    choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
     return BootMenu(

@@ -9,10 +9,11 @@ from bootc_fast.boot.directory import opened
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES
 from bootc_fast.boot.menu import GRUB_DIRECTORY, GRUBENV, LOADER_CONF, LOADER_DIRECTORY
 from bootc_fast.boot.override import (
+    CONF_KEYS,
     LoaderOverride,
     OverrideKind,
     replace_grubenv_value,
-    replace_loader_conf_default,
+    replace_loader_conf,
 )
 from bootc_fast.boot.replace import replace_file
 
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
     from bootc_fast.boot.directory import BootVolume
     from bootc_fast.boot.entry import MenuEntry
 
+_VARIABLES = (OverrideKind.ONE_SHOT, OverrideKind.PREFERRED_VARIABLE, OverrideKind.DEFAULT_VARIABLE)
+
 VariableSetter = Callable[[OverrideKind, bytes], None]
-"""Sets ``LoaderEntryDefault`` or ``LoaderEntryOneShot`` to an entry's id; raises OSError."""
+"""Sets ``LoaderEntryDefault`` or one of its kin to an entry's id; raises OSError."""
 
 
 def move_override(
-    boot: BootVolume, override: LoaderOverride, default: MenuEntry, set_variable: VariableSetter | None
+    boot: BootVolume,
+    override: LoaderOverride,
+    default: MenuEntry,
+    set_variable: VariableSetter | None,
+    *,
+    grub: bytes = GRUB_DIRECTORY,
 ) -> list[str]:
     """Write the new default's name where `override` stands.
 
@@ -34,6 +42,7 @@ def move_override(
         override: What named an entry that goes.
         default: What it is to name.
         set_variable: Sets an EFI variable; None where that cannot be done.
+        grub: The directory of GRUB's environment block.
 
     Returns:
         Why it was left, in words; empty where it was changed.
@@ -41,18 +50,18 @@ def move_override(
     Raises:
         OSError: It has its old value.
     """
-    if override.kind in (OverrideKind.ONE_SHOT, OverrideKind.DEFAULT_VARIABLE):
+    if override.kind in _VARIABLES:
         if set_variable is None:
             return [f"{override.kind.value} still names an entry that is gone"]
         set_variable(override.kind, default.loader_id)
         return []
-    if override.kind is OverrideKind.LOADER_CONF:
+    if override.kind in CONF_KEYS:
         with opened(boot, LOADER_DIRECTORY) as directory:
             raw = directory.read(LOADER_CONF, MAX_ENTRY_BYTES)
-            replace_file(directory, LOADER_CONF, replace_loader_conf_default(raw, default.loader_id))
+            replace_file(directory, LOADER_CONF, replace_loader_conf(raw, default.loader_id, CONF_KEYS[override.kind]))
         return []
     key = b"next_entry" if override.kind is OverrideKind.GRUB_NEXT else b"saved_entry"
-    with opened(boot, GRUB_DIRECTORY) as directory:
+    with opened(boot, grub) as directory:
         block = replace_grubenv_value(directory.read(GRUBENV, MAX_ENTRY_BYTES), key, default.grub_id)
         if block is None:
             return [f"{override.kind.value}: the new value does not fit"]

@@ -268,6 +268,9 @@ def _find_moves(menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry) 
     """Overrides that pick one of ours now, and afterwards something that is not the default, or nothing."""
     found = []
     for override in menu.overrides:
+        if override.is_saved:
+            # The loader writes what it boots; the name that it has is gone, so that it picks nothing until then.
+            continue
         before = find_default(menu.entries, menu.rule, [override])
         after = find_default(shown, menu.rule, [override])
         is_right = after.override is not None and after.entry is not None and after.entry.digest == default.digest
@@ -349,4 +352,4 @@ def explain_default(menu: BootMenu) -> str:
     """Say in words what boots next and why."""
     if menu.default is None:
         return menu.default_reason
-    return f"{menu.default.label} ({find_default(menu.entries, menu.rule, menu.overrides).reason})"
+    return f"{menu.default.label} ({menu.default_reason})"

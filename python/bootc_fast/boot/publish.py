@@ -49,6 +49,7 @@ from bootc_fast.boot.menu import (
     STAGED_ENTRIES,
     USER_CFG,
     USER_CFG_STAGED,
+    grub_directory,
     read_volumes,
     sort_menu,
 )
@@ -248,7 +249,9 @@ class _Publication:
         """Step 7: failures are warnings, since an override that names nothing is passed over by the loaders."""
         for override in self.plan.moved_overrides:
             try:
-                self.warnings += move_override(self.boot, override, self.plan.default, self.set_variable)
+                self.warnings += move_override(
+                    self.boot, override, self.plan.default, self.set_variable, grub=grub_directory(self.menu.rule)
+                )
             except OSError as error:
                 self.warnings.append(f"changing {override.kind.value}: {error.strerror or error}")
 

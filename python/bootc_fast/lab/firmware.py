@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import pefile
 
+from bootc_fast.boot.firmware import read_loader_variables
 from bootc_fast.boot.menu import BootMenu, read_menu
 from bootc_fast.boot.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
+from bootc_fast.host import open_host
 from bootc_fast.lab.forms import parse_entry
 from bootc_fast.types import Loader, VerityDigest
 
@@ -48,21 +50,13 @@ class _Area:
     esp_fd: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Variables:
-    entry_default: str | None
-    entry_oneshot: str | None
-    entry_last_booted: str | None
-
-
 def read_boot_menu(host: LabHost) -> BootMenu:
     """Read the boot entries in the loader's order.
 
     Raises:
         FileSystemError: They cannot be listed.
     """
-    names = ("LoaderEntryDefault", "LoaderEntryOneShot", "LoaderEntryLastBooted")
-    variables = _Variables(*(host.read_efi_variable(name) for name in names))
+    variables = read_loader_variables(open_host(host.root))
     with ExitStack() as stack:
         boot_fd = _open_directory(host.boot_dir, stack)
         esp_fd = boot_fd if host.boot_dir == host.esp else _open_directory(host.esp, stack)

@@ -21,7 +21,7 @@ from bootc_fast.boot.override import (
     parse_grubenv,
     parse_loader_conf,
     replace_grubenv_value,
-    replace_loader_conf_default,
+    replace_loader_conf,
 )
 from bootc_fast.boot.plan import order_after_rollback, plan_menu
 from bootc_fast.boot.publish import publish_volumes
@@ -191,7 +191,7 @@ def test_under_a_root_directory_the_variable_is_a_file(tmp_path) -> None:  # typ
 )
 def test_reads_the_default_of_loader_conf(raw: bytes, expected: bytes | None) -> None:
     assert parse_loader_conf(raw) == expected
-    changed = replace_loader_conf_default(raw, b"new.conf")
+    changed = replace_loader_conf(raw, b"new.conf")
     assert parse_loader_conf(changed) == (None if expected is None else b"new.conf")
     assert len(changed) == len(raw) - len(expected or b"") + (0 if expected is None else len(b"new.conf"))
 
