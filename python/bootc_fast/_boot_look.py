@@ -82,17 +82,25 @@ def find_entry(menu: BootMenu, digest: VerityDigest) -> MenuEntry | None:
 
 
 async def check_boot_files(
-    survey: Survey, digest: VerityDigest, look: BootLook, *, verify_signatures: bool = True
+    survey: Survey,
+    digest: VerityDigest,
+    look: BootLook,
+    *,
+    verify_signatures: bool = True,
+    entry: MenuEntry | None = None,
+    hint: str = _STAGE_HINT,
 ) -> list[str]:
-    """Check that a staged deployment has a boot entry, and that what the entry names is there and whole.
+    """Check that a deployment has a boot entry, and that what the entry names is there and whole.
 
     Cancellation: within 50 ms; nothing is written.
 
     Args:
         survey: The host's deployments.
-        digest: The staged one.
+        digest: The one that is to boot next.
         look: The boot directories.
         verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        entry: Its entry; None takes the staged one, as a finalize does.
+        hint: What to do about a damaged one.
 
     Returns:
         Warnings.
@@ -106,19 +114,19 @@ async def check_boot_files(
     Source:
         Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
     """
-    entry = find_entry(look.menu, digest)
     what = f"looking at the boot entry of the staged deployment {digest[:16]}…"
+    entry = find_entry(look.menu, digest) if entry is None else entry
     if entry is None:
-        raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=_STAGE_HINT)
+        raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
-        raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=_STAGE_HINT)
+        raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=hint)
     if entry.uki is not None:
-        return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures)
+        return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, hint=hint)
     origin = _find_origin(survey, digest)
     if origin is not None and origin.boot_digest is not None and entry.linux is not None:
         found = await run_native(hash_files, look, (entry.linux, *entry.initrd))
-        _compare_boot_digest(origin.boot_digest, found, entry.linux)
+        _compare_boot_digest(origin.boot_digest, found, entry.linux, hint)
     return []
 
 
@@ -126,19 +134,19 @@ def _find_origin(survey: Survey, digest: VerityDigest) -> Origin | None:
     return next((one.origin for one in survey.deployments if one.digest == digest), None)
 
 
-def _compare_boot_digest(expected: str, found: str, path: bytes) -> None:
+def _compare_boot_digest(expected: str, found: str, path: bytes, hint: str) -> None:
     if found != expected:
         raise VerityMismatchError(
             f"verifying {escape_bytes(path)}: kernel and initrd are not those that were staged",
             path=escape_bytes(path),
             expected=expected,
             found=found,
-            hint=_STAGE_HINT,
+            hint=hint,
         )
 
 
 async def _check_uki(
-    survey: Survey, digest: VerityDigest, look: BootLook, path: bytes, *, verify_signatures: bool
+    survey: Survey, digest: VerityDigest, look: BootLook, path: bytes, *, verify_signatures: bool, hint: str
 ) -> list[str]:
     # Here, since parsing signatures takes as long to import as everything else a status needs.
     from bootc_fast.boot.uki import check_uki, parse_uki
@@ -148,7 +156,7 @@ async def _check_uki(
     await run_blocking(check_uki, uki, digest=digest)
     origin = _find_origin(survey, digest)
     if origin is not None and origin.boot_digest is not None and uki.boot_digest is not None:
-        _compare_boot_digest(origin.boot_digest, uki.boot_digest, path)
+        _compare_boot_digest(origin.boot_digest, uki.boot_digest, path, hint)
     if not (verify_signatures and look.variables.secure_boot):
         return []
     from bootc_fast.boot.secureboot import verify_uki

@@ -15,24 +15,26 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _message_ids
-from bootc_fast._boot_look import BootLook, list_protected, look_boot
+from bootc_fast._boot_look import BootLook, check_boot_files, list_protected, look_boot
 from bootc_fast._merge import count_missing_changes
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import clear_next_root, prepare_restart, require_live
-from bootc_fast._rollback_plan import plan_rollback
+from bootc_fast._rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast._steps import Steps, single_error
 from bootc_fast._survey import Survey, read_survey
 from bootc_fast._text import describe_error, flatten
 from bootc_fast.boot.publish import publish_menu
 from bootc_fast.boot.variables import make_variable_setter
 from bootc_fast.deployments import is_etc_transient, remove_staged_marker
-from bootc_fast.errors import BootcFastError
+from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.host import hold_lock
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.mounts import open_writable
 from bootc_fast.rollback_outcome import RollbackOutcome, note_reboot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bootc_fast._restart import Restart, SoftRebootMode
     from bootc_fast.boot.plan import MenuPlan
     from bootc_fast.host import Host
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
 
 LOOK_TIMEOUT_S = 90.0
 COMPARE_TIMEOUT_S = 120.0
+CHECK_TIMEOUT_S = 60.0
 COMMIT_TIMEOUT_S = 10.0
 TIDY_TIMEOUT_S = 5.0
+_DAMAGED_HINT = f"{OTHER_HINT}; --no-verify boots it nevertheless"
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
     apply: bool = False
     soft_reboot: SoftRebootMode | None = None
+    verify: bool = True
 
 
 async def rollback_composefs(
@@ -67,6 +72,7 @@ async def rollback_composefs(
     loader: Loader | None,
     apply: bool,
     soft_reboot: SoftRebootMode | None,
+    verify: bool,
 ) -> RollbackOutcome:
     async with AsyncExitStack() as stack:
         if not dry_run:
@@ -77,7 +83,7 @@ async def rollback_composefs(
         with steps.run("look", "Reading boot entries", timeout_s=LOOK_TIMEOUT_S):
             survey = await read_survey(host)
             boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
-        run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot)
+        run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot, verify)
         return await _roll_back(run, to, dry_run=dry_run)
 
 
@@ -85,8 +91,11 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
     survey, menu = run.survey, run.boot.menu
     plan = await run_blocking(plan_rollback, survey, menu, to=to)
     target = plan.order[0]
+    if target != survey.booted.digest and run.verify:
+        await _check_target_files(run, plan)
     origin = _find_origin(survey, target)
     is_revert = target == survey.booted.digest
+    dropped = survey.marker.digest if survey.marker and survey.marker.digest != target else None
     missing = None if is_revert else await _count_etc_changes(run, target)
     restart = await _prepare_restart(run, target, dry_run=dry_run)
     default_before = menu.default.digest if menu.default else None
@@ -95,7 +104,7 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
         next_boot=target,
         is_revert=is_revert,
         is_changed=default_before != target,
-        dropped_staged=survey.marker.digest if survey.marker else None,
+        dropped_staged=dropped,
         image_reference=origin.image_reference if origin else None,
         manifest_digest=origin.manifest_digest if origin else None,
         etc_changes_missing=missing,
@@ -109,6 +118,18 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
         await anyio.lowlevel.checkpoint()
         return await _commit(run, plan, outcome, restart)
     return outcome
+
+
+async def _check_target_files(run: _Run, plan: MenuPlan) -> None:
+    """Refuse a target whose kernel, initrd or UKI is damaged: the loader would start it all the same."""
+    with run.steps.run("check", "Checking what the target boots from", timeout_s=CHECK_TIMEOUT_S):
+        run.warnings += await check_boot_files(
+            run.survey,
+            plan.order[0],
+            run.boot,
+            entry=plan.default,
+            hint=_DAMAGED_HINT,
+        )
 
 
 async def _prepare_restart(run: _Run, target: VerityDigest, *, dry_run: bool) -> Restart | None:
@@ -165,17 +186,49 @@ async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: 
                 set_variable=make_variable_setter(host),
                 protected=list_protected(run.survey, boot.menu),
             )
-        with run.steps.run("tidy", "Noting the change", timeout_s=TIDY_TIMEOUT_S):
-            await run_blocking(remove_staged_marker, host)
-            await run_blocking(_note_change, host, outcome)
-            await run_blocking(_tell_journal, host, run.survey, outcome)
+        warnings = (*outcome.warnings, *published.warnings, *await _tidy(run, outcome))
         # Last, since it may fail and the rest is done.
-        warnings = (*outcome.warnings, *published.warnings)
         if restart is not None:
             await run_blocking(restart.commit)
         else:
             warnings = (*warnings, *await run_blocking(_forget_next_root, host))
+        await _drop_staged(run, outcome)
     return replace(outcome, warnings=warnings)
+
+
+async def _tidy(run: _Run, outcome: RollbackOutcome) -> tuple[str, ...]:
+    """Tell whoever waits for it; the new order is in force, so that what fails is a warning."""
+    problems: list[str] = []
+
+    async def attempt(what: str, function: Callable[..., None], *args: object) -> None:
+        try:
+            await run_blocking(function, *args)
+        except (BootcFastError, OSError) as error:
+            problems.append(f"{what}: {describe_error(error)}")
+
+    try:
+        with run.steps.run("tidy", "Noting the change", timeout_s=TIDY_TIMEOUT_S):
+            await attempt("noting that a reboot is wanted", note_reboot, run.host, outcome)
+            await attempt("touching the state directory", _touch_state, run.host)
+            await attempt("writing to the journal", _tell_journal, run.host, run.survey, outcome)
+    except StepTimeoutError as error:
+        problems.append(describe_error(error))
+    return tuple(problems)
+
+
+async def _drop_staged(run: _Run, outcome: RollbackOutcome) -> None:
+    """Remove the marker, so that no finalize at shutdown changes the order again.
+
+    Raises:
+        FileSystemError: It stays; everything else is done.
+    """
+    if outcome.dropped_staged is None:
+        return
+    try:
+        await run_blocking(remove_staged_marker, run.host)
+    except FileSystemError as error:
+        error.hint = f"the new boot order is on disk; remove {run.host.staged_marker} before the next shutdown"
+        raise
 
 
 def _forget_next_root(host: Host) -> tuple[str, ...]:
@@ -187,9 +240,8 @@ def _forget_next_root(host: Host) -> tuple[str, ...]:
     return ()
 
 
-def _note_change(host: Host, outcome: RollbackOutcome) -> None:
-    note_reboot(host, outcome)
-    # Programs that watch the deployments look at this time.
+def _touch_state(host: Host) -> None:
+    """Programs that watch the deployments look at this time."""
     with host.open_directory(host.state_deploy) as fd:
         os.utime(fd)
 

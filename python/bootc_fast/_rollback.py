@@ -39,6 +39,7 @@ async def rollback(
     apply: bool = False,
     soft_reboot: SoftRebootMode | None = None,
     allow_non_container: bool = False,
+    verify: bool = True,
     on_event: EventSink = ignore_event,
 ) -> RollbackOutcome:
     """Change which deployment boots next; a staged update is dropped once the new order is on disk.
@@ -57,6 +58,8 @@ async def rollback(
         apply: Restart, unless the booted deployment boots next.
         soft_reboot: Prepare a faster way than a full reboot; what is possible is found out before anything is written.
         allow_non_container: On an ostree host: go back to a deployment that is not container-based, too.
+        verify: Refuse a target whose kernel and initrd, or UKI, are not those that were staged, or whose UKI Secure
+            Boot would refuse.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -66,7 +69,9 @@ async def rollback(
         NotBootcHostError: The host is none of ours.
         NoRollbackTargetError: There is no other deployment to boot, or (ostree) it is not container-based.
         UsageError: `to` names no deployment, or several.
-        InvalidStateError: The target has no image or state.
+        InvalidStateError: The target has no image or state, or its state no etc.
+        VerityMismatchError: The target's kernel and initrd, or its UKI, are not those that were staged.
+        SignatureError: Secure Boot would refuse the target's UKI.
         BootEntryError: The target's boot files are missing, or the new order did not become what was wanted.
         FileSystemError: A file system refused.
         StepTimeoutError: It took too long.
@@ -94,7 +99,14 @@ async def rollback(
             raise UsageError("rolling back: --allow-non-container is for ostree hosts, and this is none")
         else:
             outcome = await rollback_composefs(
-                host, steps, to=to, dry_run=dry_run, loader=loader, apply=apply, soft_reboot=soft_reboot
+                host,
+                steps,
+                to=to,
+                dry_run=dry_run,
+                loader=loader,
+                apply=apply,
+                soft_reboot=soft_reboot,
+                verify=verify,
             )
     if apply and not dry_run and outcome.restart is not None:
         await start_restart(outcome.restart, message=f"Rolling back to {outcome.image_reference or outcome.next_boot}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bootc_fast.types import VerityDigest
 
 _MIN_PREFIX_CHARS = 8
+OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
 
 def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> MenuPlan:
@@ -87,10 +88,12 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     if target == survey.booted.digest:
         return
     state = next((one for one in survey.deployments if one.digest == target), None)
-    if state is None or not state.has_image:
-        what = "state directory" if state is None else "image"
-        raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing")
-    entry = next(one for one in menu.entries if one.digest == target)
+    if state is None or not state.has_image or not state.has_etc:
+        what = "state directory" if state is None else "etc" if state.has_image else "image"
+        raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing", hint=OTHER_HINT)
+    # Of two entries for one deployment the whole one counts.
+    entry = min((one for one in menu.entries if one.digest == target), key=lambda one: bool(one.missing))
     if entry.missing:
         names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
-        raise BootEntryError(f"rolling back to {target[:16]}…: its boot entry names {names}, which is not there")
+        message = f"rolling back to {target[:16]}…: its boot entry names {names}, which is missing or empty"
+        raise BootEntryError(message, hint=OTHER_HINT)

@@ -260,19 +260,20 @@ def _read_deployment(host: Host, digest: VerityDigest) -> Deployment:
         origin = read_origin(host, digest)
     except InvalidStateError as error:
         problems.append(str(error))
-    has_image, mtime_s = False, 0.0
+    has_image, has_etc, mtime_s = False, False, 0.0
     try:
         has_image = _has_image(host, digest)
         state = host.find_status(host.state_dir(digest), follow=False)
         mtime_s = 0.0 if state is None else state.st_mtime
         etc = host.find_status(host.state_dir(digest) / "etc", follow=False)
-        if etc is None or not stat.S_ISDIR(etc.st_mode):
+        has_etc = etc is not None and stat.S_ISDIR(etc.st_mode)
+        if not has_etc:
             problems.append(f"{host.state_dir(digest)} has no directory etc")
     except OSError as error:
         problems.append(f"reading {host.state_dir(digest)}: {error.strerror}")
     if not has_image:
         problems.append(f"there is no image {host.image_file(digest)}")
-    return Deployment(digest, origin, has_image, tuple(problems), mtime_s)
+    return Deployment(digest, origin, has_image, tuple(problems), mtime_s, has_etc=has_etc)
 
 
 def list_deployments(host: Host) -> list[Deployment]:

@@ -98,6 +98,7 @@ class Deployment:
         has_image: ``composefs/images/<digest>`` leads to a regular file.
         problems: What is broken, in words for people; empty when nothing is.
         mtime_s: Of the state directory, seconds since 1970.
+        has_etc: Its ``etc`` is a directory; without it the initramfs stops.
     """
 
     digest: VerityDigest
@@ -105,6 +106,7 @@ class Deployment:
     has_image: bool
     problems: tuple[str, ...] = ()
     mtime_s: float = 0.0
+    has_etc: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="on an ostree host: also roll back to a deployment that no container image was the source of",
     )
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not check that the target boots from what was staged for it, nor its signature",
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                 apply=arguments.apply,
                 soft_reboot=arguments.soft_reboot,
                 allow_non_container=arguments.allow_non_container,
+                verify=arguments.verify,
                 on_event=on_event,
             )
         )

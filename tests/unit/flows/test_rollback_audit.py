@@ -1,0 +1,297 @@
+"""rollback, clause by clause: what else picks an entry, what is damaged, and what fails after the commit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import flowkit
+import pytest
+from unit.flows.test_rollback_oddities import Updated
+
+from bootc_fast import lab
+from bootc_fast.types import BootType, Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+KNOWS_PREFERRED = (1 << 19).to_bytes(8, "little")
+
+
+@pytest.fixture
+def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Updated]:
+    return lambda loader=Loader.SYSTEMD_BOOT, boot_type=BootType.BLS: Updated(tmp_path / "h", loader, boot_type, capsys)
+
+
+def _set_variable(updated: Updated, name: str, value: bytes) -> None:
+    path = updated.host.root / f"sys/firmware/efi/efivars/{name}-{LOADER_GUID}"
+    path.write_bytes(b"\x07\0\0\0" + value)
+
+
+def _utf16(*texts: str) -> bytes:
+    return "".join(f"{text}\0" for text in texts).encode("utf-16-le")
+
+
+def _status(updated: Updated) -> str:
+    return flowkit.run(updated.capsys, "status", "--root", updated.host.root)[1]
+
+
+# -- overrides ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["loader.conf", "LoaderEntryDefault"])
+def test_saved_stays_saved(make: Callable[..., Updated], where: str) -> None:
+    updated = make()
+    conf = updated.host.boot_dir / "loader/loader.conf"
+    conf.write_text("timeout 3\ndefault @saved\n" if where == "loader.conf" else "timeout 3\n")
+    if where != "loader.conf":
+        updated.host.write_efi_variable("LoaderEntryDefault", "@saved")
+    updated.host.write_efi_variable("LoaderEntryLastBooted", updated.find(updated.booted).name)
+    before = conf.read_bytes()
+    for wanted in (updated.previous, updated.booted, updated.previous):
+        assert updated.roll_back()[0] == 0
+        assert lab.read_boot_menu(updated.host).default.digest == wanted  # type: ignore[union-attr]
+    assert conf.read_bytes() == before
+    assert updated.host.read_efi_variable("LoaderEntryDefault") == ("@saved" if where != "loader.conf" else None)
+
+
+@pytest.mark.parametrize("where", ["LoaderEntryPreferred", "loader.conf"])
+def test_the_preferred_entry_counts_before_the_default_and_moves_along(
+    make: Callable[..., Updated], where: str
+) -> None:
+    updated = make()
+    _set_variable(updated, "LoaderFeatures", KNOWS_PREFERRED)
+    updated.host.write_efi_variable("LoaderEntryDefault", updated.find(updated.booted).name)
+    name = updated.find(updated.previous).name
+    if where == "loader.conf":
+        (updated.host.boot_dir / "loader/loader.conf").write_text(f"preferred {name}\ndefault nothing\n")
+    else:
+        updated.host.write_efi_variable(where, name)
+    assert f"{where} names {name}" in _status(updated).replace("preferred in loader/loader.conf", "loader.conf")
+    for wanted in (updated.booted, updated.previous):
+        assert updated.roll_back()[0] == 0
+        assert lab.read_boot_menu(updated.host).default.digest == wanted  # type: ignore[union-attr]
+
+
+def test_a_loader_that_does_not_know_preferred_entries_passes_them_over(make: Callable[..., Updated]) -> None:
+    updated = make()
+    updated.host.write_efi_variable("LoaderEntryPreferred", updated.find(updated.previous).name)
+    assert "Next boot: the booted deployment" in _status(updated)
+
+
+def test_a_preferred_entry_without_tries_left_is_passed_over(make: Callable[..., Updated]) -> None:
+    updated = make()
+    _set_variable(updated, "LoaderFeatures", KNOWS_PREFERRED)
+    old = updated.find(updated.previous)
+    old.rename(old.with_name(old.name.replace(".conf", "+0-3.conf")))
+    updated.host.write_efi_variable("LoaderEntryPreferred", old.name)
+    assert "Next boot: the booted deployment" in _status(updated)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_override_that_only_the_loader_knows_is_told(make: Callable[..., Updated], *, told: bool) -> None:
+    updated = make()
+    updated.host.write_efi_variable("LoaderEntryOneShot", "auto-windows")
+    if told:
+        _set_variable(updated, "LoaderEntries", _utf16(updated.find(updated.booted).name, "auto-windows"))
+    code, out, err = updated.roll_back()
+    assert (code, "Next boot: rollback deployment" in out) == (0, True)
+    assert "warning: the loader boots auto-windows first, which is not of this host" in err
+    assert "LoaderEntryOneShot names auto-windows" in _status(updated)
+    updated.host.write_efi_variable("LoaderEntryOneShot", None)
+    assert updated.next_boot() == updated.previous
+
+
+def test_an_automatic_entry_that_the_loader_did_not_find_is_passed_over(make: Callable[..., Updated]) -> None:
+    updated = make()
+    _set_variable(updated, "LoaderEntries", _utf16(updated.find(updated.booted).name))
+    updated.host.write_efi_variable("LoaderEntryDefault", "auto-windows")
+    assert "Next boot: the booted deployment" in _status(updated)
+
+
+def test_a_uki_without_an_entry_file_is_told_where_it_boots_first(make: Callable[..., Updated]) -> None:
+    updated = make()
+    images = updated.host.esp / "EFI/Linux"
+    (images / "Arch.EFI").write_bytes(b"MZ")
+    assert "Next boot: the booted deployment" in _status(updated)
+    own = [updated.find(digest).name for digest in (updated.booted, updated.previous)]
+    _set_variable(updated, "LoaderEntries", _utf16("arch.efi@1", *own, "auto-reboot-to-firmware-setup"))
+    assert "the loader boots arch.efi@1 first" in updated.roll_back()[2]
+    _set_variable(updated, "LoaderEntries", _utf16(*own, "arch.efi"))
+    assert "the loader boots" not in updated.roll_back()[2]
+    updated.host.write_efi_variable("LoaderEntryDefault", "arch.efi")
+    assert "LoaderEntryDefault names arch.efi" in _status(updated)
+    (images / "Arch.EFI").unlink()
+    _set_variable(updated, "LoaderEntries", _utf16("arch.efi", *own))
+    updated.host.write_efi_variable("LoaderEntryDefault", None)
+    assert "the loader boots" not in updated.roll_back()[2]
+
+
+@pytest.mark.parametrize("name", ["LoaderEntryDefault", "LoaderEntryOneShot", "LoaderEntryLastBooted"])
+@pytest.mark.parametrize("value", [b"", b"\0\0", b"a", b"\x00\xd8\0\0"])
+def test_a_malformed_choice_of_the_loader_stops_nothing(make: Callable[..., Updated], name: str, value: bytes) -> None:
+    updated = make()
+    _set_variable(updated, name, value)
+    code, _, err = updated.roll_back()
+    assert (code, f"warning: reading the EFI variable {name}" in err) == (0, True), err
+
+
+def test_upstream_grubs_environment_block_is_read_and_moved_along(make: Callable[..., Updated]) -> None:
+    updated = make(Loader.GRUB)
+    (updated.host.boot_dir / "grub").mkdir()
+    block = f"# GRUB Environment Block\nsaved_entry={updated.find(updated.previous).stem}\n".ljust(1024, "#")
+    (updated.host.boot_dir / "grub/grubenv").write_text(block)
+    assert "saved_entry in grubenv names" in _status(updated)
+    for wanted in (updated.booted, updated.previous):
+        assert updated.roll_back()[0] == 0
+        assert lab.read_boot_menu(updated.host).default.digest == wanted  # type: ignore[union-attr]
+        assert len((updated.host.boot_dir / "grub/grubenv").read_text()) == 1024
+
+
+# -- after the commit ---------------------------------------------------------------------------------------------
+
+
+def test_what_fails_after_the_new_order_is_on_disk_is_a_warning(make: Callable[..., Updated]) -> None:
+    updated = make()
+    (updated.host.root / "run/reboot-required").mkdir()
+    lab.stage_files(updated.host, {"third": "3"}, version="3")
+    code, out, err = updated.roll_back()
+    assert (code, "Next boot: rollback deployment" in out) == (0, True)
+    assert "warning: noting that a reboot is wanted: " in err
+    assert updated.next_boot() == updated.previous
+    assert not updated.host.marker.exists()
+
+
+def test_a_staged_update_that_cannot_be_dropped_is_an_error_that_says_what_to_do(
+    make: Callable[..., Updated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bootc_fast.errors import FileSystemError
+
+    updated = make()
+    lab.stage_files(updated.host, {"third": "3"}, version="3")
+
+    def fail(_host: object) -> None:
+        raise FileSystemError("removing the marker: Read-only file system")
+
+    monkeypatch.setattr("bootc_fast._composefs_rollback.remove_staged_marker", fail)
+    code, _, err = updated.roll_back()
+    assert (code, "hint: the new boot order is on disk; remove " in err) == (6, True)
+    assert updated.next_boot() == updated.previous
+    assert (updated.host.root / "run/reboot-required").exists()
+
+
+def test_naming_the_finalized_update_does_not_say_that_it_was_dropped(make: Callable[..., Updated]) -> None:
+    updated = make()
+    third = lab.stage_files(updated.host, {"third": "3"}, version="3")
+    assert flowkit.run(updated.capsys, "finalize", "--root", updated.host.root)[0] == 0
+    code, out, _ = updated.roll_back("--to", third)
+    assert (code, "dropped" in out) == (0, False)
+    assert updated.next_boot() == third
+    # An edit that is made now is still carried over at shutdown.
+    assert updated.host.marker.exists()
+    code, out, _ = updated.roll_back("--json")
+    assert (code, json.loads(out)["dropped_staged"]) == (0, third)
+    assert (updated.next_boot(), updated.host.marker.exists()) == (updated.booted, False)
+
+
+# -- a target that would not boot ---------------------------------------------------------------------------------
+
+
+def _refused(updated: Updated, code: int, said: str, *options: str) -> None:
+    before = flowkit.snapshot(updated.host.root)
+    found, out, err = updated.roll_back(*options)
+    assert (found, out, said in err) == (code, "", True), err
+    assert "--to names another one" in err
+    assert flowkit.snapshot(updated.host.root) == before
+    assert updated.next_boot() == updated.booted
+
+
+@pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
+@pytest.mark.parametrize("name", ["vmlinuz", "initrd"])
+def test_a_target_whose_kernel_or_initrd_is_cut_is_refused(
+    make: Callable[..., Updated], loader: Loader, name: str
+) -> None:
+    updated = make(loader)
+    path = updated.host.kernel_area()[0] / f"bootc_composefs-{updated.previous}" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    _refused(updated, 11, "are not those that were staged")
+    _refused(updated, 11, "are not those that were staged", "--dry-run")
+    # Who has put another kernel there says so.
+    assert updated.roll_back("--no-verify")[0] == 0
+    assert updated.next_boot() == updated.previous
+    # What runs is not in question.
+    assert updated.roll_back("--to", "booted")[0] == 0
+
+
+@pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
+def test_a_target_whose_uki_is_cut_is_refused(make: Callable[..., Updated], loader: Loader) -> None:
+    updated = make(loader, BootType.UKI)
+    path = updated.host.esp / f"EFI/Linux/bootc/bootc_composefs-{updated.previous}.efi"
+    path.write_bytes(path.read_bytes()[:200])
+    before = flowkit.snapshot(updated.host.root)
+    code, out, err = updated.roll_back()
+    assert (code, out) == (7, ""), err
+    assert flowkit.snapshot(updated.host.root) == before
+
+
+def test_a_target_without_its_etc_is_refused(make: Callable[..., Updated]) -> None:
+    updated = make()
+    (updated.host.state_dir(updated.previous) / "etc").rename(updated.host.root / "elsewhere")
+    _refused(updated, 10, "its etc is missing")
+
+
+def test_of_two_entries_for_the_target_the_whole_one_counts(make: Callable[..., Updated]) -> None:
+    updated = make(Loader.GRUB)
+    whole = updated.find(updated.previous)
+    broken = whole.read_text().replace("vmlinuz", "vmlinuz-gone")
+    (updated.entries / "bootc_fedora-43-9.conf").write_text(broken)
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.previous
+    assert "vmlinuz-gone" not in "".join(path.read_text() for path in updated.entries.glob("*.conf"))
+
+
+# -- sets that bootc is known to leave ----------------------------------------------------------------------------
+
+
+def test_entries_of_two_families_and_a_copy_as_after_a_switch_of_the_image(make: Callable[..., Updated]) -> None:
+    """What bootc's issue 2224 lists: two os ids, and the booted deployment named by both."""
+    updated = make()
+    for path in updated.entries.glob("bootc_zz*"):
+        path.rename(path.with_name("bootc_bluefin_dakota-20260530-1.conf"))
+    current, old = updated.find(updated.booted), updated.find(updated.previous)
+
+    def write(name: str, source: str, key: str) -> None:
+        lines = [line for line in source.splitlines() if not line.startswith("sort-key")]
+        (updated.entries / name).write_text("\n".join([*lines, f"sort-key {key}"]) + "\n")
+
+    now, before = current.read_text(), old.read_text()
+    current.unlink()
+    old.unlink()
+    write("bootc_bluefin_dakota-20260530-1.conf", now, "bootc-bluefin-dakota-0")
+    write("bootc_bluefin_dakota-20260528-0.conf", before, "bootc-bluefin-dakota-1")
+    write("bootc_bootc-20260528-0.conf", before, "bootc-bootc-1")
+    assert "Next boot: the booted deployment" in _status(updated)
+    for wanted in (updated.previous, updated.booted, updated.previous):
+        assert updated.roll_back()[0] == 0
+        assert updated.next_boot() == wanted
+        assert len(list(updated.entries.glob("*.conf"))) == 2
+
+
+def test_updates_staged_one_after_the_other_leave_entries_of_both_and_the_marker_decides(
+    make: Callable[..., Updated],
+) -> None:
+    """What bootc's issue 1857 lists: `entries.staged` of a UKI host is not emptied before it is filled again."""
+    updated = make(Loader.SYSTEMD_BOOT, BootType.UKI)
+    lab.stage_files(updated.host, {"third": "3"}, version="99")
+    kept = flowkit.read_tree(updated.host.boot_dir / "loader/entries.staged")
+    fourth = lab.stage_files(updated.host, {"fourth": "4"}, version="4")
+    for name, raw in kept.items():
+        path = updated.host.boot_dir / "loader/entries.staged" / name.decode()
+        if not path.exists():
+            path.write_bytes(raw)
+    assert flowkit.run(updated.capsys, "finalize", "--root", updated.host.root)[0] == 0
+    assert updated.next_boot() == fourth
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.booted
