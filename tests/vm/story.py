@@ -164,7 +164,9 @@ class Story:
         return found
 
 
-def play(host: Host, work: Path, *, esp_files: Mapping[str, Path | str], boots: int) -> Story:
+def play(
+    host: Host, work: Path, *, esp_files: Mapping[str, Path | str], boots: int, boot_timeout_s: float = 500
+) -> Story:
     """Boot the host `boots` times; the tree and the disk are gone afterwards.
 
     Args:
@@ -172,10 +174,11 @@ def play(host: Host, work: Path, *, esp_files: Mapping[str, Path | str], boots: 
         work: For the disk and the machine's files.
         esp_files: What the ESP has besides what the lab wrote: the loader and its settings.
         boots: How many.
+        boot_timeout_s: For each, all that happens before the machine resets or goes off.
     """
     disk = work / "disk.raw"
     machine.make_disk(host.lab, disk, root_mib=1200, esp_files=esp_files)
-    run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=500)
+    run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=boot_timeout_s)
     check = machine.check_esp(disk)
     shutil.rmtree(host.root)
     disk.unlink()

@@ -1,11 +1,28 @@
-"""A whole update in a machine: firmware, systemd-boot, vfat, fs-verity, shutdown by systemd — and back again."""
+"""A whole update in a machine: firmware, systemd-boot, vfat, fs-verity, shutdown by systemd — and back again.
+
+Then the ways around the firmware: a soft reboot into the update, one back, a kexec.
+"""
 
 from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
 
 import pytest
 from vm.story import SYSTEMD_BOOT, Story, add_console, play, prepare_host, prepare_tree
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+from bootc_fast._mountinfo import find_mount, parse_mountinfo
+
+if TYPE_CHECKING:
+    from bootc_fast._mountinfo import MountInfo
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+
+def mount_at(table: object, point: str) -> MountInfo:
+    found = find_mount(parse_mountinfo(str(table).encode()), point.encode())
+    assert found is not None, table
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +32,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     host = prepare_host(work, prepare_tree(work), loader="systemd-boot", boot_type="bls")
     add_console(host.lab / "efi/loader")
     files = {"EFI/BOOT/BOOTX64.EFI": host.root / SYSTEMD_BOOT, "loader/loader.conf": "timeout 0\n"}
-    return play(host, work, esp_files=files, boots=3)
+    (host.lab / "sysroot/state/os/default/var/lib/bootc-fast-vmtest/faster").touch()
+    return play(host, work, esp_files=files, boots=3, boot_timeout_s=1200)
 
 
 def test_first_boot_runs_the_installed_deployment_and_knows_what_is_staged(story: Story) -> None:
@@ -61,8 +79,84 @@ def test_rollback_boots_the_first_deployment_again(story: Story) -> None:
     assert story.first in str(story.phase(2)["cmdline"])
 
 
+def test_objects_that_are_not_sealed_refuse_the_soft_reboot_before_anything_changes(story: Story) -> None:
+    unsealed = story.facts(2, "unsealed")
+    assert unsealed["code"] == 9, unsealed
+    assert "checking the next root: reading etc/os-release: Input/output error" in str(unsealed["stderr"])
+
+
+def test_dry_runs_say_which_way_is_possible_and_leave_no_mount(story: Story) -> None:
+    report = story.phase(2)
+    assert int(str(report["objects"])) > 1000
+    for name, way in (("dry_run", "soft-reboot"), ("dry_kexec", "kexec")):
+        said = story.facts(2, name)
+        assert said["code"] == 0, said
+        assert f"Would restart by: systemctl {way}" in str(said["stdout"])
+    assert report["mounts_after"] == report["mounts"]
+    assert "Restart:" not in str(report["journal"])
+
+
+def test_a_soft_reboot_enters_the_update_with_required_verity_and_without_another_kernel(story: Story) -> None:
+    report = story.phase(3)
+    assert story.first in str(report["cmdline"])
+    assert report["init"] == "/usr/lib/systemd/systemd"
+    root = mount_at(report["mounts"], "/")
+    assert (root.fstype, root.source) == ("overlay", f"composefs:{story.second}".encode())
+    assert b"verity=require" in root.super_options
+    etc = mount_at(report["mounts"], "/etc")
+    assert etc.root.endswith(f"/state/deploy/{story.second}/etc".encode())
+    assert 'IMAGE_VERSION="2"' in str(story.facts(3, "etc")["os"])
+    assert story.facts(3, "etc")["issue"] == "the image's second version\n"
+    assert report["reboot_required"] is False
+
+
+def test_the_deployment_that_a_soft_reboot_entered_is_known_for_the_booted_one(story: Story) -> None:
+    for number, booted, other in ((3, story.second, story.first), (4, story.first, story.second)):
+        status = json.loads(str(story.facts(number, "json")["stdout"]))["status"]
+        assert status["booted"]["composefs"]["verity"] == booted
+        assert status["rollback"]["composefs"]["verity"] == other
+        assert status["staged"] is None
+
+
+def test_a_staged_update_is_finalized_at_a_soft_reboot_with_the_edits_of_the_last_minute(story: Story) -> None:
+    prepared = story.facts(3, "prepared")
+    assert prepared["code"] == 0, prepared
+    assert json.loads(str(prepared["stdout"])) == {
+        "target": story.first,
+        "way": "soft-reboot",
+        "notes": [],
+        "is_finalized": True,
+        "dry_run": False,
+    }
+    next_root = mount_at(story.phase(3)["prepared_mounts"], "/run/nextroot")
+    assert next_root.source == f"composefs:{story.first}".encode()
+    report = story.phase(4)
+    assert mount_at(report["mounts"], "/").source == f"composefs:{story.first}".encode()
+    assert story.phase(3)["last_minute"] is False
+    assert report["last_minute"] is True
+    assert 'IMAGE_VERSION="2"' not in str(story.facts(4, "etc")["os"])
+
+
+def test_a_kexec_boots_the_update_without_firmware_and_loader(story: Story) -> None:
+    report = story.phase(5)
+    assert story.second in str(report["cmdline"])
+    assert "initrd=" not in str(report["cmdline"])
+    assert "initrd=" in str(story.phase(2)["cmdline"])
+    assert mount_at(report["mounts"], "/").source == f"composefs:{story.second}".encode()
+    # Six systems ran; the firmware started a loader three times.
+    assert story.run.console.count("BdsDxe: starting Boot") == 3
+
+
+def test_the_journal_tells_each_restart_that_was_prepared(story: Story) -> None:
+    lines = str(story.facts(4, "journal")["stdout"]).splitlines()
+    assert lines == [
+        f"Prepared: `systemctl soft-reboot` enters {story.second}",
+        f"Prepared: `systemctl soft-reboot` enters {story.first}",
+    ]
+
+
 def test_no_unit_of_ours_failed_at_any_boot(story: Story) -> None:
-    for number in range(3):
+    for number in range(6):
         assert "bootc-fast" not in str(story.facts(number, "failed")["stdout"])
 
 
