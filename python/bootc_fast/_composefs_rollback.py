@@ -187,12 +187,14 @@ async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: 
                 protected=list_protected(run.survey, boot.menu),
             )
         warnings = (*outcome.warnings, *published.warnings, *await _tidy(run, outcome))
-        # Last, since it may fail and the rest is done.
-        if restart is not None:
-            await run_blocking(restart.commit)
-        else:
-            warnings = (*warnings, *await run_blocking(_forget_next_root, host))
-        await _drop_staged(run, outcome)
+        # Last, since both may fail and the rest is done; one without the other would undo the new order at shutdown.
+        try:
+            if restart is not None:
+                await run_blocking(restart.commit)
+            else:
+                warnings = (*warnings, *await run_blocking(_forget_next_root, host))
+        finally:
+            await _drop_staged(run, outcome)
     return replace(outcome, warnings=warnings)
 
 

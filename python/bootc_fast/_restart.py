@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 
 from bootc_fast import _message_ids, _nextroot
 from bootc_fast._native import run_blocking
+from bootc_fast._survey import drop_outdated_marker
 from bootc_fast._text import describe_error
-from bootc_fast.errors import BootcFastError, CommandError, SoftRebootError
+from bootc_fast.deployments import read_booted
+from bootc_fast.errors import BootcFastError, CommandError, MountError, SoftRebootError
 from bootc_fast.host import open_host
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.kexec import load_kexec, unload_kexec
@@ -72,12 +75,25 @@ class Restart:
         """Put it in force, once the new boot order is on disk, and tell the journal; blocks.
 
         Raises:
-            MountError: The next root cannot be attached.
+            MountError: The next root cannot be attached; a full reboot enters the new order then.
         """
         self._is_committed = True
-        clear_next_root(self._host, keep_kexec=self.way is RestartWay.KEXEC)
-        if self._root is not None:
-            self._root.attach()
+        try:
+            clear_next_root(self._host, keep_kexec=self.way is RestartWay.KEXEC)
+            if self._root is not None:
+                self._root.attach()
+        except MountError as error:
+            error.hint = _FULL_HINT
+            raise
+        self._forget()
+        self._tell()
+
+    def _forget(self) -> None:
+        """Drop a marker that would outlive what it stands for; what cannot be dropped, the next boot drops."""
+        with suppress(BootcFastError, OSError):
+            drop_outdated_marker(self._host, read_booted(self._host).digest)
+
+    def _tell(self) -> None:
         reasons = f" ({'; '.join(self.notes)})" if self.notes else ""
         send_journal(
             self._host,

@@ -54,6 +54,16 @@ def _find_library_version(host: Host) -> int | None:
     return max((int(match[1]) for name in names if (match := _LIBRARY.fullmatch(name))), default=None)
 
 
+def is_unseen_by_init(host: Host) -> bool:
+    """Say whether this process is known to have another mount namespace than systemd; blocks."""
+    names: list[str] = []
+    for process in ("self", "1"):
+        # Some sandboxes hide other processes.
+        with suppress(OSError):
+            names.append(os.readlink(host.root / "proc" / process / "ns/mnt"))
+    return len(set(names)) > 1
+
+
 def is_selinux_enabled(host: Host) -> bool:
     """Say whether the running kernel enforces, or at least knows, an SELinux policy."""
     try:

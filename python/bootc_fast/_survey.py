@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast._native import run_blocking, run_native
-from bootc_fast.deployments import list_deployments, parse_digest, read_booted, read_staged_marker
+from bootc_fast.deployments import list_deployments, parse_digest, read_booted, read_staged_marker, remove_staged_marker
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.types import Algorithm
 
@@ -67,6 +67,24 @@ def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
     """Read the staged marker; one that names the booted deployment counts as none."""
     marker = read_staged_marker(host)
     return None if marker is not None and marker.digest == booted.digest else marker
+
+
+def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:
+    """Remove a staged marker that names the deployment that runs: /run is kept over a soft reboot into it; blocks.
+
+    After another soft reboot, back to where it was staged, it would be taken for an update, and finalized over that
+    deployment's /etc.
+
+    Raises:
+        InvalidStateError: The marker is malformed; it stays.
+        FileSystemError: It cannot be removed.
+
+    Source:
+        systemd-soft-reboot.service(8): "/run/ … remains in place".
+    """
+    marker = read_staged_marker(host)
+    if marker is not None and marker.digest == booted:
+        remove_staged_marker(host)
 
 
 async def read_survey(host: Host) -> Survey:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _message_ids
 from bootc_fast._native import run_blocking
-from bootc_fast.deployments import read_booted, read_origin, read_staged_marker, remove_staged_marker
+from bootc_fast._survey import drop_outdated_marker
+from bootc_fast.deployments import read_booted, read_origin
 from bootc_fast.errors import BootcFastError
 from bootc_fast.host import open_host
 from bootc_fast.journal import PRIORITY_ERROR, send_journal
@@ -43,9 +44,8 @@ class FailureReport:
 def forget_soft_reboot(root: Path | str = "/") -> None:
     """Remove what /run kept over a soft reboot and what is not true any more; blocks, never raises.
 
-    The staged marker, where it names what runs now: after a soft reboot back it would be taken for an update, and
-    finalized over that deployment's /etc. The reboot marker, where it asks for what runs now. After a boot through
-    the firmware neither is there.
+    The staged marker and the reboot marker, where they ask for what runs now. After a boot through the firmware
+    neither is there.
 
     Source:
         systemd-soft-reboot.service(8): "/run/ … remains in place".
@@ -53,9 +53,7 @@ def forget_soft_reboot(root: Path | str = "/") -> None:
     try:
         host = open_host(root)
         booted = read_booted(host).digest
-        marker = read_staged_marker(host)
-        if marker is not None and marker.digest == booted:
-            remove_staged_marker(host)
+        drop_outdated_marker(host, booted)
         wanted = host.read_bytes(host.reboot_marker).decode("utf-8", "replace").removeprefix(REBOOT_TEXT)
         if wanted in (booted, read_origin(host, booted).manifest_digest):
             host.remove_file(host.reboot_marker)

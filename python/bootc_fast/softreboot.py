@@ -14,7 +14,7 @@ from bootc_fast import _nextroot
 from bootc_fast._bootable import comparable_arguments, read_boot_digest, read_command_line, require_entry
 from bootc_fast._cmdline import parse_composefs_arguments
 from bootc_fast._native import run_blocking
-from bootc_fast._running import compare_policies, read_systemd_version
+from bootc_fast._running import compare_policies, is_unseen_by_init, read_systemd_version
 from bootc_fast._survey import open_image
 from bootc_fast._text import describe_error
 from bootc_fast.errors import BootcFastError, InvalidStateError, SoftRebootError
@@ -150,6 +150,11 @@ async def prepare_soft_reboot(
         raise SoftRebootError("preparing a soft reboot: the deployment that runs is no target")
     if not host.is_live:
         raise SoftRebootError("preparing a soft reboot: with --root nothing is mounted")
+    if await run_blocking(is_unseen_by_init, host):
+        raise SoftRebootError(
+            "preparing a soft reboot: this process has a mount namespace of its own, whose mounts systemd does not see",
+            hint="`nsenter --target=1 --mount` enters systemd's",
+        )
     line = await read_command_line(look, require_entry(look, target))
     arguments = parse_composefs_arguments(line, what="preparing a soft reboot")
     named = [one for one in arguments if one.digest == target]

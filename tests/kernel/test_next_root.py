@@ -240,3 +240,27 @@ RECORD["local"] = (ROOT / "run/nextroot/etc/local.conf").read_text()
     assert mounts_below(case.root, found["prepared"])[""].source == f"composefs:{staged}".encode()
     assert "soft-reboot" in calls.read_text().splitlines()
     assert flowkit.next_boot(case.host) == staged
+
+
+def test_a_next_root_that_cannot_be_attached_leaves_a_rollback_that_a_full_reboot_enters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = make_updated(tmp_path, capsys)
+    stage(case.host, make_rootfs(tmp_path / "third", "third", KERNEL, None))
+    calls = add_tools(case.root)
+    (case.root / "run/nextroot").write_text("somebody's file")
+    found = run_in_namespace(
+        case.root,
+        """
+try:
+    await rollback_module.rollback(str(ROOT), to="previous", apply=True, soft_reboot=SoftRebootMode.REQUIRED)
+except BootcFastError as error:
+    RECORD["error"], RECORD["hint"] = f"{error.exit_code}: {error}", error.hint
+""",
+    )
+    assert str(found["error"]).startswith("6: clearing ")
+    assert found["hint"] == "`systemctl reboot` boots it through the firmware"
+    assert flowkit.next_boot(case.host) == case.staged
+    # The staged update is dropped: else its finalize would change the order again at that reboot.
+    assert not case.host.marker.exists()
+    assert not calls.exists()

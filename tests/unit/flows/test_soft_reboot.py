@@ -19,6 +19,7 @@ from bootc_fast._boot_look import BootLook, look_boot
 from bootc_fast._bootable import comparable_arguments
 from bootc_fast._nextroot import MountKind, RootLayout, parse_layout
 from bootc_fast._restart import Restart, RestartWay
+from bootc_fast._running import is_unseen_by_init
 from bootc_fast._survey import Survey, read_survey
 from bootc_fast.boot.uki import parse_uki
 from bootc_fast.errors import InvalidStateError, SoftRebootError
@@ -348,3 +349,26 @@ def test_a_prepared_restart_is_told_to_the_journal_with_the_way_and_why_it_is_no
         "BOOTC_FAST_NEXT_BOOT": "ab" * 32,
         "BOOTC_FAST_RESTART_NOTES": "no: kernel differs\nno kexec",
     }
+
+
+def test_a_mount_namespace_other_than_systemds_is_noticed_and_an_unknown_one_is_not(tmp_path: Path) -> None:
+    host = open_host(tmp_path)
+    assert not is_unseen_by_init(host)
+    for process, number in (("self", 1), ("1", 1)):
+        (tmp_path / "proc" / process / "ns").mkdir(parents=True)
+        (tmp_path / "proc" / process / "ns/mnt").symlink_to(f"mnt:[{number}]")
+        assert not is_unseen_by_init(host)
+    (tmp_path / "proc/1/ns/mnt").unlink()
+    (tmp_path / "proc/1/ns/mnt").symlink_to("mnt:[2]")
+    assert is_unseen_by_init(host)
+
+
+def test_a_restart_drops_the_staged_marker_of_what_runs_and_keeps_anothers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = make_updated(tmp_path / "h", capsys)
+    for digest, is_kept in ((case.booted, False), (case.staged, True)):
+        case.host.marker.parent.mkdir(exist_ok=True)
+        case.host.marker.write_text(json.dumps({"depl_id": digest}))
+        Restart(open_host(case.root), RestartWay.SOFT, case.staged).commit()
+        assert case.host.marker.exists() is is_kept
