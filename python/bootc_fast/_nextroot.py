@@ -33,7 +33,7 @@ _MAX_CONFIG_BYTES = 1 << 16
 _READ_BYTES = 1 << 20
 # What systemd looks at before it enters a root, and what it executes there, in its order.
 _OS_RELEASE = (b"etc/os-release", b"usr/lib/os-release")
-_INIT = (b"usr/lib/systemd/systemd", b"sbin/init", b"etc/init", b"bin/init")
+INIT = (b"usr/lib/systemd/systemd", b"sbin/init", b"etc/init", b"bin/init")
 # What is stacked at the mount point is taken away one by one; more than this is somebody else's doing.
 _MAX_STACKED = 64
 
@@ -259,7 +259,7 @@ def check_system(root_fd: int) -> None:
     Source:
         systemd ``src/basic/os-util.c``, ``path_is_os_tree``; ``src/core/main.c``, ``do_reexecute``.
     """
-    for what, paths in (("os-release", _OS_RELEASE), ("init", _INIT)):
+    for what, paths in (("os-release", _OS_RELEASE), ("init", INIT)):
         if not any(_read_whole(root_fd, path) for path in paths):
             names = " nor ".join(path.decode() for path in paths)
             raise InvalidStateError(f"checking the next root: it has no {what}: neither {names}")

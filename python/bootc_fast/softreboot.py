@@ -7,10 +7,12 @@ Source:
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast import _nextroot
+from bootc_fast import _core, _nextroot
 from bootc_fast._bootable import comparable_arguments, read_boot_digest, read_command_line, require_entry
 from bootc_fast._cmdline import parse_composefs_arguments
 from bootc_fast._native import run_blocking
@@ -56,6 +58,7 @@ async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest
 
     Compared are the running kernel's command line, the booted deployment's kernel and initrd, and the running
     SELinux policy with the target's; the most expensive comes last, and only where nothing spoke against it before.
+    On a live host image and init must have the fs-verity that they will be mounted with. Nothing is mounted.
     Cancellation: within 50 ms; nothing is left behind.
     """
     if target == survey.booted.digest:
@@ -66,7 +69,7 @@ async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest
         reasons.append("the version of the running systemd cannot be told")
     elif version < MIN_SYSTEMD_VERSION:
         reasons.append(f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}")
-    for compare in (_compare_kernels, _compare_arguments, _compare_selinux):
+    for compare in (_compare_kernels, _compare_arguments, _find_unsealed, _compare_selinux):
         try:
             found = await compare(survey, look, target)
         except (BootcFastError, OSError) as error:
@@ -101,6 +104,32 @@ async def _compare_arguments(survey: Survey, look: BootLook, target: VerityDiges
 async def _compare_selinux(survey: Survey, _look: BootLook, target: VerityDigest) -> str | None:
     found = await compare_policies(survey, target)
     return None if found is None else f"SELinux policy differs: {found}"
+
+
+async def _find_unsealed(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+    if not survey.host.is_live:
+        return None
+    line = await read_command_line(look, require_entry(look, target))
+    named = [one for one in parse_composefs_arguments(line, what="reading the command line") if one.digest == target]
+    if any(one.missing_verity_allowed for one in named):
+        return None
+    return await run_blocking(_look_for_unsealed, survey.host, target)
+
+
+def _look_for_unsealed(host: Host, target: VerityDigest) -> str | None:
+    # Who may not read them is told by the preparation, which is root's.
+    with suppress(OSError), ExitStack() as stack:
+        image_fd = host.open_file(host.image_file(target))
+        stack.callback(os.close, image_fd)
+        if _core.measure_fd(image_fd) is None:
+            return "its image has no fs-verity, and must have it"
+        init = _core.Image.open(image_fd).lookup(_nextroot.INIT[0])
+        if init is not None and init.digest is not None:
+            object_fd = host.open_file(host.objects / init.digest[:2] / init.digest[2:])
+            stack.callback(os.close, object_fd)
+            if _core.measure_fd(object_fd) is None:
+                return "its init has no fs-verity, and must have it"
+    return None
 
 
 class PreparedRoot:

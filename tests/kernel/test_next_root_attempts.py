@@ -256,3 +256,35 @@ for dry_run in (True, False):
     # This machine's kernel has no kexec, which only the attempt tells: /sys says otherwise here.
     assert found["False"] == (real or dry)
     assert flowkit.next_boot(case.host) == case.booted
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        ("[None, None]", "no: its image has no fs-verity, and must have it"),
+        ("['x', None]", "no: its init has no fs-verity, and must have it"),
+        ("['x', 'y']", "yes"),
+    ],
+)
+def test_the_verdict_tells_what_lacks_the_required_verity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], measured: str, verdict: str
+) -> None:
+    case = make_updated(tmp_path, capsys, missing_verity=False)
+    add_tools(case.root)
+    # This kernel has no fs-verity: its answers are given here, for image and init in turn.
+    found = run_in_namespace(
+        case.root,
+        f"""
+from contextlib import AsyncExitStack
+import bootc_fast.softreboot as softreboot
+from bootc_fast._boot_look import look_boot
+from bootc_fast._survey import read_survey
+answers = iter({measured})
+softreboot._core.measure_fd = lambda fd: next(answers)
+async with AsyncExitStack() as stack:
+    survey = await read_survey(open_live(ROOT))
+    boot = await look_boot(survey, stack, loader=None, read_only=True)
+    RECORD["verdict"] = str(await softreboot.judge_soft_reboot(survey, boot, {case.staged!r}))
+""",
+    )
+    assert found["verdict"] == verdict

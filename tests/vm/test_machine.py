@@ -82,7 +82,8 @@ def test_rollback_boots_the_first_deployment_again(story: Story) -> None:
 def test_objects_that_are_not_sealed_refuse_the_soft_reboot_before_anything_changes(story: Story) -> None:
     unsealed = story.facts(2, "unsealed")
     assert unsealed["code"] == 9, unsealed
-    assert "checking the next root: reading etc/os-release: Input/output error" in str(unsealed["stderr"])
+    assert "no: its init has no fs-verity, and must have it" in str(unsealed["stderr"])
+    assert "Restart: soft reboot: no: its init has no fs-verity" in str(story.facts(2, "status")["stdout"])
 
 
 def test_dry_runs_say_which_way_is_possible_and_leave_no_mount(story: Story) -> None:
