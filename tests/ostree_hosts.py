@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import flowkit
+import jsonschema
+
+if TYPE_CHECKING:
+    import pytest
 
 REFERENCE = "ostree-unverified-registry:quay.io/example/os:{}"
 
 
 def manifest_digest(number: int) -> str:
     return f"sha256:{number:064d}"
+
+
+def make_kernel(number: int) -> bytes:
+    """Make a file that is a kernel as far as its header goes."""
+    return bytes(0x202) + f"HdrS kernel {number}".encode()
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class OstreeHost:
     def admin(self, verb: str, *arguments: str | Path) -> str:
         return self.ostree("admin", verb, f"--sysroot={self.sysroot}", *arguments)
 
-    def commit(self, number: int, *, kernel: int | None = None) -> str:
+    def commit(self, number: int, *, kernel: int | None = None, metadata: dict[str, str] | None = None) -> str:
         """Commit version `number`, with the kernel of another version if wanted; returns the checksum."""
         tree = self.root.parent / f"tree{number}"
         modules = tree / f"usr/lib/modules/6.{kernel or number}"
@@ -54,7 +60,7 @@ class OstreeHost:
         for directory in ("usr/etc", "boot", "run", "proc", "dev", "sysroot"):
             (tree / directory).mkdir()
         (tree / "ostree").symlink_to("sysroot/ostree")
-        (modules / "vmlinuz").write_text(f"kernel {kernel or number}")
+        (modules / "vmlinuz").write_bytes(make_kernel(kernel or number))
         (modules / "initramfs.img").write_text(f"initrd {kernel or number}")
         (tree / "usr/lib/os-release").write_text(f'ID=example\nVERSION_ID={number}\nPRETTY_NAME="Example {number}"\n')
         (tree / "usr/etc/conf").write_text(str(number))
@@ -66,13 +72,16 @@ class OstreeHost:
             f"--add-metadata-string=ostree.manifest-digest={manifest_digest(number)}",
             f"--add-metadata-string=version={number}.1",
             f"--timestamp=2026-01-{number:02d} 00:00:00 +0000",
+            *(f"--add-metadata-string={name}={text}" for name, text in (metadata or {}).items()),
         ).strip()
 
-    def deploy(self, number: int, *, stateroot: str = "default", is_container: bool = True) -> None:
+    def deploy(
+        self, number: int, *, stateroot: str = "default", is_container: bool = True, karg: str = "root=LABEL=x"
+    ) -> None:
         origin = self.root.parent / f"origin{number}"
         text = f"container-image-reference={REFERENCE.format(number)}" if is_container else f"refspec=os{number}"
         origin.write_text(f"[origin]\n{text}\n")
-        options = (f"--os={stateroot}", f"--origin-file={origin}", "--retain", "--karg=root=LABEL=x")
+        options = (f"--os={stateroot}", f"--origin-file={origin}", "--retain", f"--karg={karg}")
         self.admin("deploy", *options, f"os{number}")
 
     def boot(self) -> None:
@@ -90,6 +99,29 @@ class OstreeHost:
         """Titles of the boot entries in the loader's order."""
         paths = sorted((self.sysroot / "boot/loader/entries").iterdir(), reverse=True)
         return [path.read_text().splitlines()[0].split()[2] for path in paths]
+
+    def deployment(self, number: int) -> Path:
+        """Directory of a deployment."""
+        return self.sysroot / f"ostree/deploy/default/deploy/{self.find_commit(number)}.0"
+
+    def run_from_mount(self, number: int) -> None:
+        """Let the mount at / say what runs: several deployments with one kernel cannot be told apart otherwise."""
+        mountinfo = self.root / "proc/self/mountinfo"
+        mountinfo.parent.mkdir(exist_ok=True)
+        where = self.deployment(number).relative_to(self.sysroot)
+        mountinfo.write_text(f"22 1 8:1 /{where} / rw - xfs /dev/sda1 rw\n")
+
+    def stage(self, number: int, *, is_locked: bool = False) -> str:
+        """Write what libostree writes for a staged deployment; returns its commit."""
+        from gi.repository import GLib
+
+        commit = self.find_commit(number)
+        strings = {"name": f"{commit}.1", "osname": "default"}
+        target = GLib.Variant("a{sv}", {key: GLib.Variant("s", text) for key, text in strings.items()})
+        data = {"target": target, **({"locked": GLib.Variant("b", True)} if is_locked else {})}  # noqa: FBT003 - C API
+        self.staged_file.parent.mkdir(exist_ok=True)
+        self.staged_file.write_bytes(GLib.Variant("a{sv}", data).get_data_as_bytes().get_data())
+        return commit
 
     def find_commit(self, number: int) -> str:
         return self.ostree(f"--repo={self.sysroot}/ostree/repo", "rev-parse", f"os{number}").strip()
@@ -111,6 +143,17 @@ def make_host(directory: Path, *numbers: int, plain: tuple[int, ...] = (), kerne
     (host.root / "run/ostree-booted").touch()
     host.boot()
     return host
+
+
+def document(capsys: pytest.CaptureFixture[str], host: OstreeHost) -> dict[str, Any]:
+    """What `status --json` prints, checked with bootc's schema."""
+    code, out, err = flowkit.run(capsys, "status", "--root", host.root, "--json")
+    assert (code, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    schema = json.loads((Path(__file__).parent / "corpora/host-v1.schema.json").read_text())
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(found)
+    return found
 
 
 def rollback(capsys: pytest.CaptureFixture[str], host: OstreeHost, *options: str) -> tuple[int, str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bootc_fast._survey import OpenImage
     from bootc_fast.etc import EtcPlan
+    from bootc_fast.etc_sources import EtcSource
     from bootc_fast.host import Host
     from bootc_fast.types import Strategy, VerityDigest
 
@@ -102,11 +103,20 @@ async def count_missing_changes(host: Host, booted: VerityDigest, target: Verity
     objects_fd = await open_directory(host, host.objects, stack)
     current_fd = await open_etc(host, stack)
     target_fd = await open_directory(host, host.state_dir(target) / "etc", stack)
-    plan = await plan_etc_merge(
-        ImageSource(image.fd, objects_fd),
-        DirectorySource(current_fd),
-        DirectorySource(target_fd),
-        policy=MergePolicy(),
+    return await count_changes_missing(
+        ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd)
     )
+
+
+async def count_changes_missing(pristine: EtcSource, current: DirectorySource, target: DirectorySource) -> int:
+    """Count what was changed from `pristine` to `current` and is not in `target`; writes nothing.
+
+    Cancellation: within 50 ms.
+
+    Raises:
+        FileSystemError: Something cannot be read.
+        ImageFormatError: An image is malformed.
+    """
+    plan = await plan_etc_merge(pristine, current, target, policy=MergePolicy())
     report = plan.report
     return len(report.kept) + len(report.deleted) + len(report.conflicts)

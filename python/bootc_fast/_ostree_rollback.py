@@ -6,31 +6,52 @@ Source:
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
 from bootc_fast import _message_ids
 from bootc_fast._native import run_blocking
-from bootc_fast._restart import RestartWay, SoftRebootMode, require_live
-from bootc_fast.errors import NoRollbackTargetError, SoftRebootError, UsageError
+from bootc_fast._ostree_etc import count_missing_ostree_changes
+from bootc_fast._ostree_restart import OstreeRestart
+from bootc_fast._steps import single_error
+from bootc_fast._text import describe_error, flatten
+from bootc_fast.errors import BootcFastError, InvalidStateError, NoRollbackTargetError, UsageError
 from bootc_fast.host import hold_lock
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
-from bootc_fast.ostree import read_ostree, reorder_ostree
+from bootc_fast.ostree import check_bootable, read_ostree, reorder_ostree
 from bootc_fast.rollback_outcome import BOOTED, PREVIOUS, RollbackOutcome, note_reboot
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bootc_fast._restart import SoftRebootMode
     from bootc_fast._steps import Steps
     from bootc_fast.host import Host
     from bootc_fast.ostree import OstreeDeployment, OstreeSurvey
 
 LOOK_TIMEOUT_S = 90.0
+COMPARE_TIMEOUT_S = 120.0
 # libostree waits for its lock, writes, and removes what no deployment needs any more.
 COMMIT_TIMEOUT_S = 100.0
-TIDY_TIMEOUT_S = 5.0
 _MIN_PREFIX_CHARS = 8
-_NO_FASTER_WAY = "on an ostree host only a full reboot is possible"
+
+
+@dataclass(slots=True)
+class _Run:
+    """One rollback under way."""
+
+    host: Host
+    steps: Steps
+    survey: OstreeSurvey
+    first: OstreeDeployment
+    restart: OstreeRestart
+    etc_changes_missing: int | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 async def rollback_ostree(
@@ -54,11 +75,12 @@ async def rollback_ostree(
         dry_run: Find out everything, write nothing.
         allow_non_container: Also go back to a deployment that no container image was the source of.
         apply: Name the way to restart in the outcome.
-        soft_reboot: A faster way than a full reboot; ostree hosts have none here.
+        soft_reboot: Prepare a faster way than a full reboot.
 
     Raises:
-        SoftRebootError: A faster way than a full reboot is required; nothing was changed.
+        SoftRebootError: The asked-for way to restart is not possible; the order is the old one.
         NoRollbackTargetError: There is no other deployment, or it is not container-based.
+        BootEntryError: The target's kernel, initrd or tree is missing: it would not boot.
         UsageError: `to` names no deployment, or several.
         LockedError: Another process holds our lock or libostree's.
         FileSystemError: libostree refused; with its text.
@@ -67,23 +89,59 @@ async def rollback_ostree(
     """
 
     def choose(survey: OstreeSurvey) -> OstreeDeployment:
-        return _choose(survey, to, allow_non_container=allow_non_container)
+        first = _choose(survey, to, allow_non_container=allow_non_container)
+        if first != survey.booted:
+            check_bootable(host, first)
+        return first
 
     with steps.run("look", "Reading deployments", timeout_s=LOOK_TIMEOUT_S):
         survey = await read_ostree(host)
         # Who has nothing to go back to gets no lock file either.
-        first = choose(survey)
-    way, notes = _choose_way(host, apply=apply, soft_reboot=soft_reboot, dry_run=dry_run)
-    if dry_run:
-        return _make_outcome(survey, first, way, notes, dry_run=True)
+        first = await run_blocking(choose, survey)
+    is_wanted = apply or soft_reboot is not None
+    is_revert = first == survey.booted
+    with ExitStack() as stack:
+        restart = OstreeRestart(host, soft_reboot, is_wanted=is_wanted and not is_revert)
+        stack.callback(restart.undo)
+        run = _Run(host, steps, survey, first, restart)
+        if is_wanted and is_revert:
+            run.notes.append("the deployment that runs boots next: nothing to restart into")
+        if not is_revert:
+            await _count_etc_changes(run)
+        await restart.find_way(first, dry_run=dry_run)
+        return _make_outcome(run, dry_run=True) if dry_run else await _commit(run, choose)
+
+
+async def _count_etc_changes(run: _Run) -> None:
+    try:
+        with single_error(), run.steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
+            run.etc_changes_missing = await count_missing_ostree_changes(run.host, run.survey.booted, run.first)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        # A number for information: what a rollback is for is the broken system.
+        run.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]
+
+
+async def _commit(run: _Run, choose: Callable[[OstreeSurvey], OstreeDeployment]) -> RollbackOutcome:
+    host = run.host
+
+    def choose_same(survey: OstreeSurvey) -> OstreeDeployment:
+        found = choose(survey)
+        if found.key != run.first.key:
+            raise InvalidStateError(
+                "writing the order of the deployments: another process has changed it meanwhile",
+                hint="`bootc-fast status` shows it; run this again",
+            )
+        return found
+
     async with hold_lock(host):
-        with steps.run("commit", "Writing the order of the deployments", timeout_s=COMMIT_TIMEOUT_S):
-            survey, first = await reorder_ostree(host, choose)
-            # From here on the order is another one: that is told whatever comes.
-            outcome = _make_outcome(survey, first, way, notes, dry_run=False)
+        with run.steps.run("commit", "Writing the order of the deployments", timeout_s=COMMIT_TIMEOUT_S):
+            # A cancelled time-out ends in libostree; a new order that is on disk is told whatever comes.
+            run.survey, run.first = await reorder_ostree(host, choose_same, enter=run.restart.enter)
             with anyio.CancelScope(shield=True):
+                await run_blocking(run.restart.finish, run.first)
+                outcome = _make_outcome(run, dry_run=False)
                 await run_blocking(note_reboot, host, outcome)
-                await run_blocking(_tell_journal, host, survey, first, outcome)
+                await run_blocking(_tell_journal, host, run.survey, run.first, outcome)
     return outcome
 
 
@@ -120,37 +178,22 @@ def _find_named(survey: OstreeSurvey, to: str) -> OstreeDeployment:
     return found[0]
 
 
-def _choose_way(
-    host: Host, *, apply: bool, soft_reboot: SoftRebootMode | None, dry_run: bool
-) -> tuple[RestartWay | None, tuple[str, ...]]:
-    """Say how to restart, before anything is written."""
-    if not (apply or soft_reboot):
-        return None, ()
-    if not dry_run:
-        require_live(host)
-    if soft_reboot in {SoftRebootMode.REQUIRED, SoftRebootMode.KEXEC}:
-        raise SoftRebootError(f"preparing the restart: {_NO_FASTER_WAY}", hint="leave --soft-reboot away")
-    return RestartWay.FULL, (_NO_FASTER_WAY,) if soft_reboot else ()
-
-
-def _make_outcome(
-    survey: OstreeSurvey, first: OstreeDeployment, way: RestartWay | None, notes: tuple[str, ...], *, dry_run: bool
-) -> RollbackOutcome:
-    is_revert = first == survey.booted
-    if way is not None and is_revert:
-        way, notes = None, ("the deployment that runs boots next: nothing to restart into",)
+def _make_outcome(run: _Run, *, dry_run: bool) -> RollbackOutcome:
+    survey, first = run.survey, run.first
     return RollbackOutcome(
         booted=VerityDigest(survey.booted.name),
         next_boot=VerityDigest(first.name),
-        is_revert=is_revert,
+        is_revert=first == survey.booted,
         is_changed=survey.order[0] != first,
         dropped_staged=VerityDigest(survey.staged.name) if survey.staged else None,
         image_reference=first.reference,
-        manifest_digest=first.manifest_digest,
+        manifest_digest=first.image.manifest_digest,
+        etc_changes_missing=run.etc_changes_missing,
+        entry_name=first.title,
         dry_run=dry_run,
-        restart=way,
-        restart_notes=notes,
-        warnings=first.problems,
+        restart=run.restart.way,
+        restart_notes=(*run.notes, *run.restart.notes),
+        warnings=(*run.warnings, *run.restart.warnings, *first.problems),
         is_ostree=True,
     )
 
@@ -158,13 +201,13 @@ def _make_outcome(
 def _tell_journal(host: Host, survey: OstreeSurvey, first: OstreeDeployment, outcome: RollbackOutcome) -> None:
     send_journal(
         host,
-        f"Rolling back to image: {first.manifest_digest or first.name}",
+        f"Rolling back to image: {first.image.manifest_digest or first.name}",
         message_id=_message_ids.ROLLBACK,
         fields={
             "BOOTC_FAST_OPERATION": "rollback",
             "BOOTC_ROLLBACK_TYPE": "revert" if outcome.is_revert else "rollback",
-            "BOOTC_MANIFEST_DIGEST": first.manifest_digest,
-            "BOOTC_CURRENT_MANIFEST_DIGEST": survey.booted.manifest_digest,
+            "BOOTC_MANIFEST_DIGEST": first.image.manifest_digest,
+            "BOOTC_CURRENT_MANIFEST_DIGEST": survey.booted.image.manifest_digest,
             "BOOTC_OSTREE_COMMIT": first.checksum,
             "BOOTC_FAST_BOOTED": survey.booted.name,
             "BOOTC_FAST_NEXT_BOOT": first.name,

@@ -6,11 +6,19 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast._imginfo import ImageFacts, parse_image_reference
+from bootc_fast._native import run_blocking
+from bootc_fast._ostree_etc import count_missing_ostree_changes
+from bootc_fast._ostree_restart import judge_ostree_soft_reboot
+from bootc_fast._steps import single_error
+from bootc_fast._text import describe_error, flatten
+from bootc_fast._units import read_unit_state
 from bootc_fast.deployments import is_read_only
-from bootc_fast.ostree import read_ostree
+from bootc_fast.errors import BootcFastError, BootEntryError
+from bootc_fast.ostree import check_bootable, read_ostree
 from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import Deployment, Origin, VerityDigest
 
@@ -18,11 +26,21 @@ if TYPE_CHECKING:
     from bootc_fast.host import Host
     from bootc_fast.ostree import OstreeDeployment, OstreeSurvey
 
+FINALIZE_UNIT = "ostree-finalize-staged.service"
+# Starts it when something is staged; newer libostree starts it itself, and has no such unit.
+FINALIZE_PATH_UNIT = "ostree-finalize-staged.path"
+_FAILURE_FILE = "ostree/finalize-failure.stamp"
+_MAX_FAILURE_BYTES = 1 << 16
 
-async def get_ostree_status(host: Host) -> HostStatus:
+
+async def get_ostree_status(host: Host, *, compare_etc: bool = False) -> HostStatus:
     """Find out the state of an ostree host; writes nothing, takes no lock.
 
     ``digest`` of a deployment is ``<commit>.<serial>``. Cancellation: at libostree's next check.
+
+    Args:
+        host: Which.
+        compare_etc: Also find out what a rollback would change in /etc; scans all of it.
 
     Raises:
         BootcFastError: libostree is not installed.
@@ -31,46 +49,111 @@ async def get_ostree_status(host: Host) -> HostStatus:
     """
     survey = await read_ostree(host)
     first = survey.order[0]
+    # Those of the booted stateroot come before the others', as bootc has them.
     rest = [one for one in survey.order if one not in {survey.booted, survey.rollback}]
+    rest.sort(key=lambda one: one.stateroot != survey.booted.stateroot)
     reason = f"first of {len(survey.order)} in libostree's list of deployments"
-    return HostStatus(
-        booted=_describe(survey.booted, first),
-        staged=_describe(survey.staged, first) if survey.staged else None,
-        rollback=_describe(survey.rollback, first) if survey.rollback else None,
-        others=tuple(_describe(one, first) for one in rest),
-        staged_status=_judge_staged(survey) if survey.staged else None,
+    status = HostStatus(
+        booted=await _describe(host, survey.booted, first),
+        staged=await _describe(host, survey.staged, first) if survey.staged else None,
+        rollback=await _describe(host, survey.rollback, first) if survey.rollback else None,
+        others=tuple([await _describe(host, one, first) for one in rest]),
+        staged_status=await _judge_staged(host, survey.staged) if survey.staged else None,
         next_boot=NextBoot(VerityDigest(first.name), first.title, reason),
         rollback_queued=survey.rollback_queued,
         loader=None,
         missing_verity_allowed=False,
         last_finalize=None,
         is_read_only=is_read_only(host),
-        warnings=(),
+        warnings=await run_blocking(_find_failure, host),
     )
+    return await _compare_etc(host, survey, status) if compare_etc else status
 
 
-def _judge_staged(survey: OstreeSurvey) -> StagedStatus:
-    if survey.finalization_locked:
+async def _compare_etc(host: Host, survey: OstreeSurvey, status: HostStatus) -> HostStatus:
+    if survey.rollback is None:
+        return status
+    try:
+        with single_error():
+            count = await count_missing_ostree_changes(host, survey.booted, survey.rollback)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        notes = tuple(f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error))
+        return replace(status, warnings=(*status.warnings, *notes))
+    return replace(status, rollback_etc_changes=count)
+
+
+async def _judge_staged(host: Host, staged: OstreeDeployment) -> StagedStatus:
+    runs, why = await _find_finalize_unit(host)
+    reasons = []
+    if staged.is_finalization_locked:
+        reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
+    if runs is False:
+        reasons.append(why)
+    if reasons:
         return StagedStatus(
-            will_be_applied=False,
-            reasons=("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it",),
-            finalization_locked=True,
+            will_be_applied=False, reasons=tuple(reasons), finalization_locked=staged.is_finalization_locked
         )
-    return StagedStatus(will_be_applied=None, reasons=("ostree-finalize-staged.service does that at shutdown",))
+    return StagedStatus(will_be_applied=runs, reasons=(why,))
 
 
-def _describe(one: OstreeDeployment, first: OstreeDeployment) -> DeploymentStatus:
+async def _find_finalize_unit(host: Host) -> tuple[bool | None, str]:
+    """Say whether libostree's unit will finalize at shutdown: it does so when it is stopped."""
+    if not host.is_live:
+        return None, "units are not looked at with --root"
+    service = await read_unit_state(FINALIZE_UNIT)
+    if service is None:
+        return None, "the service manager cannot be asked"
+    if service.is_active:
+        return True, f"{FINALIZE_UNIT} does it at shutdown"
+    if not service.is_installed:
+        return False, f"{FINALIZE_UNIT} is not installed"
+    path = await read_unit_state(FINALIZE_PATH_UNIT)
+    if path is not None and path.is_active:
+        return None, f"{FINALIZE_PATH_UNIT} has yet to start {FINALIZE_UNIT}"
+    return False, f"{FINALIZE_UNIT} is not active; `systemctl start {FINALIZE_UNIT}` starts it"
+
+
+def _find_failure(host: Host) -> tuple[str, ...]:
+    """Read how the last finalize failed, where it did and nobody was told yet.
+
+    Source:
+        libostree ``_OSTREE_FINALIZE_STAGED_FAILURE_PATH``; ostree-boot-complete.service removes it.
+    """
+    boot = host.boot if host.is_live else host.sysroot / "boot"
+    try:
+        text = host.read_bytes(boot / _FAILURE_FILE, max_bytes=_MAX_FAILURE_BYTES)
+    except (OSError, BootcFastError):
+        return ()
+    return (f"the last {FINALIZE_UNIT} failed: {text.decode('utf-8', 'backslashreplace').strip()}",)
+
+
+async def _describe(host: Host, one: OstreeDeployment, first: OstreeDeployment) -> DeploymentStatus:
     digest = VerityDigest(one.name)
-    origin = Origin(image_reference=one.reference, manifest_digest=one.manifest_digest)
+    problems = (*one.problems, *(await run_blocking(_find_missing_files, host, one)))
+    origin = Origin(image_reference=one.reference, manifest_digest=one.image.manifest_digest)
+    reference = None if one.reference is None else parse_image_reference(one.reference)
     return DeploymentStatus(
         digest=digest,
-        deployment=Deployment(digest, origin, has_image=True, problems=one.problems),
-        image=parse_image_reference(one.reference) if one.reference else None,
-        facts=ImageFacts(version=one.version, timestamp=one.timestamp, architecture=one.architecture),
+        deployment=Deployment(digest, origin, has_image=True, problems=problems),
+        # What packages were added to is no container image any more.
+        image=None if one.is_changed_locally else reference,
+        facts=ImageFacts(one.image.version, one.image.timestamp, one.image.architecture),
         title=one.title,
-        version=one.version,
+        version=one.image.version,
         entry_name=one.title,
         boots_next=one == first,
-        problems=one.problems,
+        problems=problems,
+        soft_reboot=await judge_ostree_soft_reboot(host, one),
         ostree=one,
     )
+
+
+def _find_missing_files(host: Host, one: OstreeDeployment) -> tuple[str, ...]:
+    if one.is_staged:
+        # Its boot entry is written when it is finalized.
+        return ()
+    try:
+        check_bootable(host, one)
+    except (BootEntryError, OSError) as error:
+        return (describe_error(error),)
+    return ()

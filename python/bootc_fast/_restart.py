@@ -86,32 +86,41 @@ class Restart:
             error.hint = _FULL_HINT
             raise
         self._forget()
-        self._tell()
+        tell_prepared(self._host, self.way, self._target, self.notes)
 
     def _forget(self) -> None:
         """Drop a marker that would outlive what it stands for; what cannot be dropped, the next boot drops."""
         with suppress(BootcFastError, OSError):
             drop_outdated_marker(self._host, read_booted(self._host).digest)
 
-    def _tell(self) -> None:
-        reasons = f" ({'; '.join(self.notes)})" if self.notes else ""
-        send_journal(
-            self._host,
-            f"Prepared: `systemctl {self.way}` enters {self._target}{reasons}",
-            message_id=_message_ids.RESTART_PREPARED,
-            fields={
-                "BOOTC_FAST_OPERATION": "restart",
-                "BOOTC_FAST_RESTART": self.way.value,
-                "BOOTC_FAST_NEXT_BOOT": self._target,
-                "BOOTC_FAST_RESTART_NOTES": "\n".join(self.notes) or None,
-            },
-            priority=PRIORITY_NOTICE,
-        )
-
     def undo(self) -> None:
         """Drop what was loaded, unless it is in force."""
         if self.way is RestartWay.KEXEC and not self._is_committed:
             unload_kexec(self._host)
+
+
+def tell_prepared(host: Host, way: RestartWay, target: str, notes: tuple[str, ...]) -> None:
+    """Tell the journal what was prepared; blocks, never raises.
+
+    Args:
+        host: Which.
+        way: How.
+        target: Into what: a digest, or an ostree deployment's name.
+        notes: Why it is no faster one.
+    """
+    reasons = f" ({'; '.join(notes)})" if notes else ""
+    send_journal(
+        host,
+        f"Prepared: `systemctl {way}` enters {target}{reasons}",
+        message_id=_message_ids.RESTART_PREPARED,
+        fields={
+            "BOOTC_FAST_OPERATION": "restart",
+            "BOOTC_FAST_RESTART": way.value,
+            "BOOTC_FAST_NEXT_BOOT": target,
+            "BOOTC_FAST_RESTART_NOTES": "\n".join(notes) or None,
+        },
+        priority=PRIORITY_NOTICE,
+    )
 
 
 def clear_next_root(host: Host, *, keep_kexec: bool = False) -> bool:

@@ -132,15 +132,27 @@ def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int
         kernel, *initrds = [open_boot_file(look, path) for path in (entry.linux, *entry.initrd)]
         for fd in (kernel, *initrds):
             stack.callback(os.close, fd)
-        if len(initrds) <= 1:
-            return kernel, initrds[0] if initrds else None
-        parts = []
-        for fd in initrds:
-            with os.fdopen(os.dup(fd), "rb") as file:
-                parts.append(file.read())
-        return kernel, _write_memfd("initrd", parts, stack)
+        return kernel, join_initrds(initrds, stack)
     except OSError as error:
         raise FileSystemError(f"reading kernel and initrd: {error.strerror}") from error
+
+
+def join_initrds(fds: list[int], stack: ExitStack) -> int | None:
+    """Make one initrd of several; blocks.
+
+    Returns:
+        A descriptor for reading, which `stack` closes; None where there is none.
+
+    Raises:
+        OSError: As from ``read`` and ``memfd_create``.
+    """
+    if len(fds) <= 1:
+        return fds[0] if fds else None
+    parts = []
+    for fd in fds:
+        with os.fdopen(os.dup(fd), "rb") as file:
+            parts.append(file.read())
+    return _write_memfd("initrd", parts, stack)
 
 
 def _extract_sections(uki: Uki, stack: ExitStack) -> tuple[int, int | None]:

@@ -64,7 +64,7 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
     """
     host = await run_blocking(open_host, root)
     if await run_blocking(is_ostree_host, host):
-        return await get_ostree_status(host)
+        return await get_ostree_status(host, compare_etc=compare_etc)
     booted = await run_blocking(read_booted, host)
     notes: list[str] = []
     marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)

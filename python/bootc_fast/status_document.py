@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
-    from bootc_fast._imginfo import ImageName
+    from bootc_fast._imginfo import ImageFacts, ImageName
+    from bootc_fast.ostree import OstreeImage
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.status_report import DeploymentStatus, HostStatus
 
@@ -23,6 +24,12 @@ KIND = "BootcHost"
 
 _BOOTLOADERS = {Loader.SYSTEMD_BOOT: "systemd", Loader.GRUB: "grub", Loader.GRUB_CC: "grub-cc", None: "none"}
 _BOOT_TYPES = {BootType.BLS: "Bls", BootType.UKI: "Uki"}
+# By libostree's name of how /usr was unlocked.
+_USR_OVERLAYS = {
+    "development": {"accessMode": "readWrite", "persistence": "transient"},
+    "hotfix": {"accessMode": "readWrite", "persistence": "persistent"},
+    "transient": {"accessMode": "readOnly", "persistence": "transient"},
+}
 # The OCI names of architectures; others are the same as the kernel's.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -50,15 +57,16 @@ def make_document(status: HostStatus) -> Document:
         "metadata": {"name": "host"},
         "spec": {
             "image": _image_reference(wanted.image),
-            "bootOrder": "rollback" if status.rollback_queued else "default",
+            # Without an image bootc has nothing to specify.
+            "bootOrder": "rollback" if status.rollback_queued and wanted.image else "default",
         },
         "status": {
             **shown,
             "otherDeployments": [_entry(one, status) for one in status.others],
             "rollbackQueued": status.rollback_queued,
             "readOnly": status.is_read_only,
-            "type": "bootcHost",
-            "usrOverlay": None,
+            "type": "bootcHost" if status.booted.ostree is None or status.booted.image else None,
+            "usrOverlay": _USR_OVERLAYS.get(status.booted.ostree.unlocked) if status.booted.ostree else None,
         },
         "bootcFast": _own_facts(status),
     }
@@ -74,7 +82,7 @@ def _image_reference(name: ImageName | None) -> Document | None:
 def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
     return {
         "image": _image_status(one),
-        "cachedUpdate": None,
+        "cachedUpdate": _cached_update(one),
         "incompatible": one.ostree is not None and one.ostree.is_changed_locally,
         "pinned": one.ostree is not None and one.ostree.is_pinned,
         "downloadOnly": False,
@@ -95,7 +103,7 @@ def _backend(one: DeploymentStatus, status: HostStatus) -> Document:
     """What depends on how the deployment is stored."""
     if one.ostree is not None:
         return {
-            "store": "ostreeContainer" if one.ostree.reference else None,
+            "store": "ostreeContainer",
             "ostree": {
                 "stateroot": one.ostree.stateroot,
                 "checksum": one.ostree.checksum,
@@ -120,7 +128,16 @@ def _backend(one: DeploymentStatus, status: HostStatus) -> Document:
 def _image_status(one: DeploymentStatus) -> Document | None:
     origin = one.deployment.origin
     digest = origin.manifest_digest if origin else None
-    reference = _image_reference(one.image)
+    return _make_image(one.image, digest, one.facts)
+
+
+def _cached_update(one: DeploymentStatus) -> Document | None:
+    newer = one.ostree.cached_update if one.ostree is not None else None
+    return None if newer is None else _make_image(one.image, newer.manifest_digest, newer)
+
+
+def _make_image(name: ImageName | None, digest: str | None, facts: ImageFacts | OstreeImage) -> Document | None:
+    reference = _image_reference(name)
     if reference is None or digest is None:
         # The schema wants both; the reference alone stands in spec and in the human form.
         return None
@@ -128,10 +145,10 @@ def _image_status(one: DeploymentStatus) -> Document | None:
     return {
         "image": reference,
         "imageDigest": digest,
-        "version": one.facts.version,
-        "timestamp": one.facts.timestamp,
+        "version": facts.version,
+        "timestamp": facts.timestamp,
         # The schema wants one: what can boot here is of this machine's architecture.
-        "architecture": one.facts.architecture or _ARCHITECTURES.get(machine, machine),
+        "architecture": facts.architecture or _ARCHITECTURES.get(machine, machine),
     }
 
 

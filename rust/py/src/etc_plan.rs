@@ -14,7 +14,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::call;
-use crate::image::Image;
 use crate::tree::{Tree, TreeEntry};
 use crate::verity::duplicate;
 
@@ -168,7 +167,7 @@ pub fn plan_etc(
     new_objects: Option<RawFd>,
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
-    new_image: Option<&Image>,
+    new_image: Option<&Tree>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
     let hidden = current.hidden_paths();
@@ -188,7 +187,7 @@ pub fn plan_etc(
         new: new.input(),
         hidden,
         policy: &policy,
-        new_image: new_image.map(Image::inner),
+        new_image: new_image.map(|image| image.inner().as_ref()),
     };
     let work = |cancel: &dyn Cancel| plan(&input, cancel);
     let merged = call::detached(py, check, work, |_, error| plan_error(error))?;

@@ -12,4 +12,3 @@ pub mod namespace;
 pub mod resolve;
 pub mod sync;
 pub mod verity;
-pub mod xattrat;

@@ -83,17 +83,6 @@ impl Stat {
     }
 }
 
-/// What a scan saw of a regular file, beside [`Stat`]: the same afterwards means that the content is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskState {
-    /// `st_ino`.
-    pub inode: u64,
-    /// Time of the last change of content or attributes.
-    pub ctime: Timestamp,
-    /// The kernel's fs-verity protects it.
-    pub has_verity: bool,
-}
-
 /// Where a node's content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'t> {
@@ -139,8 +128,7 @@ pub(super) enum RawContent {
     Inline(Span),
     Target(Span),
     Object(u32),
-    /// Index into `disk_states`; past its end where none is known.
-    OnDisk(u32),
+    OnDisk,
 }
 
 #[derive(Debug, Clone)]
@@ -166,8 +154,6 @@ pub struct Tree {
     pub(super) bytes: Vec<u8>,
     pub(super) xattr_refs: Vec<(Span, Span)>,
     pub(super) digests: Vec<Digest>,
-    pub(super) disk_states: Vec<DiskState>,
-    pub(super) has_links: bool,
 }
 
 impl Tree {
@@ -181,12 +167,6 @@ impl Tree {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
-    }
-
-    /// Whether any node has a link group.
-    #[must_use]
-    pub fn has_links(&self) -> bool {
-        self.has_links
     }
 
     /// The root directory.
@@ -321,16 +301,7 @@ impl<'t> Node<'t> {
             Some(RawContent::Object(index)) => {
                 tree.digests.get(index as usize).map_or(Content::None, Content::Object)
             }
-            Some(RawContent::OnDisk(_)) => Content::OnDisk,
-        }
-    }
-
-    /// What the scan saw of a file that is [`Content::OnDisk`]; `None` where the tree was made in another way.
-    #[must_use]
-    pub fn disk_state(&self) -> Option<&'t DiskState> {
-        match self.raw()?.content {
-            RawContent::OnDisk(index) => self.tree.disk_states.get(index as usize),
-            _ => None,
+            Some(RawContent::OnDisk) => Content::OnDisk,
         }
     }
 
