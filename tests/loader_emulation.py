@@ -163,10 +163,12 @@ def compare_systemd(one: Entry, two: Entry) -> int:
     keyed = -_sign("sort-key" in one.values, "sort-key" in two.values)
     order = exhausted or keyed
     if not order and "sort-key" in one.values:
-        pairs = [(one.values.get(key), two.values.get(key)) for key in ("sort-key", "machine-id")]
-        order = next(
-            (found for a, b in pairs if (found := _sign((a is not None, a or ""), (b is not None, b or "")))), 0
-        )  # type: ignore[arg-type]
+        for key in ("sort-key", "machine-id"):
+            pair = [
+                (value is not None, (value or "").encode("utf-16-be"))
+                for value in (one.values.get(key), two.values.get(key))
+            ]
+            order = order or (pair[0] > pair[1]) - (pair[0] < pair[1])
         order = order or -compare_uapi(one.values.get("version", ""), two.values.get("version", ""))
     names = [re.sub(r"\+\d+(?:-\d+)?(?=\.conf$)", "", entry.name).lower() for entry in (one, two)]
     order = order or -compare_uapi(*names)
@@ -192,7 +194,7 @@ def compare_upstream(one: Entry, two: Entry) -> int:
 RULES = {
     Loader.SYSTEMD_BOOT: (compare_systemd,),
     Loader.GRUB: (compare_fedora, compare_upstream),
-    Loader.GRUB_CC: (compare_fedora, compare_upstream),
+    Loader.GRUB_CC: (compare_fedora,),
 }
 
 
@@ -210,6 +212,8 @@ def list_menu(
         make_entry(path.rsplit("/", 1)[1], raw)
         for path, raw in files.items()
         if path.startswith("loader/entries/") and path.endswith(".conf") and not _is_hidden(loader, files, raw)
+        # Upstream's GRUB alone shows hidden files.
+        if compare is compare_upstream or "/." not in path
     ]
     shown = sorted(entries, key=cmp_to_key(compare or RULES[loader][0]))
     if loader is not Loader.GRUB:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _ESP_MIB = 200
+# What the lab writes into efiuuid.cfg, by which GRUB finds the ESP.
+_ESP_VOLUME_ID = "7B7795E7"
 _ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 _ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 
@@ -46,7 +48,7 @@ def make_disk(lab: Path, disk: Path, *, root_mib: int, esp_files: Mapping[str, P
     esp, root = disk.with_suffix(".esp"), disk.with_suffix(".root")
     with esp.open("wb") as file:
         file.truncate(_ESP_MIB * _MIB)
-    _run("mkfs.vfat", "-F", "32", "-n", "ESP", esp)
+    _run("mkfs.vfat", "-F", "32", "-n", "ESP", "-i", _ESP_VOLUME_ID, esp)
     staging = disk.with_suffix(".efi")
     shutil.copytree(lab / "efi", staging)
     for name, content in esp_files.items():
@@ -83,21 +85,33 @@ class Run:
     seconds: float
 
 
-def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float) -> Run:
+def _firmware(variables: Path, *, secure_boot: bool) -> list[str]:
+    """QEMU's options for machine and firmware; with Secure Boot the variables are writable in SMM only."""
+    code, machine = ("OVMF_CODE_4M.secboot.fd", "q35,smm=on") if secure_boot else ("OVMF_CODE_4M.fd", "q35")
+    shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
+    options = [
+        "-machine", machine,
+        "-drive", f"if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/{code}",
+        "-drive", f"if=pflash,format=raw,file={variables}",
+    ]  # fmt: skip
+    if secure_boot:
+        options += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
+    return options
+
+
+def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float, secure_boot: bool = False) -> Run:
     """Boot the disk `boots` times; return what it reported on its second serial port, one JSON object a line.
 
     Every reset ends QEMU and the next boot starts it anew: a boot that hangs is then one that can be named, and
     the firmware finds its variables as after a power cycle.
     """
-    variables, console, report = work / "vars.fd", work / "console.log", work / "report.log"
-    shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
+    console, report = work / "console.log", work / "report.log"
     for path in (console, report):
         path.touch()
     argv = [
-        "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+        "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-accel", "tcg,thread=multi,tb-size=512",
+        *_firmware(work / "vars.fd", secure_boot=secure_boot),
         "-cpu", "Nehalem", "-smp", "1", "-m", "2048", "-display", "none", "-nic", "none",
-        "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
-        "-drive", f"if=pflash,format=raw,file={variables}",
         "-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}",
         "-chardev", f"file,id=console,append=on,path={console}", "-serial", "chardev:console",
         "-chardev", f"file,id=report,append=on,path={report}", "-serial", "chardev:report",

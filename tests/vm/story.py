@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vm import initramfs, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # Slow under emulation, and nothing here needs them.
 _MASKED = (
@@ -48,21 +48,28 @@ def _install_program(root: Path) -> None:
         (wants / unit).symlink_to(f"../{unit}")
 
 
-def _install_guest(root: Path) -> None:
-    script = root / "usr/lib/bootc-fast-vmtest/guest.py"
-    script.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("guest.py"), script)
+def _install_guest(root: Path, guest: str) -> None:
+    """Install what runs inside: all guests, of which `guest` is started."""
+    package = root / "usr/lib/bootc-fast-vmtest/vm"
+    package.mkdir(parents=True)
+    for script in Path(__file__).parent.glob("guest*.py"):
+        shutil.copy(script, package)
     unit = root / "usr/lib/systemd/system/bootc-fast-vmtest.service"
     unit.write_text(
         "[Unit]\nAfter=multi-user.target bootc-fast-finalize-staged.service\n"
-        "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /usr/lib/bootc-fast-vmtest/guest.py\n"
+        "[Service]\nType=oneshot\nWorkingDirectory=/usr/lib/bootc-fast-vmtest\n"
+        f"ExecStart=/usr/bin/python3 -m vm.{guest}\n"
     )
     (unit.parent / "multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
 
 
-def prepare_tree(work: Path) -> Path:
-    """Make the image's first version in `work`: Debian 13 with the program, the guest and an initramfs."""
-    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS], check=True)
+def prepare_tree(work: Path, *, guest: str = "guest") -> Path:
+    """Make the image's first version in `work`: Debian 13 with the program, a guest and an initramfs.
+
+    Args:
+        work: An empty directory.
+        guest: The module in this directory whose ``main`` runs at every boot.
+    """
     root = work / "root"
     subprocess.run(["cp", "-a", "--reflink=auto", ROOTFS, root], check=True)
     for name in ("sysroot", "efi"):
@@ -73,7 +80,7 @@ def prepare_tree(work: Path) -> Path:
         (root / "usr/lib/systemd/system" / unit).unlink(missing_ok=True)
         (root / "usr/lib/systemd/system" / unit).symlink_to("/dev/null")
     _install_program(root)
-    _install_guest(root)
+    _install_guest(root, guest)
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     initrd = root / "boot" / kernel.name.replace("vmlinuz", "initrd.img")
     initrd.write_bytes(initramfs.make_initramfs(root, work).read_bytes())
@@ -111,7 +118,9 @@ class Host:
     second: str
 
 
-def prepare_host(work: Path, root: Path, *, loader: str, boot_type: str) -> Host:
+def prepare_host(
+    work: Path, root: Path, *, loader: str, boot_type: str, change: Callable[[Path], None] = change_image
+) -> Host:
     """Install the tree at `root`, change it, stage it; `root` is then the second version.
 
     The marker lies in /run, which no disk has: the guest finds it in /var and writes it.
@@ -119,7 +128,7 @@ def prepare_host(work: Path, root: Path, *, loader: str, boot_type: str) -> Host
     lab = work / "host"
     run_lab("create", lab, "--from", root, "--loader", loader, "--boot-type", boot_type)
     (first,) = (path.name for path in (lab / "sysroot/state/deploy").iterdir())
-    change_image(root)
+    change(root)
     run_lab("stage", lab, "--from", root)
     (second,) = (path.name for path in (lab / "sysroot/state/deploy").iterdir() if path.name != first)
     note = lab / "sysroot/state/os/default/var/lib/bootc-fast-vmtest"
@@ -165,7 +174,13 @@ class Story:
 
 
 def play(
-    host: Host, work: Path, *, esp_files: Mapping[str, Path | str], boots: int, boot_timeout_s: float = 500
+    host: Host,
+    work: Path,
+    *,
+    esp_files: Mapping[str, Path | str],
+    boots: int,
+    boot_timeout_s: float = 900,
+    secure_boot: bool = False,
 ) -> Story:
     """Boot the host `boots` times; the tree and the disk are gone afterwards.
 
@@ -175,10 +190,11 @@ def play(
         esp_files: What the ESP has besides what the lab wrote: the loader and its settings.
         boots: How many.
         boot_timeout_s: For each, all that happens before the machine resets or goes off.
+        secure_boot: With a firmware that knows Secure Boot, no keys yet.
     """
     disk = work / "disk.raw"
     machine.make_disk(host.lab, disk, root_mib=1200, esp_files=esp_files)
-    run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=boot_timeout_s)
+    run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=boot_timeout_s, secure_boot=secure_boot)
     check = machine.check_esp(disk)
     shutil.rmtree(host.root)
     disk.unlink()

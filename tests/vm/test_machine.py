@@ -14,6 +14,8 @@ from vm.story import SYSTEMD_BOOT, Story, add_console, play, prepare_host, prepa
 from bootc_fast._mountinfo import find_mount, parse_mountinfo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bootc_fast._mountinfo import MountInfo
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
@@ -25,10 +27,8 @@ def mount_at(table: object, point: str) -> MountInfo:
     return found
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Update and roll back once in the machine; the tests below look at what it reported."""
-    work = tmp_path_factory.mktemp("machine")
+def play_story(work: Path) -> Story:
+    """Update and roll back once; the tests below look at what the machine reported."""
     host = prepare_host(work, prepare_tree(work), loader="systemd-boot", boot_type="bls")
     add_console(host.lab / "efi/loader")
     files = {"EFI/BOOT/BOOTX64.EFI": host.root / SYSTEMD_BOOT, "loader/loader.conf": "timeout 0\n"}

@@ -62,7 +62,8 @@ class MenuEntry:
         initrd: Paths of the initrds.
         uki: Path of the UKI or other EFI program.
         is_bootable: systemd-boot would show it: exactly one kind of thing to start, and the file is whole.
-        is_grub_bootable: Likewise for GRUB, as far as the text says.
+        is_grub_bootable: Likewise for Fedora's GRUB, as far as the text says.
+        is_grub_linux: Likewise for upstream's GRUB, which looks for a kernel and knows no UKIs in entries.
         tries_left, tries_done: Boot counters in the name; None without.
         missing: Paths that it names and that are not there or empty.
         menu_id: What GRUB knows it by, where that is not the file's name.
@@ -82,6 +83,7 @@ class MenuEntry:
     uki: bytes | None = None
     is_bootable: bool = False
     is_grub_bootable: bool = False
+    is_grub_linux: bool = False
     tries_left: int | None = None
     tries_done: int | None = None
     missing: tuple[bytes, ...] = ()
@@ -204,6 +206,7 @@ def parse_entry(file_name: bytes, raw: bytes, *, known: Collection[VerityDigest]
         uki=uki,
         is_bootable=len(kinds) == 1 and is_whole,
         is_grub_bootable=len(set(grub_keys)) == 1 and is_whole,
+        is_grub_linux=b"linux" in grub_keys and is_whole,
         tries_left=counters[0] if counters else None,
         tries_done=counters[1] if counters else None,
     )

@@ -145,6 +145,7 @@ def _make_entry(arguments: list[bytes], raw: bytes, known: Collection[VerityDige
         uki=path,
         is_bootable=True,
         is_grub_bootable=True,
+        is_grub_linux=True,
         menu_id=menu_id if menu_id is not None else title,
     )
 

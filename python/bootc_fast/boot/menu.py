@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.directory import RealVolume
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
-from bootc_fast.boot.order import OrderRule, find_dropped, sort_entries
+from bootc_fast.boot.order import OrderRule, find_dropped, rules_of, sort_entries
 from bootc_fast.boot.override import (
     DefaultChoice,
     LoaderOverride,
@@ -186,7 +186,7 @@ class _Reader:
         if raw is None:
             return None
         entry = parse_entry(name, raw, known=self.known)
-        if not raw.strip() or b"\0" in raw or not (entry.is_bootable or entry.is_grub_bootable):
+        if b"\0" in raw or not (entry.is_bootable or entry.is_grub_bootable or entry.is_grub_linux):
             self.warnings.append(f"{_show(path)}/{_show(name)} is empty or torn: the loader skips it")
             # Text that is no entry may be an admin's note; nothing, or zeros, is what a power cut leaves.
             if (not raw.strip() or b"\0" in raw) and not entry.is_own and OWN_NAME.fullmatch(name):
@@ -287,8 +287,9 @@ def grub_directory(rule: OrderRule) -> bytes:
 
 def _find_rule(boot: BootVolume, loader: Loader) -> OrderRule:
     """Fedora and its kin keep GRUB in ``grub2``, upstream in ``grub``."""
-    if loader is Loader.SYSTEMD_BOOT:
-        return OrderRule.SYSTEMD_BOOT
+    rules = rules_of(loader)
+    if len(rules) == 1:
+        return rules[0]
     for name, rule in ((GRUB_DIRECTORY, OrderRule.GRUB_FEDORA), (GRUB_UPSTREAM_DIRECTORY, OrderRule.GRUB_UPSTREAM)):
         directory = boot.open_directory(name)
         if directory is not None:
@@ -391,7 +392,11 @@ def _read_user_cfg(
 def _find_oddities(
     entries: Sequence[MenuEntry], files: Sequence[MenuEntry], rule: OrderRule, choice: DefaultChoice
 ) -> list[str]:
-    found = [f"{rule.value} drops {entry.label}: its name compares equal" for entry in find_dropped(files, rule)]
+    fate = "drops" if rule is OrderRule.GRUB_FEDORA else "stops reading entries at"
+    found = [
+        f"{rule.value} {fate} {entry.label}: its name compares equal to another one's"
+        for entry in find_dropped(files, rule)
+    ]
     found += [
         f"{entry.label} names {_show(path)}, which is missing or empty"
         for entry in (*entries, *(file for file in files if file not in entries))

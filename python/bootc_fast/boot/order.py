@@ -24,9 +24,14 @@ class OrderRule(enum.StrEnum):
 
 
 def rules_of(loader: Loader) -> tuple[OrderRule, ...]:
-    """Return the rules that a loader of this kind may follow; which GRUB it is can not be told from outside."""
+    """Return the rules that a loader of this kind may follow; which GRUB it is can not be told from outside.
+
+    GRUB CC is built from Fedora's sources.
+    """
     if loader is Loader.SYSTEMD_BOOT:
         return (OrderRule.SYSTEMD_BOOT,)
+    if loader is Loader.GRUB_CC:
+        return (OrderRule.GRUB_FEDORA,)
     return (OrderRule.GRUB_FEDORA, OrderRule.GRUB_UPSTREAM)
 
 
@@ -92,7 +97,7 @@ def compare_grub_fedora(left: MenuEntry, right: MenuEntry) -> int:
 
 
 def compare_grub_upstream(left: MenuEntry, right: MenuEntry) -> int:
-    """Compare as GRUB 2.14 does; negative where `left` is shown first, 0 where it drops one of them."""
+    """Compare as GRUB 2.14 does; negative where `left` is shown first, 0 where it stops reading."""
     return -compare_file_names(left.file_name, right.file_name)
 
 
@@ -112,10 +117,16 @@ def is_shown(entry: MenuEntry, rule: OrderRule) -> bool:
     """Say whether the loader shows the entry at all.
 
     systemd-boot leaves out what has no loader file and names that start with ``.`` or ``auto-``; GRUB looks at the
-    text only.
+    text only: Fedora's for a kernel or an EFI program, upstream's for a kernel, also in names that start with ``.``.
+
+    Source:
+        systemd ``src/boot/boot.c``; Fedora's GRUB ``blscfg.c``, ``read_entry``; GRUB 2.14 ``blsuki.c``,
+        ``blsuki_read_entry``, and its menu in a machine (``tests/vm/test_grub_order.py``).
     """
     name = entry.file_name
-    if rule is not OrderRule.SYSTEMD_BOOT:
+    if rule is OrderRule.GRUB_UPSTREAM:
+        return name.endswith(b".conf") and entry.is_grub_linux
+    if rule is OrderRule.GRUB_FEDORA:
         return name.endswith(b".conf") and not name.startswith(b".") and entry.is_grub_bootable
     if not name.lower().endswith(b".conf") or name.lower().startswith((b".", b"auto-")):
         return False
@@ -127,7 +138,8 @@ def sort_entries(entries: Iterable[MenuEntry], rule: OrderRule) -> tuple[MenuEnt
     """Return what the loader shows, in its order.
 
     Of entries that compare equal GRUB keeps the one that it reads first, which depends on the directory: here the
-    one that `entries` has first.
+    one that `entries` has first. Upstream's (2.14) then reads no more: what the directory has behind the second one is
+    not shown either, which cannot be told from here.
     """
     shown = sorted((entry for entry in entries if is_shown(entry, rule)), key=cmp_to_key(_COMPARE[rule]))
     if rule is OrderRule.SYSTEMD_BOOT:
@@ -136,6 +148,9 @@ def sort_entries(entries: Iterable[MenuEntry], rule: OrderRule) -> tuple[MenuEnt
 
 
 def find_dropped(entries: Sequence[MenuEntry], rule: OrderRule) -> tuple[MenuEntry, ...]:
-    """Return the entries that the loader silently leaves out because another one compares equal."""
+    """Return the entries that GRUB silently leaves out because another one compares equal.
+
+    Upstream's (2.14) stops at such an entry, and whatever the directory has behind it is left out too.
+    """
     kept = {id(entry) for entry in sort_entries(entries, rule)}
     return tuple(entry for entry in entries if is_shown(entry, rule) and id(entry) not in kept)

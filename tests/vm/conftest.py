@@ -1,0 +1,41 @@
+"""Stories are played before the first test that looks at one, side by side: a machine keeps one processor busy."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from vm.story import REPOSITORY, ROOTFS, Story
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_PARALLEL = 2
+
+
+@pytest.fixture(scope="session")
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[ModuleType, Future[Story]]:
+    """Play the stories of all modules that are to run and have a ``play_story``; all have ended when it returns.
+
+    One that failed fails the tests of its module, not the others.
+    """
+    modules = list(
+        dict.fromkeys(
+            item.module
+            for item in request.session.items
+            if isinstance(item, pytest.Function) and hasattr(item.module, "play_story")
+        )
+    )
+    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS], check=True)
+    works = [tmp_path_factory.mktemp(module.__name__.rpartition(".")[2]) for module in modules]
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        futures = [pool.submit(module.play_story, work) for module, work in zip(modules, works, strict=True)]
+    return dict(zip(modules, futures, strict=True))
+
+
+@pytest.fixture(scope="module")
+def story(request: pytest.FixtureRequest, played: dict[ModuleType, Future[Story]]) -> Story:
+    """What happened in this module's story."""
+    return played[request.module].result()
