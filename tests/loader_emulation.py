@@ -96,7 +96,7 @@ def _order(text: str, at: int) -> int:
         return 0
     if char == "~":
         return -2
-    return ord(char) if char.isalpha() else ord(char) + 256
+    return ord(char) if char.isascii() and char.isalpha() else ord(char) + 256
 
 
 def _compare_pass(a: str, b: str) -> int:
@@ -188,7 +188,8 @@ def compare_fedora(one: Entry, two: Entry) -> int:
 
 def compare_upstream(one: Entry, two: Entry) -> int:
     """Upstream's ``blscfg``."""
-    return -compare_file_names(one.name, two.name)
+    left, right = (entry.name.encode().decode("latin-1") for entry in (one, two))  # it compares bytes
+    return -compare_file_names(left, right)
 
 
 RULES = {

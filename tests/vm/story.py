@@ -179,7 +179,7 @@ def play(
     *,
     esp_files: Mapping[str, Path | str],
     boots: int,
-    boot_timeout_s: float = 900,
+    boot_timeout_s: float = 1200,
     secure_boot: bool = False,
 ) -> Story:
     """Boot the host `boots` times; the tree and the disk are gone afterwards.
