@@ -5,23 +5,25 @@ The host's files are a directory's, its partitions are loop devices; ext4 stands
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hosts import make_host, mount_line
 
+from bootc_fast import _core, mounts
 from bootc_fast.boot import disks, esp, firmware
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from bootc_fast.host import Host
 
@@ -147,3 +149,29 @@ def test_a_boot_directory_of_another_file_system_is_cloned_writable(
     out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     assert out == "grub boot ['grub2'] None\n"
     assert (at / "written").is_dir()
+
+
+async def test_grubs_directory_on_the_root_is_opened_where_a_detached_mount_cannot_be_cloned(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clone(dir_fd: int, *, recursive: bool = False, read_only: bool | None = None) -> int:
+        """Clone as kernels before 6.15 do: only what the mount table shows."""
+        info = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{dir_fd}").read_text().splitlines())
+        table = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+        if info["mnt_id"].strip() not in {line.split()[0] for line in table}:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real_clone(dir_fd, recursive=recursive, read_only=read_only)
+
+    real_clone = _core.clone_mount
+    monkeypatch.setattr(_core, "clone_mount", clone)
+    host = replace(host, is_live=True)
+    host.mountinfo.write_text(SYSROOT)
+    host.make_directory(host.sysroot / "boot/grub2")
+    with loop_device(tmp_path, "esp", "EFI") as one:
+        use_lsblk(host, monkeypatch, one, "/dev/vda2")
+        async with mounts.open_writable(host) as writable:
+            assert writable.sysroot_fd is not None
+            async with esp.open_boot_area(writable, read_only=False) as area:
+                assert area.loader is Loader.GRUB
+                os.mkdir("new", dir_fd=area.boot_fd)
+    assert (host.sysroot / "boot/new").is_dir()

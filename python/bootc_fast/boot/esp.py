@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,7 +212,8 @@ async def _mount_boot(
         return
     opened.boot_name = str(boot)
     try:
-        dir_fd = stack.enter_context(host.open_directory(boot))
+        # Not through a writable clone of /sysroot: before Linux 6.15 a detached mount cannot be cloned.
+        dir_fd = stack.enter_context(replace(host, sysroot_fd=None).open_directory(boot))
     except OSError as error:
         opened.boot_error = FileSystemError(f"opening the boot directory {boot}: {error.strerror}")
         opened.boot_error.__cause__ = error
