@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -264,7 +265,7 @@ async def _prepare_kexec(
 async def start_restart(way: RestartWay, *, message: str) -> None:
     """Ask the service manager to restart; returns once it has taken the job.
 
-    Cancellation: may leave the job with the manager.
+    Cancellation: waits for systemctl, 30 s at most. The restart itself may end us with SIGTERM, which is no failure.
 
     Raises:
         CommandError: systemctl failed; the boot order is as it was made.
@@ -272,12 +273,13 @@ async def start_restart(way: RestartWay, *, message: str) -> None:
     """
     argv = ["systemctl", way.value, *([f"--message={message}"] if way is RestartWay.FULL else [])]
     try:
-        with anyio.fail_after(_COMMAND_TIMEOUT_S):
+        with anyio.fail_after(_COMMAND_TIMEOUT_S, shield=True):
             done = await anyio.run_process(argv, check=False, stdout=subprocess.DEVNULL)
     except (OSError, TimeoutError) as error:
         text = getattr(error, "strerror", None) or "it does not answer"
         raise CommandError(f"restarting: systemctl: {text}", tuple(argv), -1, "", hint=_hint(way)) from error
-    if done.returncode != 0:
+    # The shutdown that it asked for ends systemctl, too, where both belong to one unit or session.
+    if done.returncode not in {0, -signal.SIGTERM}:
         tail = done.stderr.decode("utf-8", "backslashreplace").strip()
         last = tail.splitlines()[-1] if tail else f"exit status {done.returncode}"
         raise CommandError(

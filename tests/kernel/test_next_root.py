@@ -264,3 +264,28 @@ except BootcFastError as error:
     # The staged update is dropped: else its finalize would change the order again at that reboot.
     assert not case.host.marker.exists()
     assert not calls.exists()
+
+
+def test_a_restart_that_ends_systemctl_and_us_has_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = make_updated(tmp_path, capsys)
+    calls = add_tools(case.root)
+    systemctl = calls.with_name("systemctl")
+    systemctl.write_text(systemctl.read_text().replace("\n[ 0 = 0 ]", "\nkill -TERM $PPID $$\n[ 0 = 0 ]"))
+    found = run_in_namespace(
+        case.root,
+        """
+import signal
+with trio.CancelScope() as scope, trio.open_signal_receiver(signal.SIGTERM) as signals:
+    async with trio.open_nursery() as nursery:
+        async def watch():
+            async for number in signals:
+                RECORD["signal"] = number
+                scope.cancel()
+        nursery.start_soon(watch)
+        RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), apply=True))
+        nursery.cancel_scope.cancel()
+""",
+    )
+    assert found["restart"] == "reboot"
+    assert found["signal"] == 15
+    assert flowkit.next_boot(case.host) == case.staged
