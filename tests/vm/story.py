@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,10 +38,15 @@ ROOTFS = REPOSITORY / "build/rootfs/trixie"
 SYSTEMD_BOOT = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 
 
+# Stories are played side by side, and there is one directory in which the native module is built.
+_BUILDING = threading.Lock()
+
+
 def _install_program(root: Path) -> None:
     """Install bootc-fast as a package would, and enable its units as the preset says."""
     python = next((root / "usr/lib").glob("python3.*")).name.removeprefix("python")
-    subprocess.run([REPOSITORY / "tools/install", root, python], check=True)
+    with _BUILDING:
+        subprocess.run([REPOSITORY / "tools/install", root, python], check=True)
     wants = root / "usr/lib/systemd/system/multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     for line in (root / "usr/lib/systemd/system-preset/80-bootc-fast.preset").read_text().splitlines():

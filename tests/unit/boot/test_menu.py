@@ -84,6 +84,20 @@ def test_grubs_directory_tells_which_grub_it_is(name: bytes, rule: OrderRule) ->
     assert read_volumes(volume, None, loader=Loader.SYSTEMD_BOOT, known=KNOWN).rule is OrderRule.SYSTEMD_BOOT
 
 
+@pytest.mark.parametrize(("directory", "fate"), [(b"grub2", "drops"), (b"grub", "stops reading entries at")])
+def test_names_that_compare_equal_are_told_with_what_this_grub_does(directory: bytes, fate: str) -> None:
+    files = {b"/loader/entries/a-1-1.conf": b"linux /k\n", b"/loader/entries/a-01-1.conf": b"linux /k\n"}
+    volume = _volume({**files, b"/" + directory + b"/grub.cfg": b"\n"})
+    menu = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN)
+    (told,) = [warning for warning in menu.warnings if "compares equal" in warning]
+    assert f") {fate} a-" in told
+
+
+def test_grub_cc_follows_fedoras_rule_whatever_lies_on_its_esp() -> None:
+    volume = _volume({b"/loader/entries/bootc_a-1-1.conf": ENTRY, b"/grub/grub.cfg": b"\n"})
+    assert read_volumes(volume, volume, loader=Loader.GRUB_CC, known=KNOWN).rule is OrderRule.GRUB_FEDORA
+
+
 def test_grub_paths_may_start_with_boot() -> None:
     raw = ENTRY.replace(b"/EFI/Linux/", b"/boot/EFI/Linux/")
     volume = _volume({b"/loader/entries/bootc_a-1-1.conf": raw})
