@@ -244,7 +244,8 @@ def boot_next(
     if loader is Loader.SYSTEMD_BOOT:
         wanted = [variables[name] for name in ("LoaderEntryOneShot", "LoaderEntryDefault") if name in variables]
         conf = files.get("loader/loader.conf", b"").decode()
-        wanted += re.findall(r"(?m)^[ \t]*default[ \t]+(\S+)", conf)[-1:]
+        wanted += re.findall(r"(?m)^[ \t]*default[ \t]+(.+?)[ \t]*$", conf)[-1:]
+        wanted = [variables.get("LoaderEntryLastBooted", "") if one == "@saved" else one for one in wanted]
         for glob in wanted:
             found = [entry for entry in menu if fnmatch.fnmatchcase(entry.name.lower(), glob.lower())]
             if found:

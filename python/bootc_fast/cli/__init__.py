@@ -5,10 +5,12 @@ Start-up time is a promise (spec core.md, "Start-up"): nothing but argparse is i
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bootc_fast.cli.parser import build_parser
 
+CANCELLED = 8
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code of spec commands.md, "Exit codes".
     """
-    arguments = build_parser().parse_args(argv)
-    from bootc_fast.cli.runtime import call_guarded
-
+    _open_closed_streams()
+    try:
+        arguments = build_parser().parse_args(argv)
+        from bootc_fast.cli.runtime import call_guarded
+    except KeyboardInterrupt:
+        # While modules were imported: nothing was begun.
+        sys.stderr.write("error: cancelled by SIGINT\n")
+        return CANCELLED
     return call_guarded(arguments.run, arguments, stderr=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where the caller closed a standard stream.
+
+    Else a file that is opened next takes the stream's number, and what is printed goes into it, or fails after the
+    work is done.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115

@@ -17,7 +17,7 @@ the markers in /run that ask for what runs now.
 """
 EPILOG = """\
 example:
-  systemctl status bootc-fast-boot-complete.service
+  bootc-fast boot-complete; systemctl status bootc-fast-boot-complete.service
 """
 
 

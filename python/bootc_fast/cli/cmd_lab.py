@@ -32,9 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     commands = parser.add_subparsers(dest="lab_command", metavar="COMMAND", required=True)
 
-    def add(name: str, summary: str, run_it: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(
+        name: str, summary: str, example: str, run_it: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
         child: argparse.ArgumentParser = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  bootc-fast lab {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         child.set_defaults(run_lab=run_it)
@@ -44,20 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             child.add_argument("directory", metavar="DIR", type=Path, help="the host's directory")
         return child
 
-    create = add("create", "make a host with one deployment, booted", _run_create)
+    create = add("create", "make a host with one deployment, booted", "DIR --loader grub", _run_create)
     _add_source(create)
     _add_kind(create)
-    stage = add("stage", "stage another deployment, as bootc upgrade does", _run_stage)
+    stage = add("stage", "stage another deployment, as bootc upgrade does", "DIR --from ROOTFS", _run_stage)
     _add_source(stage)
     stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
     stage.add_argument("--download-only", action="store_true", help="lock it: not to be finalized at shutdown")
-    add("edit", "edit /etc as an administrator would, one edit of every kind", _run_edit)
-    add("boot", "boot as firmware and loader would: the loader's first entry", _run_boot)
-    show = add("show", "show where things stand: deployments, and the entries in the loader's order", _run_show)
+    add("edit", "edit /etc as an administrator would, one edit of every kind", "DIR", _run_edit)
+    add("boot", "boot as firmware and loader would: the loader's first entry", "DIR", _run_boot)
+    summary = "show where things stand: deployments, and the entries in the loader's order"
+    show = add("show", summary, "DIR --json", _run_show)
     show.add_argument("--json", action="store_true", help="print JSON")
-    _add_kind(
-        add("demo", "play the whole story, from creation to rollback, with a line of explanation a step", _run_demo)
-    )
+    summary = "play the whole story, from creation to rollback, with a line of explanation a step"
+    _add_kind(add("demo", summary, "--loader grub --boot-type uki", _run_demo))
 
 
 def _add_kind(parser: argparse.ArgumentParser) -> None:

@@ -6,21 +6,37 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast._text import escape_bytes
+from bootc_fast.errors import FileSystemError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def write_stdout(text: str = "") -> None:
+    """Write to the standard output; without text, make sure that all of it has gone there.
+
+    Raises:
+        BrokenPipeError: The reader went away.
+        FileSystemError: E.g. a full disk; names what was written to, since the work itself is done.
+    """
+    try:
+        sys.stdout.write(text) if text else sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileSystemError(f"writing to the standard output: {error.strerror}") from error
 
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON on stdout."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_stdout(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines on stdout."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    write_stdout("".join(f"{line}\n" for line in lines))
 
 
 def json_path(path: bytes) -> str | dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
 from bootc_fast.cli.failure import exit_code_of, render_error
+from bootc_fast.cli.render import write_stdout
 from bootc_fast.errors import CancelledByUserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
     previous = signal.signal(signal.SIGTERM, _raise_cancelled)
     try:
         code = run(arguments)
-        sys.stdout.flush()
+        write_stdout()
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: no message, and none at interpreter exit either.
         _drop_stdout()
@@ -41,6 +42,8 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
         return code
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if isinstance(error.__cause__, OSError) and not _is_stdout_fine():
+        _drop_stdout()
     stderr.write(render_error(error, verbosity=arguments.verbose))
     return exit_code_of(error)
 
@@ -107,6 +110,15 @@ async def _run_until_signal(function: Callable[[], Awaitable[T]], received: list
 
 def _raise_cancelled(_number: int, _frame: FrameType | None) -> NoReturn:
     raise CancelledByUserError("cancelled by SIGTERM")
+
+
+def _is_stdout_fine() -> bool:
+    """Whether what is still in its buffer can go; else the interpreter complains about it when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _drop_stdout() -> None:
