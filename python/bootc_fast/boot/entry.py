@@ -100,6 +100,12 @@ class MenuEntry:
         return self.menu_id if self.menu_id is not None else self.file_name.removesuffix(b".conf")
 
     @property
+    def needs_uki_key(self) -> bool:
+        """Whether only the key ``uki`` says what to start, which systemd-boot knows since version 258."""
+        keys = {key for key, _value in parse_text(self.raw).fields}
+        return b"uki" in keys and not keys & {b"linux", b"efi"}
+
+    @property
     def paths(self) -> tuple[bytes, ...]:
         """Every file that it names."""
         return tuple(path for path in (self.linux, *self.initrd, self.uki) if path is not None)

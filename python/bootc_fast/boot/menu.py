@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.directory import RealVolume
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
-from bootc_fast.boot.order import OrderRule, find_dropped, rules_of, sort_entries
+from bootc_fast.boot.oddities import find_oddities, find_unknown_keys
+from bootc_fast.boot.order import OrderRule, rules_of, sort_entries
 from bootc_fast.boot.override import (
-    DefaultChoice,
     LoaderOverride,
     LoaderVariables,
     Outside,
@@ -342,7 +342,11 @@ def read_volumes(
         default_reason=choice.reason,
         override=choice.override,
         overrides=overrides,
-        warnings=(*reader.warnings, *_find_oddities(entries, files, rule, choice)),
+        warnings=(
+            *reader.warnings,
+            *find_oddities(entries, files, rule, choice),
+            *find_unknown_keys([*files, *staged_files], variables),
+        ),
         files=tuple(files),
         torn=torn,
         leftovers=_find_leftovers(boot, live_names),
@@ -387,25 +391,6 @@ def _read_user_cfg(
         )
 
     return parse(live), parse(staged), live, staged is not None
-
-
-def _find_oddities(
-    entries: Sequence[MenuEntry], files: Sequence[MenuEntry], rule: OrderRule, choice: DefaultChoice
-) -> list[str]:
-    fate = "drops" if rule is OrderRule.GRUB_FEDORA else "stops reading entries at"
-    found = [
-        f"{rule.value} {fate} {entry.label}: its name compares equal to another one's"
-        for entry in find_dropped(files, rule)
-    ]
-    found += [
-        f"{entry.label} names {_show(path)}, which is missing or empty"
-        for entry in (*entries, *(file for file in files if file not in entries))
-        if entry.is_own
-        for path in entry.missing
-    ]
-    if choice.entry is not None and not choice.entry.is_own:
-        found.append(f"the loader boots {choice.entry.label} first, which is not of this host ({choice.reason})")
-    return found
 
 
 def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderVariables | None = None) -> BootMenu:

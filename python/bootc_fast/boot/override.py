@@ -40,6 +40,10 @@ class LoaderVariables(Protocol):
     """The part of ``boot.firmware``'s variables that picks an entry; each None where the variable is absent."""
 
     @property
+    def info(self) -> str | None:
+        """``LoaderInfo``."""
+
+    @property
     def entry_default(self) -> str | None:
         """``LoaderEntryDefault``."""
 

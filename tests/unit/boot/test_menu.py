@@ -11,6 +11,7 @@ from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, Trigger
 from unit.boot.scenarios import HEADER, KNOWN, A, B, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
+from bootc_fast.boot.firmware import LoaderVariables
 from bootc_fast.boot.menu import read_volumes
 from bootc_fast.boot.order import OrderRule
 from bootc_fast.types import Loader
@@ -91,6 +92,23 @@ def test_names_that_compare_equal_are_told_with_what_this_grub_does(directory: b
     menu = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN)
     (told,) = [warning for warning in menu.warnings if "compares equal" in warning]
     assert f") {fate} a-" in told
+
+
+@pytest.mark.parametrize(
+    ("info", "word", "is_told"),
+    [
+        ("systemd-boot 257.13-1~deb13u1", "uki", True),
+        ("systemd-boot 257.13-1~deb13u1", "efi", False),
+        ("systemd-boot 258.1-1", "uki", False),
+        ("systemd-boot", "uki", False),
+        (None, "uki", False),
+    ],
+)
+def test_uki_entry_that_this_systemd_boot_does_not_show_is_told(info: str | None, word: str, *, is_told: bool) -> None:
+    volume = _volume({b"/loader/entries/bootc_a-1-1.conf": uki_text(A, "1", "bootc-a-0", word=word), uki_path(A): b"u"})
+    variables = LoaderVariables(info=info)
+    menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN, variables=variables)
+    assert any("systemd-boot 257 does not show bootc_a-1-1.conf" in warning for warning in menu.warnings) is is_told
 
 
 def test_grub_cc_follows_fedoras_rule_whatever_lies_on_its_esp() -> None:
