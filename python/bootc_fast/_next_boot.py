@@ -14,6 +14,7 @@ import anyio
 
 from bootc_fast._boot_look import look_boot
 from bootc_fast._native import run_blocking
+from bootc_fast._ostree_next_boot import enter_ostree_next_boot
 from bootc_fast._restart import RestartWay, SoftRebootMode, prepare_restart, require_live, start_restart
 from bootc_fast._steps import single_error
 from bootc_fast._survey import read_survey
@@ -21,6 +22,8 @@ from bootc_fast.errors import NoRollbackTargetError
 from bootc_fast.events import ignore_event
 from bootc_fast.finalize import finalize_staged
 from bootc_fast.host import hold_lock, open_host
+from bootc_fast.ostree import is_ostree_host
+from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from bootc_fast._survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.host import Host
-    from bootc_fast.types import Loader, VerityDigest
+    from bootc_fast.types import Loader
+
+_NOTHING = ("the deployment that runs boots next: nothing to restart into",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +79,36 @@ async def enter_next_boot(
     """
     host = await run_blocking(open_host, root)
     with single_error():
-        due = await _find_due(host, mode, loader)
-        if due is not None and not dry_run:
-            require_live(host)
-            await finalize_staged(root, loader=loader, on_event=on_event)
-        outcome = await _prepare(host, mode, loader, due=due, dry_run=dry_run)
+        if await run_blocking(is_ostree_host, host):
+            outcome = await _enter_ostree(host, mode, dry_run=dry_run)
+        else:
+            outcome = await _enter_composefs(root, host, mode, dry_run=dry_run, loader=loader, on_event=on_event)
     if apply and not dry_run and outcome.way is not None:
         await start_restart(outcome.way, message=f"Booting {outcome.target[:16]}")
     return outcome
+
+
+async def _enter_ostree(host: Host, mode: SoftRebootMode, *, dry_run: bool) -> NextBootOutcome:
+    deployment, restart = await enter_ostree_next_boot(host, mode, dry_run=dry_run)
+    target, way = VerityDigest(deployment.name), restart.way
+    notes = tuple(restart.notes) if way is not None else _NOTHING
+    return NextBootOutcome(target, way, (*notes, *restart.warnings), dry_run=dry_run)
+
+
+async def _enter_composefs(
+    root: Path | str,
+    host: Host,
+    mode: SoftRebootMode,
+    *,
+    dry_run: bool,
+    loader: Loader | None,
+    on_event: EventSink,
+) -> NextBootOutcome:
+    due = await _find_due(host, mode, loader)
+    if due is not None and not dry_run:
+        require_live(host)
+        await finalize_staged(root, loader=loader, on_event=on_event)
+    return await _prepare(host, mode, loader, due=due, dry_run=dry_run)
 
 
 async def _find_due(host: Host, mode: SoftRebootMode, loader: Loader | None) -> VerityDigest | None:
@@ -116,8 +143,7 @@ async def _prepare(
         look = await look_boot(survey, stack, loader=loader, read_only=True)
         target = due if due is not None and dry_run else _choose_target(survey, look)
         if target == survey.booted.digest:
-            notes = ("the deployment that runs boots next: nothing to restart into",)
-            return NextBootOutcome(target, None, notes, dry_run=dry_run)
+            return NextBootOutcome(target, None, _NOTHING, dry_run=dry_run)
         restart = await prepare_restart(survey, look, target, stack, mode=mode, dry_run=dry_run)
         if not dry_run:
             with anyio.CancelScope(shield=True):

@@ -104,7 +104,7 @@ async def _find_finalize_unit(host: Host) -> tuple[bool | None, str]:
     if service is None:
         return None, "the service manager cannot be asked"
     if service.is_active:
-        return True, f"{FINALIZE_UNIT} does it at shutdown"
+        return True, f"{FINALIZE_UNIT} runs it at shutdown"
     if not service.is_installed:
         return False, f"{FINALIZE_UNIT} is not installed"
     path = await read_unit_state(FINALIZE_PATH_UNIT)

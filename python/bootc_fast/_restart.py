@@ -135,7 +135,7 @@ def clear_next_root(host: Host, *, keep_kexec: bool = False) -> bool:
         Whether there was anything.
 
     Raises:
-        MountError: The kernel refused.
+        FileSystemError: The kernel refused.
 
     Source:
         systemctl(1), ``reboot``: a root at ``/run/nextroot`` makes it a soft reboot, a loaded kernel a kexec.
@@ -143,7 +143,10 @@ def clear_next_root(host: Host, *, keep_kexec: bool = False) -> bool:
     if not host.is_live:
         return False
     is_loaded = not keep_kexec and unload_kexec(host)
-    return _nextroot.clear(host) or is_loaded
+    is_mounted = _nextroot.clear(host)
+    # By this file libostree takes a next root for its own.
+    host.remove_file(host.run / "ostree/nextroot-booted")
+    return is_mounted or is_loaded
 
 
 async def reset_restart(root: Path | str = "/") -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "OstreeSurvey",
     "check_bootable",
     "clear_soft_reboot",
+    "enter_ostree",
     "find_boot_file",
     "is_ostree_host",
     "prepare_soft_reboot",
@@ -151,6 +152,38 @@ async def reorder_ostree(
 
     load_libostree()
     return await run_ostree(reorder)
+
+
+async def enter_ostree(
+    host: Host,
+    choose: Callable[[OstreeSurvey], OstreeDeployment],
+    enter: Callable[[Any, OstreeDeployment], None],
+) -> None:
+    """Prepare a restart into a deployment under libostree's lock; the order of the deployments stays.
+
+    Cancellation: at libostree's next check before `enter`, which is waited for.
+
+    Args:
+        host: Whose deployments.
+        choose: Called with what is there, in another thread; its exceptions pass.
+        enter: Called in that thread with the sysroot and what was chosen; its exceptions pass.
+
+    Raises:
+        BootcFastError: libostree is not installed.
+        LockedError: Another process holds the sysroot's lock.
+        FileSystemError: libostree refused; with its text.
+        InvalidStateError: Which deployment is booted cannot be told.
+    """
+
+    def prepare(cancellable: Any) -> None:  # noqa: ANN401 - untyped library
+        with (
+            open_sysroot(host, cancellable, writable=True) as sysroot,
+            lock_sysroot(host, sysroot, cancellable),
+        ):
+            enter(sysroot, choose(survey_sysroot(host, sysroot, cancellable)))
+
+    load_libostree()
+    await run_ostree(prepare)
 
 
 def _enter(

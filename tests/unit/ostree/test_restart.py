@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import flowkit
 import pytest
 from ostree_hosts import document, make_host, make_kernel, rollback
 
@@ -200,3 +201,23 @@ async def test_kexec_gets_kernel_initrds_and_command_line_of_the_boot_entry(host
         twice = assemble_ostree_kexec(open_host(host.root), replace(target, boot=boot), stack)
         assert twice.initrd_fd is not None
         assert os.pread(twice.initrd_fd, 1 << 16, 0) == b"initrd 7initrd 7"
+
+
+def test_the_next_boot_is_entered_without_a_rollback_too(host: OstreeHost, capsys: pytest.CaptureFixture[str]) -> None:
+    dry_run = ("soft-reboot", "--root", host.root, "--mode=auto", "--dry-run")
+    code, out, _ = flowkit.run(capsys, *dry_run)
+    assert (code, "nothing to restart into" in out, "restart by" in out) == (0, True, False)
+    assert rollback(capsys, host)[0] == 0
+    code, out, _ = flowkit.run(capsys, *dry_run)
+    way = "soft-reboot" if CAN_PREPARE else "reboot"
+    assert (code, out.splitlines()[0]) == (0, f"Next boot: {host.find_commit(1)}.0")
+    assert out.splitlines()[-1] == f"Would restart by: systemctl {way}"
+    # What is staged boots next, unless it is locked.
+    host.commit(3)
+    host.stage(3)
+    code, out, _ = flowkit.run(capsys, *dry_run)
+    assert (code, out.splitlines()[0]) == (0, f"Next boot: {host.find_commit(3)}.1")
+    host.stage(3, is_locked=True)
+    assert flowkit.run(capsys, *dry_run)[1].startswith(f"Next boot: {host.find_commit(1)}.0\n")
+    assert flowkit.run(capsys, "soft-reboot", "--root", host.root)[0] == 9
+    assert host.order() == ["1", "2"]
