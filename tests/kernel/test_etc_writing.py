@@ -47,6 +47,23 @@ def test_owner_then_mode_then_attributes_setuid_and_capabilities_survive(sides: 
     assert dict(found.xattrs)["security.capability"] == CAPABILITY
 
 
+def test_contents_cross_file_systems(tmp_path: Path) -> None:
+    """The source is a file of procfs, whose size says 0: neither reflink nor in-kernel copy yields its bytes."""
+    sides = make_sides(tmp_path)
+    proc = Sides(
+        Path("/proc/sys/kernel/random"), Path("/proc/sys/kernel/random"), Path("/proc/sys/kernel/random"), sides.result
+    )
+    merge(proc)
+    assert (sides.result / "boot_id").read_bytes() == Path("/proc/sys/kernel/random/boot_id").read_bytes()
+
+
+def test_a_file_that_nobody_may_read_is_copied(sides: Sides) -> None:
+    """Fedora's /etc/shadow: mode 0000, root reads it by its capability."""
+    write(sides.new / "shadow", "root:!::0:99999:7:::", 0o000)
+    copy_into(sides)
+    assert listing(sides.result) == listing(sides.new)
+
+
 def test_a_changed_owner_in_place_keeps_setuid_and_capabilities(sides: Sides) -> None:
     """chown(2) takes both away."""
     path = write(sides.current / "tool", "x")
