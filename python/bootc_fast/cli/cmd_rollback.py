@@ -110,10 +110,11 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
         lines.append(f"  Digest: {outcome.manifest_digest}")
     lines.append(f"  {'Commit' if outcome.is_ostree else 'Verity'}: {outcome.next_boot}")
     if outcome.etc_changes_missing:
-        changes = "change" if outcome.etc_changes_missing == 1 else "changes"
+        changes, are = ("change", "is") if outcome.etc_changes_missing == 1 else ("changes", "are")
+        lister = "ostree admin config-diff" if outcome.is_ostree else "bootc-fast etc diff"
         lines.append(
             f"  {outcome.etc_changes_missing} local {changes} in /etc of the booted deployment "
-            "are not in this one (`bootc-fast etc diff`)"
+            f"{are} not in this one (`{lister}`)"
         )
     lines += [f"  {escape(note)}" for note in outcome.restart_notes]
     if outcome.restart:

@@ -28,14 +28,16 @@ def test_changes_of_etc_that_the_target_lacks_are_counted_as_on_composefs_hosts(
     (etc / "mine").write_text("written since the update")
     (etc / "conf").write_text("changed")
     out = rollback(capsys, host, "--dry-run")[1]
-    assert "  2 local changes in /etc of the booted deployment are not in this one (`bootc-fast etc diff`)" in out
+    assert "  2 local changes in /etc of the booted deployment are not in this one (`ostree admin config-diff`)" in out
     assert json.loads(rollback(capsys, host, "--dry-run", "--json")[1])["etc_changes_missing"] == 2
     text = flowkit.run(capsys, "status", "--root", host.root, "-v")[1]
     assert "lacks 2 local changes in the running /etc" in text
     # What the target has as well is not missing there.
     (host.deployment(2) / "etc/mine").write_text("written since the update")
     (etc / "conf").unlink()
-    assert "  1 local change in /etc" in rollback(capsys, host, "--dry-run")[1]
+    assert (
+        "  1 local change in /etc of the booted deployment is not in this one" in rollback(capsys, host, "--dry-run")[1]
+    )
     # Going back to what runs changes nothing in what runs.
     assert rollback(capsys, host)[0] == 0
     assert "local change" not in rollback(capsys, host)[1]
