@@ -165,7 +165,7 @@ def compare_systemd(one: Entry, two: Entry) -> int:
     if not order and "sort-key" in one.values:
         for key in ("sort-key", "machine-id"):
             pair = [
-                (value is not None, (value or "").encode("utf-16-be"))
+                (value is not None, [char for char in value or "" if ord(char) < 0x10000 and char != "\ufffd"])
                 for value in (one.values.get(key), two.values.get(key))
             ]
             order = order or (pair[0] > pair[1]) - (pair[0] < pair[1])

@@ -39,14 +39,41 @@ def _sign(left: bool | int, right: bool | int) -> int:  # noqa: FBT001 - both ar
     return (left > right) - (left < right)
 
 
-def _utf16(value: bytes | None) -> list[int]:
-    """systemd-boot compares UTF-16 code units, and turns each byte that is not UTF-8 into one unit."""
-    data = (value or b"").decode("utf-8", "replace").encode("utf-16-be")
-    return [int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2)]
+_ASCII = range(0x80)
+_CONTINUATION = range(0x80, 0xC0)
+_SURROGATES = range(0xD800, 0xE000)
+_UCS2 = range(0x10000)
+
+
+def _sequence_length(first: int) -> int:
+    """Length of the UTF-8 sequence that a byte begins, in the old form with up to 6 bytes; 1 where it begins none."""
+    leading_ones = 8 - (first ^ 0xFF).bit_length()
+    return leading_ones if leading_ones in range(2, 7) else 1
+
+
+def _ucs2(value: bytes | None) -> list[int]:
+    """What systemd-boot compares: UCS-2. It skips what is no UTF-8, and all characters that UCS-2 does not have.
+
+    Source:
+        systemd ``src/boot/efi-string.c``, ``xstrn8_to_16``; its menu in a machine (``tests/vm/test_uki_story.py``).
+    """
+    data, at, units = value or b"", 0, []
+    while at < len(data):
+        length = _sequence_length(data[at])
+        rest = data[at + 1 : at + length]
+        is_whole = len(rest) == length - 1 and all(byte in _CONTINUATION for byte in rest)
+        unit = data[at] if length == 1 else data[at] & (0x7F >> length)
+        for byte in rest:
+            unit = unit << 6 | byte & 0x3F
+        is_garbage = length == 1 and unit not in _ASCII
+        if is_whole and not is_garbage and unit in _UCS2 and unit not in _SURROGATES:
+            units.append(unit)
+        at += length
+    return units
 
 
 def _compare_text(left: bytes | None, right: bytes | None) -> int:
-    first, second = (left is not None, _utf16(left)), (right is not None, _utf16(right))
+    first, second = (left is not None, _ucs2(left)), (right is not None, _ucs2(right))
     return (first > second) - (first < second)
 
 

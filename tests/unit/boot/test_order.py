@@ -6,7 +6,15 @@ import pytest
 from unit.boot.scenarios import A, B, bls_text
 
 from bootc_fast.boot.entry import MenuEntry, parse_entry
-from bootc_fast.boot.order import OrderRule, find_dropped, is_shown, rules_of, sort_entries, split_package
+from bootc_fast.boot.order import (
+    OrderRule,
+    compare_systemd,
+    find_dropped,
+    is_shown,
+    rules_of,
+    sort_entries,
+    split_package,
+)
 from bootc_fast.types import Loader
 
 SYSTEMD, FEDORA, UPSTREAM = OrderRule
@@ -31,6 +39,9 @@ SYSTEMD_ORDER = [
     [_make("a.conf", sort_key="k"), _make("b.conf", sort_key="k", machine_id="1")],
     [_make("a.conf", sort_key="k", version="10"), _make("b.conf", sort_key="k", version="9")],
     [_make("a.conf", sort_key="k", version="43"), _make("b.conf", sort_key="k", version="43~rc1")],
+    # Characters beyond UCS-2, and bytes that are no UTF-8, count as nothing.
+    [_make("b.conf", sort_key="t"), _make("a.conf", sort_key="t\U0001f600"), _make("z.conf", sort_key="t a")],
+    [_make("a.conf", sort_key="t\u20ac"), _make("b.conf", sort_key="t\uff5e")],
     [_make("b.conf", sort_key="k", version="1"), _make("a.conf", sort_key="k", version="1")],
     [_make("a.conf", sort_key="z"), _make("z.conf")],
     [_make("linux-6.10.conf"), _make("linux-6.9.conf")],
@@ -70,6 +81,23 @@ def test_systemd_boot_order(entries: list[MenuEntry]) -> None:
     expected = [entry.label for entry in entries]
     assert _sorted(entries, SYSTEMD) == expected
     assert _sorted(entries[::-1], SYSTEMD) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "same_as"),
+    [
+        (b"t\xff", b"t"),
+        (b"t\xc3", b"t"),
+        (b"t\xc3z", b"t"),
+        (b"\xe2\x82a", b""),
+        (b"\xed\xa0\x80b", b"b"),
+        (b"\xf8\x80\x80\x80\x81b", b"\x01b"),
+        (b"\xc1\xa1", b"a"),
+    ],
+)
+def test_systemd_boot_skips_what_is_no_utf8_in_a_sort_key(key: bytes, same_as: bytes) -> None:
+    entries = [parse_entry(b"x.conf", b"linux /k\nsort-key x" + text + b"\n", known=()) for text in (key, same_as)]
+    assert compare_systemd(entries[0], entries[1]) == 0
 
 
 @pytest.mark.parametrize("names", FEDORA_ORDER, ids=lambda names: names[0])
