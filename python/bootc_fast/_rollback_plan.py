@@ -57,16 +57,24 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
         return booted
     if to is None or to == PREVIOUS:
         if previous is None:
+            _refuse_incomplete(menu)
             raise NoRollbackTargetError(
                 "choosing what to roll back to: there is no other deployment that can boot",
                 hint="`bootc-fast status` lists what is there",
             )
         return previous
-    return _find_named(to, survey, order)
+    return _find_named(to, survey, menu)
 
 
-def _find_named(to: str, survey: Survey, order: tuple[VerityDigest, ...]) -> VerityDigest:
-    text = to.lower()
+def _refuse_incomplete(menu: BootMenu) -> None:
+    """Say that entries cannot be read, where it would else be said that they are not there."""
+    if not menu.is_complete:
+        unread = "; ".join(warning for warning in menu.warnings if "cannot be read" in warning)
+        raise BootEntryError(f"choosing what to roll back to: {unread}")
+
+
+def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
+    text, order = to.lower(), menu.own_order
     found = [digest for digest in order if digest == text]
     if not found and len(text) >= _MIN_PREFIX_CHARS:
         found = [digest for digest in order if digest.startswith(text)]
@@ -74,6 +82,7 @@ def _find_named(to: str, survey: Survey, order: tuple[VerityDigest, ...]) -> Ver
         return found[0]
     if found:
         raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {text}")
+    _refuse_incomplete(menu)
     has_state = any(one.digest.startswith(text) for one in survey.deployments) and bool(text)
     if has_state:
         raise NoRollbackTargetError(f"choosing what to roll back to: {text} has no boot entry")

@@ -106,6 +106,18 @@ class BootVolume(Protocol):
         """Return free space and the size of an allocation unit, in bytes."""
 
 
+_HINTS = {
+    errno.ENOSPC: "make space on the boot partition: only what belongs to deployments that are gone is removed for you",
+    errno.EROFS: "the kernel makes a damaged file system read-only: look at its log, and check it (fsck)",
+    errno.EIO: "the disk fails, or the file system is damaged: look at the kernel's log, and check it (fsck)",
+}
+
+
+def hint_for(error: OSError) -> str | None:
+    """Say what an admin can do about a boot partition that does not take a write."""
+    return _HINTS.get(error.errno or 0)
+
+
 @contextlib.contextmanager
 def opened(volume: BootVolume, path: bytes) -> Generator[BootDirectory]:
     """Open a directory for the length of a block.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.directory import RealVolume
-from bootc_fast.boot.menu import UKI_DIRECTORIES
+from bootc_fast.boot.reader import UKI_DIRECTORIES
 from bootc_fast.boot.replace import find_linked, remove_files
 from bootc_fast.types import Loader, VerityDigest
 

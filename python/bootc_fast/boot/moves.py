@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.directory import opened
 from bootc_fast.boot.entry import MAX_ENTRY_BYTES
-from bootc_fast.boot.menu import GRUB_DIRECTORY, GRUBENV, LOADER_CONF, LOADER_DIRECTORY
 from bootc_fast.boot.override import (
     CONF_KEYS,
     LoaderOverride,
@@ -15,6 +14,7 @@ from bootc_fast.boot.override import (
     replace_grubenv_value,
     replace_loader_conf,
 )
+from bootc_fast.boot.reader import GRUB_DIRECTORY, GRUBENV, LOADER_CONF, LOADER_DIRECTORY
 from bootc_fast.boot.replace import replace_file
 
 if TYPE_CHECKING:

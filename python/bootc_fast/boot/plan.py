@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entry import replace_sort_key
 from bootc_fast.boot.grub import parse_user_cfg, render_user_cfg
-from bootc_fast.boot.menu import BootMenu, StagedRename, sort_menu
+from bootc_fast.boot.menu import BootMenu, sort_menu
 from bootc_fast.boot.naming import choose_names
 from bootc_fast.boot.order import compare_entries, is_shown, rules_of
 from bootc_fast.boot.override import find_default
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.entry import MenuEntry
     from bootc_fast.boot.override import LoaderOverride
+    from bootc_fast.boot.reader import StagedRename
     from bootc_fast.types import VerityDigest
 
 _SHOWN_DIGEST_CHARS = 16
@@ -287,6 +288,11 @@ def _sort_renames(renames: Collection[StagedRename]) -> tuple[StagedRename, ...]
 def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | None:
     if menu.loader is not Loader.GRUB:
         return None
+    if menu.is_user_cfg_unread and menuentries:
+        raise BootEntryError(
+            "planning the boot entries: grub2/user.cfg cannot be read, and would be replaced",
+            hint="; ".join(menu.warnings),
+        )
     chunks = menu.chunks
     if menu.user_cfg is None or not menu.user_cfg.strip():
         if not menuentries:

@@ -40,21 +40,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core, _native
-from bootc_fast.boot.directory import RealVolume, opened
+from bootc_fast.boot.directory import RealVolume, hint_for, opened
 from bootc_fast.boot.garbage import collect_volumes
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES
-from bootc_fast.boot.menu import (
-    ENTRIES,
-    GRUB_DIRECTORY,
-    STAGED_ENTRIES,
-    USER_CFG,
-    USER_CFG_STAGED,
-    grub_directory,
-    read_volumes,
-    sort_menu,
-)
+from bootc_fast.boot.menu import read_volumes, sort_menu
 from bootc_fast.boot.moves import VariableSetter, move_override
 from bootc_fast.boot.order import rules_of
+from bootc_fast.boot.reader import ENTRIES, GRUB_DIRECTORY, STAGED_ENTRIES, USER_CFG, USER_CFG_STAGED, grub_directory
 from bootc_fast.boot.replace import GONE_SUFFIX, NEW_SUFFIX, find_linked, remove_files, replace_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 
@@ -62,8 +54,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from bootc_fast.boot.directory import Area, BootDirectory, BootVolume
-    from bootc_fast.boot.menu import BootMenu, StagedRename
+    from bootc_fast.boot.menu import BootMenu
     from bootc_fast.boot.plan import MenuPlan
+    from bootc_fast.boot.reader import StagedRename
     from bootc_fast.types import VerityDigest
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
@@ -317,7 +310,7 @@ def publish_volumes(
         run.replace_user_cfg()
     except (OSError, BootEntryError) as error:
         problems = run.take_back()
-        hint = "; ".join(problems) or None
+        hint = "; ".join(filter(None, [*problems, hint_for(error) if isinstance(error, OSError) else None])) or None
         if isinstance(error, BootEntryError):
             raise BootEntryError(f"{run.doing}: {error}", hint=hint) from error
         raise FileSystemError(f"{run.doing}: {error.strerror or error}", hint=hint) from error

@@ -295,3 +295,75 @@ def test_updates_staged_one_after_the_other_leave_entries_of_both_and_the_marker
     assert updated.next_boot() == fourth
     assert updated.roll_back()[0] == 0
     assert updated.next_boot() == updated.booted
+
+
+# -- what is told -------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_printed(make: Callable[..., Updated]) -> None:
+    updated = make()
+    (updated.host.etc / "added").write_text("1")
+    third = lab.stage_files(updated.host, {"third": "3"}, version="3")
+    digests = {one: flowkit.read_tree(updated.host.state_dir(one))[f"{one}.origin".encode()] for one in _both(updated)}
+    sums = {one: raw.decode().split("manifest_digest = ")[1].splitlines()[0] for one, raw in digests.items()}
+    image = "  Image: ostree-unverified-image:docker://registry.example/lab/os:latest"
+
+    def told(one: str, *lines: str) -> list[str]:
+        return [image, f"  Digest: {sums[one]}", f"  Verity: {one}", *lines]
+
+    edit = "  1 local change in /etc of the booted deployment is not in this one (`bootc-fast etc diff`)"
+    dropped = f"notice: The staged update {third[:16]}… was dropped"
+    before = told(updated.previous, edit)
+    code, out, err = updated.roll_back()
+    assert (code, out.splitlines(), err) == (0, [dropped, "Next boot: rollback deployment", *before], "")
+    code, out, _ = updated.roll_back("--to", "previous")
+    assert (code, out.splitlines()) == (0, ["Next boot: rollback deployment (as before)", *before])
+    now = told(updated.booted)
+    revert = "notice: Reverting queued rollback state"
+    code, out, _ = updated.roll_back()
+    assert (code, out.splitlines()) == (0, [revert, "Next boot: current deployment", *now])
+    code, out, _ = updated.roll_back("--to", "booted", "--dry-run")
+    assert (code, out.splitlines()) == (0, ["Would be next boot: current deployment (as before)", *now])
+
+
+def _both(updated: Updated) -> tuple[str, str]:
+    return updated.booted, updated.previous
+
+
+def test_the_journal_gets_bootcs_id_the_kind_and_the_digests(make: Callable[..., Updated]) -> None:
+    from unit.flows.test_journal import _fields, _listen
+
+    updated = make()
+    path = updated.host.root / "run/systemd/journal/socket"
+    path.parent.mkdir(parents=True)
+    origins = {one: flowkit.read_tree(updated.host.state_dir(one))[f"{one}.origin".encode()] for one in _both(updated)}
+    sums = {one: raw.split(b"manifest_digest = ")[1].splitlines()[0] for one, raw in origins.items()}
+    with _listen(path) as receiver:
+        for kind, target in (("rollback", updated.previous), ("revert", updated.booted)):
+            assert updated.roll_back()[0] == 0
+            fields = _fields(receiver.recv(1 << 16))
+            assert fields["MESSAGE_ID"] == b"26f3b1eb24464d12aa5e7b544a6b5468"
+            assert fields["BOOTC_FAST_OPERATION"] == b"rollback"
+            assert fields["BOOTC_ROLLBACK_TYPE"] == kind.encode()
+            assert fields["BOOTC_MANIFEST_DIGEST"] == sums[target]
+            assert fields["BOOTC_CURRENT_MANIFEST_DIGEST"] == sums[updated.booted]
+            assert (fields["BOOTC_FAST_BOOTED"], fields["BOOTC_FAST_NEXT_BOOT"]) == (
+                updated.booted.encode(),
+                target.encode(),
+            )
+        assert updated.roll_back("--dry-run")[0] == 0
+        receiver.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            receiver.recv(1)
+
+
+def test_a_user_cfg_that_cannot_be_read_is_never_replaced(make: Callable[..., Updated]) -> None:
+    updated = make(Loader.GRUB, BootType.UKI)
+    path = updated.host.boot_dir / "grub2/user.cfg"
+    path.write_bytes(path.read_bytes() + b"# an admin's\n" * 100_000)
+    lab.stage_files(updated.host, {"third": "3"}, version="3")
+    before = path.read_bytes()
+    for verb, code in (("finalize", 7), ("rollback", 7)):
+        found, _, err = flowkit.run(updated.capsys, verb, "--root", updated.host.root)
+        assert (found, "user.cfg cannot be read" in err) == (code, True), err
+        assert path.read_bytes() == before
