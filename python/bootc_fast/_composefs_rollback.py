@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from bootc_fast import _message_ids
 from bootc_fast._boot_look import BootLook, check_boot_files, list_protected, look_boot
-from bootc_fast._merge import count_missing_changes
+from bootc_fast._merge import list_missing_changes
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import clear_next_root, prepare_restart, require_live
 from bootc_fast._rollback_plan import OTHER_HINT, plan_rollback
@@ -163,7 +163,7 @@ async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
         with single_error(), run.steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
             if await run_blocking(is_etc_transient, host):
                 return None
-            return await count_missing_changes(host, run.survey.booted.digest, target, run.stack)
+            return len(await list_missing_changes(host, run.survey.booted.digest, target, run.stack))
     except (BootcFastError, OSError, ExceptionGroup) as error:
         # A number for information: what a rollback is for is the broken system.
         run.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from bootc_fast._native import run_blocking
 from bootc_fast._survey import open_image
 from bootc_fast.errors import FileSystemError, MountError
-from bootc_fast.etc import DirectorySource, ImageSource, plan_etc_merge
-from bootc_fast.etc_policy import MergePolicy, read_merge_policy
+from bootc_fast.etc import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
+from bootc_fast.etc_policy import read_merge_policy
 from bootc_fast.mounts import clone_directory
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bootc_fast._survey import OpenImage
     from bootc_fast.etc import EtcPlan
-    from bootc_fast.etc_sources import EtcSource
+    from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.host import Host
     from bootc_fast.types import Strategy, VerityDigest
 
@@ -90,10 +90,15 @@ async def plan_merge(
     )
 
 
-async def count_missing_changes(host: Host, booted: VerityDigest, target: VerityDigest, stack: AsyncExitStack) -> int:
-    """Count what was changed in /etc since the booted image and is not in another deployment's /etc; writes nothing.
+async def list_missing_changes(
+    host: Host, booted: VerityDigest, target: VerityDigest, stack: AsyncExitStack
+) -> tuple[EtcDiffEntry, ...]:
+    """List what was changed in /etc since the booted image and is not in another deployment's /etc; writes nothing.
 
     Cancellation: within 50 ms; descriptors belong to `stack`.
+
+    Returns:
+        Changes sorted by path.
 
     Raises:
         InvalidStateError, VerityMismatchError: The booted image is missing or another one.
@@ -103,20 +108,6 @@ async def count_missing_changes(host: Host, booted: VerityDigest, target: Verity
     objects_fd = await open_directory(host, host.objects, stack)
     current_fd = await open_etc(host, stack)
     target_fd = await open_directory(host, host.state_dir(target) / "etc", stack)
-    return await count_changes_missing(
+    return await find_missing_changes(
         ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd)
     )
-
-
-async def count_changes_missing(pristine: EtcSource, current: DirectorySource, target: DirectorySource) -> int:
-    """Count what was changed from `pristine` to `current` and is not in `target`; writes nothing.
-
-    Cancellation: within 50 ms.
-
-    Raises:
-        FileSystemError: Something cannot be read.
-        ImageFormatError: An image is malformed.
-    """
-    plan = await plan_etc_merge(pristine, current, target, policy=MergePolicy())
-    report = plan.report
-    return len(report.kept) + len(report.deleted) + len(report.conflicts)

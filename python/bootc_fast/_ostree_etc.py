@@ -5,24 +5,27 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from bootc_fast._merge import count_changes_missing, open_directory
+from bootc_fast._merge import open_directory
 from bootc_fast._native import run_blocking
 from bootc_fast.deployments import is_etc_transient
-from bootc_fast.etc import DirectorySource
+from bootc_fast.etc import DirectorySource, find_missing_changes
 
 if TYPE_CHECKING:
+    from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.host import Host
     from bootc_fast.ostree import OstreeDeployment
 
 
-async def count_missing_ostree_changes(host: Host, booted: OstreeDeployment, target: OstreeDeployment) -> int | None:
-    """Count what was changed in the booted deployment's /etc and is not in another deployment's; writes nothing.
+async def list_missing_ostree_changes(
+    host: Host, booted: OstreeDeployment, target: OstreeDeployment
+) -> tuple[EtcDiffEntry, ...] | None:
+    """List what was changed in the booted deployment's /etc and is not in another deployment's; writes nothing.
 
     Compared is the deployment's own ``etc``, which is the running one without what is mounted on things in it, with
     its ``usr/etc``. Cancellation: within 50 ms.
 
     Returns:
-        None where /etc is transient: what is changed there is gone after a reboot anyway.
+        Changes sorted by path; None where /etc is transient: what is changed there is gone after a reboot anyway.
 
     Raises:
         FileSystemError: Something cannot be read.
@@ -36,4 +39,4 @@ async def count_missing_ostree_changes(host: Host, booted: OstreeDeployment, tar
         parts = [(booted, "usr/etc"), (booted, "etc"), (target, "etc")]
         fds = [await open_directory(host, host.sysroot / one.path / name, stack) for one, name in parts]
         pristine, current, other = map(DirectorySource, fds)
-        return await count_changes_missing(pristine, current, other)
+        return await find_missing_changes(pristine, current, other)

@@ -14,7 +14,7 @@ import anyio
 
 from bootc_fast import _message_ids
 from bootc_fast._native import run_blocking
-from bootc_fast._ostree_etc import count_missing_ostree_changes
+from bootc_fast._ostree_etc import list_missing_ostree_changes
 from bootc_fast._ostree_restart import OstreeRestart
 from bootc_fast._steps import single_error
 from bootc_fast._text import describe_error, flatten
@@ -115,7 +115,8 @@ async def rollback_ostree(
 async def _count_etc_changes(run: _Run) -> None:
     try:
         with single_error(), run.steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
-            run.etc_changes_missing = await count_missing_ostree_changes(run.host, run.survey.booted, run.first)
+            missing = await list_missing_ostree_changes(run.host, run.survey.booted, run.first)
+            run.etc_changes_missing = None if missing is None else len(missing)
     except (BootcFastError, OSError, ExceptionGroup) as error:
         # A number for information: what a rollback is for is the broken system.
         run.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]

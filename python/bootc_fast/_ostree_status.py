@@ -6,15 +6,14 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast._imginfo import ImageFacts, parse_image_reference
 from bootc_fast._native import run_blocking
-from bootc_fast._ostree_etc import count_missing_ostree_changes
+from bootc_fast._ostree_etc import list_missing_ostree_changes
 from bootc_fast._ostree_restart import judge_ostree_soft_reboot
-from bootc_fast._steps import single_error
-from bootc_fast._text import describe_error, flatten
+from bootc_fast._status_etc import add_rollback_etc
+from bootc_fast._text import describe_error
 from bootc_fast._units import read_unit_state
 from bootc_fast.deployments import is_read_only
 from bootc_fast.errors import BootcFastError, BootEntryError
@@ -24,7 +23,7 @@ from bootc_fast.types import Deployment, Origin, VerityDigest
 
 if TYPE_CHECKING:
     from bootc_fast.host import Host
-    from bootc_fast.ostree import OstreeDeployment, OstreeSurvey
+    from bootc_fast.ostree import OstreeDeployment
 
 FINALIZE_UNIT = "ostree-finalize-staged.service"
 # Starts it when something is staged; newer libostree starts it itself, and has no such unit.
@@ -33,14 +32,14 @@ _FAILURE_FILE = "ostree/finalize-failure.stamp"
 _MAX_FAILURE_BYTES = 1 << 16
 
 
-async def get_ostree_status(host: Host, *, compare_etc: bool = False) -> HostStatus:
+async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = None) -> HostStatus:
     """Find out the state of an ostree host; writes nothing, takes no lock.
 
     ``digest`` of a deployment is ``<commit>.<serial>``. Cancellation: at libostree's next check.
 
     Args:
         host: Which.
-        compare_etc: Also find out what a rollback would change in /etc; scans all of it.
+        compare_timeout_s: How long finding out may take what a rollback would change in /etc; None for not at all.
 
     Raises:
         BootcFastError: libostree is not installed.
@@ -67,19 +66,12 @@ async def get_ostree_status(host: Host, *, compare_etc: bool = False) -> HostSta
         is_read_only=is_read_only(host),
         warnings=await run_blocking(_find_failure, host),
     )
-    return await _compare_etc(host, survey, status) if compare_etc else status
-
-
-async def _compare_etc(host: Host, survey: OstreeSurvey, status: HostStatus) -> HostStatus:
-    if survey.rollback is None:
+    target = survey.rollback
+    if compare_timeout_s is None or target is None:
         return status
-    try:
-        with single_error():
-            count = await count_missing_ostree_changes(host, survey.booted, survey.rollback)
-    except (BootcFastError, OSError, ExceptionGroup) as error:
-        notes = tuple(f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error))
-        return replace(status, warnings=(*status.warnings, *notes))
-    return replace(status, rollback_etc_changes=count)
+    return await add_rollback_etc(
+        status, lambda: list_missing_ostree_changes(host, survey.booted, target), compare_timeout_s
+    )
 
 
 async def _judge_staged(host: Host, staged: OstreeDeployment) -> StagedStatus:
@@ -99,7 +91,7 @@ async def _judge_staged(host: Host, staged: OstreeDeployment) -> StagedStatus:
 async def _find_finalize_unit(host: Host) -> tuple[bool | None, str]:
     """Say whether libostree's unit will finalize at shutdown: it does so when it is stopped."""
     if not host.is_live:
-        return None, "units are not looked at with --root"
+        return None, "units are not looked at under --root"
     service = await read_unit_state(FINALIZE_UNIT)
     if service is None:
         return None, "the service manager cannot be asked"

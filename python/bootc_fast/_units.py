@@ -56,7 +56,7 @@ async def find_finalize_unit(host: Host) -> tuple[bool | None, str]:
         Whether one will, None where that cannot be told; and why, in words for people.
     """
     if not host.is_live:
-        return None, "units are not looked at with --root"
+        return None, "units are not looked at under --root"
     for unit in (OWN_UNIT, BOOTC_UNIT):
         state = await read_unit_state(unit)
         if state is None:

@@ -81,14 +81,20 @@ class EtcDiff:
         return bool(self.entries)
 
 
-def list_entries(report: EtcReport, pristine: OpenTree) -> tuple[EtcDiffEntry, ...]:
-    """Read the changes out of the report of a merge whose new tree is the pristine one."""
-    entries = [
-        EtcDiffEntry("added" if pristine.tree.find(change.path) is None else "modified", change.path, change.reason)
-        for change in report.kept
-    ]
-    entries += [EtcDiffEntry("deleted", change.path, change.reason) for change in report.deleted]
-    return tuple(sorted(entries, key=lambda entry: entry.path))
+def list_entries(report: EtcReport, pristine: OpenTree, current: OpenTree) -> tuple[EtcDiffEntry, ...]:
+    """Read the changes that the new tree does not have out of a report.
+
+    Where the new tree is the pristine one, these are all that an admin made, and there are no conflicts.
+    """
+    changes = [(change.path, change.reason) for change in (*report.kept, *report.deleted)]
+    changes += [(conflict.path, conflict.current) for conflict in report.conflicts]
+
+    def classify(path: bytes) -> Literal["added", "modified", "deleted"]:
+        if current.tree.find(path) is None:
+            return "deleted"
+        return "added" if pristine.tree.find(path) is None else "modified"
+
+    return tuple(EtcDiffEntry(classify(path), path, reason) for path, reason in sorted(changes))
 
 
 async def make_patches(

@@ -15,7 +15,7 @@ from bootc_fast.types import EtcAction
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from bootc_fast.etc_diff import EtcDiff
+    from bootc_fast.etc_diff import EtcDiff, EtcDiffEntry
     from bootc_fast.types import EtcChange, EtcConflict, EtcOperation, EtcReport
 
 MARKS = {
@@ -135,12 +135,22 @@ def _encode_operation(operation: EtcOperation) -> dict[str, Any]:
     return facts
 
 
+def render_entries(entries: Iterable[EtcDiffEntry]) -> list[str]:
+    """Render local changes for people, one a line: mark, path, reason."""
+    return [
+        f"{entry.mark} {render_path(entry.path)}" + (f"  {escape(entry.reason)}" if entry.reason else "")
+        for entry in entries
+    ]
+
+
+def encode_entries(entries: Iterable[EtcDiffEntry]) -> list[dict[str, Any]]:
+    """Turn local changes into plain values for JSON."""
+    return [{"change": entry.change, "path": encode_path(entry.path), "reason": entry.reason} for entry in entries]
+
+
 def render_diff(diff: EtcDiff) -> list[str]:
     """Render differences for people; with a new image, what a merge with it would do follows."""
-    lines = [
-        f"{entry.mark} {render_path(entry.path)}" + (f"  {escape(entry.reason)}" if entry.reason else "")
-        for entry in diff.entries
-    ]
+    lines = render_entries(diff.entries)
     lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in diff.warnings]
     if diff.merge is not None:
         lines += ["", "merge with the new image:", *render_report(diff.merge)]
@@ -150,9 +160,7 @@ def render_diff(diff: EtcDiff) -> list[str]:
 def encode_diff(diff: EtcDiff) -> dict[str, Any]:
     """Turn differences into plain values for JSON."""
     return {
-        "changes": [
-            {"change": entry.change, "path": encode_path(entry.path), "reason": entry.reason} for entry in diff.entries
-        ],
+        "changes": encode_entries(diff.entries),
         "warnings": list(diff.warnings),
         "merge": None if diff.merge is None else encode_report(diff.merge),
         "patches": [{"path": encode_path(patch.path), "text": patch.text} for patch in diff.patches],

@@ -23,6 +23,7 @@ from bootc_fast.errors import BootcFastError, InvalidStateError, SoftRebootError
 from bootc_fast.mounts import hold_mount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AsyncExitStack
 
     from bootc_fast._boot_look import BootLook
@@ -54,21 +55,37 @@ class SoftRebootVerdict:
 
 
 async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest) -> SoftRebootVerdict:
-    """Find out whether a soft reboot leads to a deployment; writes nothing, never raises for a broken one.
+    """Find out whether a soft reboot leads to a deployment; as ``judge_soft_reboots``."""
+    return (await judge_soft_reboots(survey, look, (target,)))[target]
+
+
+async def judge_soft_reboots(
+    survey: Survey, look: BootLook, targets: Iterable[VerityDigest]
+) -> dict[VerityDigest, SoftRebootVerdict]:
+    """Find out to which deployments a soft reboot leads; writes nothing, never raises for a broken one.
 
     Compared are the running kernel's command line, the booted deployment's kernel and initrd, and the running
     SELinux policy with the target's; the most expensive comes last, and only where nothing spoke against it before.
     On a live host image and init must have the fs-verity that they will be mounted with. Nothing is mounted.
-    Cancellation: within 50 ms; nothing is left behind.
+    systemd is asked for its version once. Cancellation: within 50 ms; nothing is left behind.
     """
+    obstacle = await _find_systemd_obstacle(survey.host)
+    return {target: await _judge(survey, look, target, obstacle) for target in targets}
+
+
+async def _find_systemd_obstacle(host: Host) -> str | None:
+    version = await read_systemd_version(host)
+    if version is None:
+        return "the version of the running systemd cannot be told"
+    if version < MIN_SYSTEMD_VERSION:
+        return f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}"
+    return None
+
+
+async def _judge(survey: Survey, look: BootLook, target: VerityDigest, obstacle: str | None) -> SoftRebootVerdict:
     if target == survey.booted.digest:
         return SoftRebootVerdict(("it is the deployment that runs",))
-    reasons: list[str] = []
-    version = await read_systemd_version(survey.host)
-    if version is None:
-        reasons.append("the version of the running systemd cannot be told")
-    elif version < MIN_SYSTEMD_VERSION:
-        reasons.append(f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}")
+    reasons = [] if obstacle is None else [obstacle]
     for compare in (_compare_kernels, _compare_arguments, _find_unsealed, _compare_selinux):
         try:
             found = await compare(survey, look, target)

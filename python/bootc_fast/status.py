@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast._boot_look import check_boot_files, look_boot
 from bootc_fast._imginfo import parse_image_reference, read_image_facts
-from bootc_fast._merge import count_missing_changes, plan_merge
+from bootc_fast._merge import list_missing_changes, plan_merge
 from bootc_fast._native import run_blocking
 from bootc_fast._ostree_status import get_ostree_status
+from bootc_fast._prepared import read_prepared
+from bootc_fast._status_etc import add_rollback_etc
 from bootc_fast._steps import single_error
 from bootc_fast._survey import Survey, check_staged_pieces, list_images, open_image, read_marker
 from bootc_fast._text import describe_error, escape_bytes, flatten
 from bootc_fast._units import find_finalize_unit
 from bootc_fast.deployments import is_etc_transient, is_read_only, list_deployments, read_booted
-from bootc_fast.errors import BootcFastError
+from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.etc import conflict_error
 from bootc_fast.host import open_host
 from bootc_fast.ostree import is_ostree_host
 from bootc_fast.outcome import read_outcome
-from bootc_fast.softreboot import judge_soft_reboot
+from bootc_fast.softreboot import judge_soft_reboots
 from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import Deployment
 
@@ -36,14 +38,26 @@ if TYPE_CHECKING:
     from bootc_fast._boot_look import BootLook
     from bootc_fast.boot.entry import MenuEntry
     from bootc_fast.boot.menu import BootMenu
+    from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.host import Host
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.types import Loader, VerityDigest
 
 T = TypeVar("T")
 
+_MAX_NAMED = 3
 
-async def get_status(root: Path | str = "/", *, loader: Loader | None = None, compare_etc: bool = False) -> HostStatus:
+COMPARE_TIMEOUT_S = 3.0
+"""Long enough for 100,000 files in /etc; nobody waits longer for a number at the edge of the screen."""
+
+
+async def get_status(
+    root: Path | str = "/",
+    *,
+    loader: Loader | None = None,
+    compare_etc: bool = False,
+    compare_timeout_s: float = COMPARE_TIMEOUT_S,
+) -> HostStatus:
     """Find out the state of a host; writes nothing.
 
     Whatever can be told is told: an unreadable marker, boot partition or deployment becomes a warning.
@@ -53,6 +67,7 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
         root: ``/``, or a directory laid out like a host.
         loader: Wins over what the host says.
         compare_etc: Also find out what a rollback would change in /etc; scans all of it.
+        compare_timeout_s: How long that may take; after it, the comparison is left out, with a warning.
 
     Raises:
         NotBootcHostError: The host is none of ours.
@@ -63,10 +78,12 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
         Spec commands.md, the row ``status``; boot.md, "Rollback queued".
     """
     host = await run_blocking(open_host, root)
-    if await run_blocking(is_ostree_host, host):
-        return await get_ostree_status(host, compare_etc=compare_etc)
-    booted = await run_blocking(read_booted, host)
     notes: list[str] = []
+    prepared = await _or_warn(notes, "what is prepared for a restart cannot be told", read_prepared, host)
+    if await run_blocking(is_ostree_host, host):
+        status = await get_ostree_status(host, compare_timeout_s=compare_timeout_s if compare_etc else None)
+        return replace(status, prepared=prepared, warnings=(*notes, *status.warnings))
+    booted = await run_blocking(read_booted, host)
     marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)
     deployments = await _or_warn(notes, "deployments cannot be listed", list_deployments, host) or []
     record = await _or_warn(notes, "the last finalize cannot be told", read_outcome, host)
@@ -78,38 +95,33 @@ async def get_status(root: Path | str = "/", *, loader: Loader | None = None, co
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
             status = await _judge_soft_reboots(status, survey, boot)
-    return await _compare_etc(survey, status) if compare_etc else status
-
-
-async def _compare_etc(survey: Survey, status: HostStatus) -> HostStatus:
-    if status.rollback is None:
+    status = replace(status, prepared=prepared)
+    target = status.rollback
+    if target is None or not compare_etc:
         return status
-    try:
-        with single_error():
-            if await run_blocking(is_etc_transient, survey.host):
-                return status
-            async with AsyncExitStack() as stack:
-                count = await count_missing_changes(survey.host, survey.booted.digest, status.rollback.digest, stack)
-    except (BootcFastError, OSError, ExceptionGroup) as error:
-        notes = tuple(f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error))
-        return replace(status, warnings=(*status.warnings, *notes))
-    return replace(status, rollback_etc_changes=count)
+    return await add_rollback_etc(status, lambda: _list_missing(survey, target.digest), compare_timeout_s)
+
+
+async def _list_missing(survey: Survey, target: VerityDigest) -> tuple[EtcDiffEntry, ...] | None:
+    if await run_blocking(is_etc_transient, survey.host):
+        return None
+    async with AsyncExitStack() as stack:
+        return await list_missing_changes(survey.host, survey.booted.digest, target, stack)
 
 
 async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootLook) -> HostStatus:
     """Add to every other deployment that has a boot entry whether a soft reboot leads to it."""
+    shown = [one for one in (status.staged, status.rollback, *status.others) if one is not None]
+    verdicts = await judge_soft_reboots(survey, boot, [one.digest for one in shown if one.entry_name is not None])
 
-    async def judge(one: DeploymentStatus | None) -> DeploymentStatus | None:
-        if one is None or one.entry_name is None:
-            return one
-        return replace(one, soft_reboot=await judge_soft_reboot(survey, boot, one.digest))
+    def add(one: DeploymentStatus) -> DeploymentStatus:
+        return replace(one, soft_reboot=verdicts.get(one.digest))
 
-    others = [await judge(one) for one in status.others]
     return replace(
         status,
-        staged=await judge(status.staged),
-        rollback=await judge(status.rollback),
-        others=tuple(one for one in others if one is not None),
+        staged=add(status.staged) if status.staged else None,
+        rollback=add(status.rollback) if status.rollback else None,
+        others=tuple(add(one) for one in status.others),
     )
 
 
@@ -139,22 +151,27 @@ async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitS
     reasons: list[str] = []
     if marker.finalization_locked:
         reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
-    reasons += await _find_obstacles(survey, marker.digest, boot, stack)
+    hints: list[str] = []
+    for error in await _find_obstacles(survey, marker.digest, boot, stack):
+        reasons.append(_describe_obstacle(error))
+        hints += [error.hint] if isinstance(error, BootcFastError) and error.hint else []
     runs, why = await find_finalize_unit(survey.host)
     if runs is False:
         reasons.append(why)
     if reasons:
         return StagedStatus(
-            will_be_applied=False, reasons=tuple(reasons), finalization_locked=marker.finalization_locked
+            will_be_applied=False,
+            reasons=tuple(reasons),
+            finalization_locked=marker.finalization_locked,
+            hints=tuple(dict.fromkeys(hints)),
         )
     return StagedStatus(will_be_applied=runs, reasons=(why,))
 
 
 async def _find_obstacles(
     survey: Survey, staged: VerityDigest, boot: BootLook | None, stack: AsyncExitStack
-) -> list[str]:
-    """Name what a finalize would fail with."""
-    reasons: list[str] = []
+) -> list[BaseException]:
+    """Find what a finalize would fail with."""
     try:
         with single_error():
             await run_blocking(check_staged_pieces, survey.host, staged)
@@ -165,39 +182,56 @@ async def _find_obstacles(
                 new = await open_image(survey.host, staged, stack)
                 plan = await plan_merge(survey.host, pristine, new, stack)
                 if plan.has_fatal_conflicts:
-                    raise conflict_error(plan.report.conflicts)
+                    return [conflict_error(plan.report.conflicts)]
     except (BootcFastError, OSError, ExceptionGroup) as error:
-        reasons += [describe_error(leaf) for leaf in flatten(error)]
-    return reasons
+        return flatten(error)
+    return []
+
+
+def _describe_obstacle(error: BaseException) -> str:
+    """One line; the first conflicts by name, since they are what has to be looked at."""
+    text = describe_error(error)
+    if not isinstance(error, EtcConflictError):
+        return text
+    names = [f"/etc/{escape_bytes(conflict.path)}" for conflict in error.conflicts[:_MAX_NAMED]]
+    more = len(error.conflicts) - len(names)
+    return f"{text}: {', '.join(names)}" + (f" and {more} more" if more else "")
 
 
 def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, DeploymentStatus]:
     """Describe every deployment that has a state directory, an entry, or is booted or staged."""
     entries: dict[VerityDigest, MenuEntry] = {}
-    for entry in menu.entries if menu else ():
+    # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
+    for entry in (*menu.entries, *menu.files) if menu else ():
         if entry.is_own and entry.digest is not None:
             entries.setdefault(entry.digest, entry)
     staged_entries = {entry.digest: entry for entry in menu.staged} if menu else {}
     states = {one.digest: one for one in survey.deployments}
     wanted = [*entries, survey.booted.digest, *([survey.marker.digest] if survey.marker else []), *states]
     default = menu.default.digest if menu and menu.default else None
+    needs_no_entry = {survey.booted.digest, survey.marker.digest if survey.marker else None}
     return {
         digest: _describe(
             survey.host,
             states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
             entries.get(digest) or staged_entries.get(digest),
             boots_next=digest == default,
+            needs_entry=menu is not None and digest not in needs_no_entry,
         )
         for digest in dict.fromkeys(wanted)
     }
 
 
-def _describe(host: Host, deployment: Deployment, entry: MenuEntry | None, *, boots_next: bool) -> DeploymentStatus:
+def _describe(
+    host: Host, deployment: Deployment, entry: MenuEntry | None, *, boots_next: bool, needs_entry: bool
+) -> DeploymentStatus:
     origin = deployment.origin
     reference = origin.image_reference if origin else None
     problems = list(deployment.problems)
-    if entry is not None:
-        problems += [f"its boot entry names {escape_bytes(path)}, which is not there" for path in entry.missing]
+    if entry is not None and entry.missing:
+        problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
+    elif entry is None and needs_entry:
+        problems.append("it has no boot entry")
     return DeploymentStatus(
         digest=deployment.digest,
         deployment=deployment,
@@ -250,7 +284,13 @@ def _arrange(
 def _next_boot(menu: BootMenu | None) -> NextBoot:
     if menu is None:
         return NextBoot(None, None, "the boot entries cannot be read")
-    default = menu.default
+    default, override = menu.default, menu.override
     if default is None:
-        return NextBoot(None, None, "there is no boot entry that can boot")
-    return NextBoot(default.digest if default.is_own else None, default.label, menu.default_reason)
+        return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.value)
+    return NextBoot(
+        default.digest if default.is_own else None,
+        default.label,
+        menu.default_reason,
+        menu.rule.value,
+        None if override is None else override.kind.value,
+    )

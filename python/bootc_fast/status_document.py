@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from bootc_fast.etc_render import encode_entries
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
@@ -161,13 +162,26 @@ def _own_facts(status: HostStatus) -> Document:
             "ostree": status.next_boot.digest if status.booted.ostree else None,
             "bootEntry": status.next_boot.entry_name,
             "reason": status.next_boot.reason,
+            "rule": status.next_boot.rule,
+            "override": status.next_boot.override,
         },
+        "prepared": None
+        if status.prepared is None
+        else {
+            "nextRoot": status.prepared.has_next_root,
+            # On an ostree host, where libostree mounts it, that cannot be told.
+            "verity": status.prepared.digest,
+            "kexec": status.prepared.is_kexec_loaded,
+        },
+        # What a rollback takes away: local changes that the rollback deployment does not have.
+        "rollbackEtc": None if status.rollback_etc is None else encode_entries(status.rollback_etc),
         "stagedUpdate": None
         if staged is None
         else {
             "willBeApplied": staged.will_be_applied,
             "isFinalized": staged.is_finalized,
             "reasons": list(staged.reasons),
+            "hints": list(staged.hints),
         },
         "lastFinalize": None if status.last_finalize is None else _record(status.last_finalize),
         "warnings": list(status.warnings),

@@ -13,6 +13,8 @@ from bootc_fast._imginfo import ImageFacts
 
 if TYPE_CHECKING:
     from bootc_fast._imginfo import ImageName
+    from bootc_fast._prepared import PreparedRestart
+    from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.softreboot import SoftRebootVerdict
@@ -61,12 +63,14 @@ class StagedStatus:
         reasons: Why, or why not, in words for people.
         finalization_locked: Download-only.
         is_finalized: It is the next boot already.
+        hints: What can be done about it.
     """
 
     will_be_applied: bool | None
     reasons: tuple[str, ...]
     finalization_locked: bool = False
     is_finalized: bool = False
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,15 @@ class NextBoot:
         digest: The deployment; None where it is not one of ours, or cannot be told.
         entry_name: File name of the entry.
         reason: Why it is that one, in words for people.
+        rule: By which the loader sorts; None where that cannot be told.
+        override: What picks another entry than the first, e.g. ``LoaderEntryDefault``; None where nothing does.
     """
 
     digest: VerityDigest | None
     entry_name: str | None
     reason: str
+    rule: str | None = None
+    override: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,9 @@ class HostStatus:
         last_finalize: None where there was none.
         is_read_only: The physical root is read-only.
         warnings: All that is odd, in words for people.
-        rollback_etc_changes: How many local changes of the running /etc the rollback deployment does not have; None
-            where nobody asked, or that cannot be told.
+        rollback_etc: The local changes of the running /etc that the rollback deployment does not have; None where
+            nobody asked, or that cannot be told.
+        prepared: What a plain reboot enters instead of the loader's choice; None where nothing is prepared.
     """
 
     booted: DeploymentStatus
@@ -117,4 +126,5 @@ class HostStatus:
     last_finalize: OutcomeRecord | None
     is_read_only: bool
     warnings: tuple[str, ...]
-    rollback_etc_changes: int | None = None
+    rollback_etc: tuple[EtcDiffEntry, ...] | None = None
+    prepared: PreparedRestart | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import print_json, print_lines, want_colour
+from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour
 from bootc_fast.cli.runtime import run_async
-from bootc_fast.status import get_status
+from bootc_fast.status import COMPARE_TIMEOUT_S, get_status
 
 if TYPE_CHECKING:
     import argparse
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from bootc_fast.status_document import Document
 
 DESCRIPTION = """\
-Shows what is booted, staged and kept, what boots next and why, whether a staged update will be applied at
-shutdown, and how the last finalize ended. Writes nothing. What cannot be read is said and stops nothing.
+Shows what is booted, staged and kept; what boots next, and why (the loader's rule, or what overrides it); whether a
+staged update will be applied at shutdown; which deployments a soft reboot leads to, or why not; how many local
+changes in /etc a rollback would leave behind (with -v: which); and how the last finalize ended. Writes nothing. What
+cannot be read is said and stops nothing.
 """
 EPILOG = """\
 examples:
   bootc-fast status
+  bootc-fast status -v
   bootc-fast status --json
   bootc-fast status --booted --format yaml
 """
@@ -50,13 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    compare_timeout_s = math.inf if arguments.verbose else COMPARE_TIMEOUT_S
     status = run_async(
-        lambda: get_status(arguments.root, loader=arguments.bootloader, compare_etc=bool(arguments.verbose))
+        lambda: get_status(
+            arguments.root,
+            loader=arguments.bootloader,
+            compare_etc=not arguments.booted,
+            compare_timeout_s=compare_timeout_s,
+        )
     )
     if arguments.format == "human":
         from bootc_fast.cli.render_status import StatusText
 
-        text = StatusText(status, colour=want_colour(sys.stdout), verbose=bool(arguments.verbose))
+        text = StatusText(
+            status, colour=want_colour(sys.stdout), verbose=bool(arguments.verbose), width=find_width(sys.stdout)
+        )
         print_lines(text.lines(booted_only=arguments.booted))
         return 0
     from bootc_fast.status_document import make_document

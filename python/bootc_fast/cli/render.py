@@ -67,6 +67,14 @@ def want_colour(stream: object) -> bool:
     return bool(is_terminal and is_terminal()) and not os.environ.get("NO_COLOR")
 
 
+def find_width(stream: object) -> int | None:
+    """Where to wrap what goes to `stream`, in characters: a terminal's width; None elsewhere, for grep."""
+    import shutil
+
+    is_terminal = getattr(stream, "isatty", None)
+    return shutil.get_terminal_size().columns if is_terminal and is_terminal() else None
+
+
 def paint(text: str, style: str, *, enabled: bool) -> str:
     """Wrap text in an ANSI style (``bold``, ``red``, ``green``, ``yellow``, ``dim``) where colours are enabled."""
     codes = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.override import OverrideKind
 from bootc_fast.cli.render import paint
+from bootc_fast.etc_render import render_entries
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
     from bootc_fast.status_report import DeploymentStatus, HostStatus, StagedStatus
+    from bootc_fast.types import VerityDigest
 
 _SHORT_CHARS = 16
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{128}|[0-9a-f]{64}")
-_LABEL_CHARS = 10
+_ROLE_CHARS = 12
+_LABEL_CHARS = 13
+_RESET = "`bootc-fast soft-reboot --reset` clears that"
+# Overrides that the loader takes away when it has obeyed them.
+_ONCE = frozenset({OverrideKind.ONE_SHOT.value, OverrideKind.GRUB_NEXT.value})
+_FOREIGN = "NOT a deployment of this host"
 
 
 class StatusText:
@@ -26,13 +36,15 @@ class StatusText:
     Args:
         status: What to render.
         colour: Use ANSI styles.
-        verbose: Show whole digests and file names.
+        verbose: Show whole digests, file names, and what a rollback changes in /etc path by path.
+        width: Where lines are wrapped, in characters; None where they are not.
     """
 
-    def __init__(self, status: HostStatus, *, colour: bool, verbose: bool) -> None:
+    def __init__(self, status: HostStatus, *, colour: bool, verbose: bool, width: int | None = None) -> None:
         self.status = status
         self.colour = colour
         self.verbose = verbose
+        self.width = width
 
     def lines(self, *, booted_only: bool = False) -> Iterator[str]:
         """All lines; with `booted_only` those of the booted deployment."""
@@ -46,21 +58,38 @@ class StatusText:
                 yield from self._staged(status.staged_status)
         if status.rollback is not None:
             yield from self._deployment("Rollback", status.rollback)
-            if status.rollback_etc_changes is not None:
-                plural = "" if status.rollback_etc_changes == 1 else "s"
-                text = f"lacks {status.rollback_etc_changes} local change{plural} in the running /etc"
-                yield self._row("Changes", text)
+            if status.rollback_etc is not None:
+                yield from self._etc(status.rollback_etc)
         for other in status.others:
             yield from self._deployment("Other", other)
         yield ""
-        yield self._next_boot()
+        yield from self._next_boot()
+        yield from self._prepared()
         if status.last_finalize is not None:
             yield from self._last_finalize(status.last_finalize)
-        for warning in status.warnings:
-            yield self._paint("yellow", f"warning: {self._shorten(warning)}")
+        for warning in self._unsaid_warnings():
+            yield from self._wrap(f"warning: {self._shorten(warning)}", indent=2, style="yellow")
 
-    def _paint(self, style: str, text: str) -> str:
-        return paint(text, style, enabled=self.colour)
+    def _wrap(self, text: str, *, indent: int = 0, style: str | None = None) -> Iterator[str]:
+        """Wrap a line; what follows its first line is indented."""
+        lines = [text]
+        if self.width is not None and len(text) > self.width:
+            lines = textwrap.wrap(
+                text,
+                self.width,
+                subsequent_indent=" " * indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+                drop_whitespace=True,
+            )
+        for line in lines:
+            yield line if style is None else paint(line, style, enabled=self.colour)
+
+    def _row(self, label: str, text: str, style: str | None = None) -> Iterator[str]:
+        label = f"{label}:" if label else ""
+        return self._wrap(
+            f"{'':<{_ROLE_CHARS}}{label:<{_LABEL_CHARS}}{text}", indent=_ROLE_CHARS + _LABEL_CHARS, style=style
+        )
 
     def _digest(self, digest: str) -> str:
         return digest if self.verbose else f"{digest[:_SHORT_CHARS]}…"
@@ -78,29 +107,43 @@ class StatusText:
         name = one.image.image if one.image else (one.title or "image unknown")
         if one.image and one.image.transport != "registry":
             name = f"{one.image.transport}:{name}"
-        head = f"{mark} {role:<{_LABEL_CHARS}}{name}"
-        broken = self._paint("red", "  (broken)") if one.problems else ""
-        yield self._paint("bold", head) + broken + (self._paint("green", "  ← boots next") if one.boots_next else "")
-        facts = [one.facts.version or one.version, one.facts.timestamp, one.boot_type]
-        described = ", ".join(str(fact) for fact in facts if fact)
-        yield self._row("Version", described or "unknown")
+        head = paint(f"{mark} {role:<{_ROLE_CHARS - 2}}{name}", "bold", enabled=self.colour)
+        broken = paint("  (broken)", "red", enabled=self.colour) if one.problems else ""
+        yield head + broken + (paint("  ← boots next", "green", enabled=self.colour) if one.boots_next else "")
+        built = f"built {one.facts.timestamp}" if one.facts.timestamp else None
+        kind = one.boot_type.value.upper() if one.boot_type else None
+        facts = [one.facts.version or one.version or "unknown", built, kind]
+        yield from self._row("Version", ", ".join(fact for fact in facts if fact))
+        yield from self._identity(one)
+        if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
+            first, *more = one.soft_reboot.reasons or ("",)
+            yield from self._row("Soft reboot", f"no: {first}" if first else "yes")
+            for reason in more:
+                yield from self._row("", f"and: {reason}")
+        for problem in one.problems:
+            yield from self._row("Problem", self._shorten(problem), "red")
+
+    def _identity(self, one: DeploymentStatus) -> Iterator[str]:
         origin = one.deployment.origin
         if origin and origin.manifest_digest:
             shown = origin.manifest_digest if self.verbose else f"{origin.manifest_digest[: _SHORT_CHARS + 7]}…"
-            yield self._row("Digest", shown)
+            yield from self._row("Digest", shown)
         if one.ostree is not None:
-            yield self._row("Commit", self._commit(one.ostree))
+            yield from self._row("Commit", self._commit(one.ostree))
         else:
-            yield self._row("Verity", self._digest(one.digest))
+            yield from self._row("Verity", self._digest(one.digest))
         if self.verbose and one.entry_name:
-            yield self._row("Entry", one.entry_name)
-        if one.soft_reboot is not None and (self.verbose or one.soft_reboot.is_possible or one.boots_next):
-            yield self._row("Restart", f"soft reboot: {one.soft_reboot}")
-        for problem in one.problems:
-            yield self._paint("red", self._row("Problem", self._shorten(problem)))
+            yield from self._row("Entry", one.entry_name)
 
-    def _row(self, label: str, text: str) -> str:
-        return f"  {'':<{_LABEL_CHARS}}{label + ':':<9}{text}"
+    def _etc(self, missing: tuple[EtcDiffEntry, ...]) -> Iterator[str]:
+        if not missing:
+            yield from self._row("/etc", "has every local change of the running /etc")
+            return
+        plural = "" if len(missing) == 1 else "s"
+        more = "" if self.verbose else " (-v lists them)"
+        yield from self._row("/etc", f"lacks {len(missing)} local change{plural} of the running /etc{more}")
+        for line in render_entries(missing) if self.verbose else ():
+            yield from self._row("", line)
 
     def _staged(self, staged: StagedStatus) -> Iterator[str]:
         if staged.is_finalized:
@@ -112,43 +155,91 @@ class StatusText:
         else:
             answer, style = "will NOT be applied at shutdown", "red"
         first, *more = staged.reasons or ("",)
-        yield self._paint(style, self._row("Update", f"{answer}: {first}"))
+        yield from self._row("Update", f"{answer}: {self._shorten(first)}", style)
         for reason in more:
-            yield self._paint(style, self._row("", f"and: {reason}"))
+            yield from self._row("", f"and: {self._shorten(reason)}", style)
+        record = self.status.last_finalize
+        said = {error.hint for error in record.errors} if record is not None and record.has_failed else set()
+        for hint in staged.hints:
+            if hint not in said:
+                yield from self._row("", f"hint: {hint}")
 
-    def _next_boot(self) -> str:
+    def _name(self, digest: VerityDigest) -> str:
+        """What a deployment is to this host."""
         status = self.status
         roles = {
             status.booted.digest: "the booted deployment",
             **({status.rollback.digest: "the rollback deployment"} if status.rollback else {}),
             **({status.staged.digest: "the staged deployment"} if status.staged else {}),
         }
-        digest = status.next_boot.digest
-        which = "cannot be told" if status.next_boot.entry_name is None else "an entry that is not of this host"
-        if digest is not None:
-            which = roles.get(digest, "another deployment")
-        name = f" {status.next_boot.entry_name}" if status.next_boot.entry_name else ""
-        queued = " (a rollback is queued)" if status.rollback_queued and digest not in self._staged_digests() else ""
-        why = self._shorten(f" —{name} ({status.next_boot.reason})")
-        return self._paint("bold", f"Next boot: {which}{queued}") + why
+        return roles.get(digest, f"another deployment, {self._digest(digest)}")
 
-    def _staged_digests(self) -> set[str]:
-        return {self.status.staged.digest} if self.status.staged else set()
+    def _next_boot(self) -> Iterator[str]:
+        status, staged = self.status, self.status.staged_status
+        boot = status.next_boot
+        why = self._shorten(f" — {boot.entry_name} ({boot.reason})")
+        if boot.digest is None:
+            text = f"cannot be told: {boot.reason}" if boot.entry_name is None else f"{_FOREIGN}{why}"
+            yield from self._wrap(f"Next boot: {text}", indent=2, style="red")
+            return
+        which = self._name(boot.digest)
+        is_staged = status.staged is not None and boot.digest == status.staged.digest
+        if staged is not None and staged.will_be_applied and not staged.is_finalized:
+            yield from self._wrap("Next boot: the staged deployment, once it is applied at shutdown", style="bold")
+            yield from self._wrap(f"  if that fails: {which}{why}", indent=4)
+            return
+        if staged is not None and not is_staged:
+            which += ", NOT the staged one" if staged.will_be_applied is False else " until the staged one is applied"
+        elif boot.override in _ONCE:
+            which += ", once"
+        elif status.rollback_queued and not is_staged and boot.override is None:
+            which += " (a rollback is queued; `bootc-fast rollback` takes it back)"
+        yield from self._wrap(f"Next boot: {which}{why}", indent=2, style="bold")
+
+    def _prepared(self) -> Iterator[str]:
+        """What a plain reboot does instead."""
+        prepared = self.status.prepared
+        if prepared is None:
+            return
+        if prepared.is_kexec_loaded:
+            text = (
+                "Prepared: a kernel is loaded for kexec: `systemctl reboot` starts it, whatever the loader would boot"
+            )
+            yield from self._wrap(text, indent=2, style="yellow")
+        if prepared.has_next_root:
+            what = "something" if prepared.digest is None else self._name(prepared.digest)
+            other = ", which is not what the loader boots next"
+            differs = other if prepared.digest != self.status.next_boot.digest else ""
+            text = (
+                f"Prepared: {what} is mounted at /run/nextroot{differs}: `systemctl reboot` enters it by a soft reboot;"
+                f" {_RESET}"
+            )
+            yield from self._wrap(text, indent=2, style="yellow")
 
     def _last_finalize(self, record: OutcomeRecord) -> Iterator[str]:
         what = f"Last finalize: {record.time} "
         if record.result is Result.DONE:
             kept = record.counts.get("kept")
-            yield f"{what}done" + (
-                f", {kept} local change{'' if kept == 1 else 's'} in /etc kept" if kept is not None else ""
-            )
+            plural = "" if kept == 1 else "s"
+            yield f"{what}done" + (f", {kept} local change{plural} in /etc kept" if kept is not None else "")
             return
         if record.result is Result.INTERRUPTED:
-            yield self._paint("red", f"{what}INTERRUPTED: it was killed, or the power went; the update waits")
+            text = f"{what}INTERRUPTED: it was killed, or the power went; the update waits"
+            yield from self._wrap(text, indent=2, style="red")
             return
-        yield self._paint("red", f"{what}FAILED")
+        yield from self._wrap(f"{what}FAILED", style="red")
         for error in record.errors:
-            yield f"  {error.message}"
-            yield from (f"    caused by: {line}" for line in error.chain)
+            yield from self._wrap(f"  {self._shorten(error.message)}", indent=4)
+            for line in error.chain:
+                yield from self._wrap(f"    caused by: {self._shorten(line)}", indent=6)
             if error.hint:
-                yield f"    hint: {error.hint}"
+                yield from self._wrap(f"    hint: {error.hint}", indent=6)
+
+    def _unsaid_warnings(self) -> Iterator[str]:
+        """The warnings, less those that stand above already: next boot, and problems of a deployment."""
+        status = self.status
+        known = [one for one in (status.booted, status.staged, status.rollback, *status.others) if one is not None]
+        said = tuple(f"{one.entry_name} names " for one in known if one.problems and one.entry_name)
+        if status.next_boot.digest is None and status.next_boot.entry_name is not None:
+            said = (*said, f"the loader boots {status.next_boot.entry_name} first, ")
+        return (warning for warning in status.warnings if not warning.startswith(said))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,9 @@ import yaml
 
 from bootc_fast import get_status, lab
 from bootc_fast._imginfo import ImageName, parse_image_reference
-from bootc_fast.types import BootType, Loader
+from bootc_fast.cli.render_status import StatusText
+from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
+from bootc_fast.types import BootType, Deployment, Loader, VerityDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +87,7 @@ def test_the_text_fits_one_screen_and_says_what_boots_next_and_why(
     case = flowkit.make_case(tmp_path / "h")
     text = _text(capsys, case.root)
     assert "● Booted    registry.example/lab/os:latest  ← boots next" in text
-    assert "Next boot: the booted deployment — bootc_lab-1-1.conf (systemd-boot: first by sort-key)" in text
+    assert "Next boot: the booted deployment until the staged one is applied — bootc_lab-1-1.conf (systemd-boot" in text
     lines = text.splitlines()
     assert len(lines) < 25
     assert max(map(len, lines)) <= 120
@@ -212,24 +216,155 @@ def test_image_references_are_taken_apart_as_bootc_does(text: str, expected: Ima
     assert parse_image_reference(text) == expected
 
 
-def test_the_script_of_eight_states_finds_all_documents_valid(tmp_path: Path) -> None:
+def test_the_script_of_many_states_finds_all_documents_valid(tmp_path: Path) -> None:
     script = Path(__file__).parents[3] / "tools/show-states"
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.count("JSON: valid"), done.stdout.count("\n== ")) == (0, 8, 7), done.stderr
+    assert (done.returncode, done.stdout.count("JSON and YAML: valid"), done.stdout.count("== ")) == (0, 14, 14), (
+        done.stderr
+    )
     assert "will NOT be applied at shutdown: merging /etc: 1 conflict" in done.stdout
     assert "(broken)" in done.stdout
 
 
-def test_with_v_it_says_what_a_rollback_would_change_in_etc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = flowkit.make_case(tmp_path / "h")
+def _updated(capsys: pytest.CaptureFixture[str], root: Path) -> Case:
+    case = flowkit.make_case(root)
     assert flowkit.finalize(capsys, case)[0] == 0
     lab.boot(case.host)
+    return case
+
+
+def test_it_counts_what_a_rollback_would_change_in_etc_and_lists_it_with_v(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = _updated(capsys, tmp_path / "h")
+    assert "/etc:        has every local change of the running /etc\n" in _text(capsys, case.root)
     (case.root / "etc/since").write_text("1")
-    assert "Changes:" not in _text(capsys, case.root)
-    assert (
-        "Changes: lacks 1 local change in the running /etc\n"
-        in flowkit.run(capsys, "status", "-v", "--root", case.root)[1]
-    )
+    (case.root / os.fsdecode(b"etc/\xff\n")).write_text("1")
+    assert "/etc:        lacks 2 local changes of the running /etc (-v lists them)\n" in _text(capsys, case.root)
+    verbose = flowkit.run(capsys, "status", "-v", "--root", case.root)[1]
+    assert "lacks 2 local changes of the running /etc\n" in verbose
+    assert " A since  file added\n" in verbose
+    assert " A \\xff\\n  file added\n" in verbose
+    assert _document(capsys, case.root)["bootcFast"]["rollbackEtc"] == [
+        {"change": "added", "path": "since", "reason": "file added"},
+        {"change": "added", "path": {"base64": "/wo="}, "reason": "file added"},
+    ]
+    assert flowkit.run(capsys, "status", "--booted", "--root", case.root)[1].count("/etc:") == 0
     (case.root / "sysroot/composefs/images" / case.staged).unlink()
     code, out, _ = flowkit.run(capsys, "status", "-v", "--root", case.root)
-    assert (code, "Changes:" in out, "warning: /etc was not compared: " in out) == (0, False, True)
+    assert (code, "/etc:" in out, "warning: /etc was not compared: " in out) == (0, False, True)
+
+
+def test_a_comparison_of_etc_that_takes_too_long_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _updated(capsys, tmp_path / "h")
+    monkeypatch.setattr("bootc_fast.cli.cmd_status.COMPARE_TIMEOUT_S", 0)
+    out = _text(capsys, case.root)
+    assert "warning: /etc was not compared: that takes longer than 0 s; `status -v` waits for it" in out
+    assert _document(capsys, case.root)["bootcFast"]["rollbackEtc"] is None
+    assert "/etc:" in flowkit.run(capsys, "status", "-v", "--root", case.root)[1]
+
+
+def test_a_staged_update_that_will_be_applied_is_said_to_boot_next(tmp_path: Path) -> None:
+    entry = NextBoot(VerityDigest("1" * 128), "a.conf", "first")
+    text = "\n".join(StatusText(_staged_status(entry, applied=True), colour=False, verbose=False).lines())
+    assert "Next boot: the staged deployment, once it is applied at shutdown\n  if that fails: the booted" in text
+    text = "\n".join(StatusText(_staged_status(entry, applied=False), colour=False, verbose=False).lines())
+    assert "Next boot: the booted deployment, NOT the staged one — a.conf (first)" in text
+
+
+def _staged_status(next_boot: NextBoot, *, applied: bool) -> HostStatus:
+    booted, staged = (
+        DeploymentStatus(VerityDigest(digit * 128), Deployment(VerityDigest(digit * 128), None, has_image=True))
+        for digit in "12"
+    )
+    return HostStatus(
+        booted=booted,
+        staged=staged,
+        rollback=None,
+        others=(),
+        staged_status=StagedStatus(will_be_applied=applied, reasons=("a unit is there",)),
+        next_boot=next_boot,
+        rollback_queued=False,
+        loader=None,
+        missing_verity_allowed=False,
+        last_finalize=None,
+        is_read_only=True,
+        warnings=("w " * 50,),
+    )
+
+
+def test_lines_are_wrapped_at_a_terminals_width_and_what_follows_is_indented() -> None:
+    entry = NextBoot(VerityDigest("1" * 128), "a.conf", "many " * 30)
+    lines = list(StatusText(_staged_status(entry, applied=True), colour=True, verbose=True, width=60).lines())
+    plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
+    # A digest is one word, and stays whole.
+    assert [line for line in plain if len(line) > 60 and "1111" not in line and "2222" not in line] == []
+    assert [line for line in plain if line.startswith("    many ")]
+    assert plain[-1].startswith("  w w")
+
+
+def test_the_entry_that_boots_next_comes_with_rule_and_override(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = _updated(capsys, tmp_path / "h")
+    boot = _document(capsys, case.root)["bootcFast"]["nextBoot"]
+    assert (boot["rule"], boot["override"]) == ("systemd-boot", None)
+    old = next(one for one in case.host.boot_dir.glob("loader/entries/*.conf") if case.booted in one.read_text())
+    case.host.write_efi_variable("LoaderEntryOneShot", old.name)
+    boot = _document(capsys, case.root)["bootcFast"]["nextBoot"]
+    assert (boot["verity"], boot["override"]) == (case.booted, "LoaderEntryOneShot")
+    (case.host.boot_dir / "loader/entries/other.conf").write_text("title Other\nefi /EFI/other.efi\n")
+    (case.host.esp / "EFI/other.efi").write_bytes(b"MZ")
+    case.host.write_efi_variable("LoaderEntryOneShot", "other.conf")
+    text = _text(capsys, case.root)
+    assert "Next boot: NOT a deployment of this host — other.conf (LoaderEntryOneShot names other.conf" in text
+    assert "warning: the loader boots" not in text
+
+
+@pytest.mark.parametrize("which", ["booted", "staged", "unknown"])
+def test_a_prepared_soft_reboot_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
+    case = _updated(capsys, tmp_path / "h")
+    assert _document(capsys, case.root)["bootcFast"]["prepared"] is None
+    # After the update, what was booted is the rollback deployment.
+    source = {"booted": f"composefs:{case.booted}", "staged": f"transient:composefs={case.staged}", "unknown": "tmpfs"}
+    with (case.root / "proc/self/mountinfo").open("a") as file:
+        file.write(f"99 1 0:99 / /run/nextroot rw - overlay {source[which]} rw\n")
+    prepared = _document(capsys, case.root)["bootcFast"]["prepared"]
+    assert prepared == {"nextRoot": True, "kexec": False, "verity": getattr(case, which, None)}
+    name = {"booted": "the rollback deployment", "staged": "the booted deployment", "unknown": "something"}[which]
+    text = _text(capsys, case.root)
+    assert f"Prepared: {name} is mounted at /run/nextroot" in text
+    assert (", which is not what the loader boots next" in text) == (which != "staged")
+
+
+def test_a_kernel_loaded_for_kexec_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (case.root / "sys/kernel").mkdir(parents=True, exist_ok=True)
+    (case.root / "sys/kernel/kexec_loaded").write_text("0\n")
+    assert "Prepared:" not in _text(capsys, case.root)
+    (case.root / "sys/kernel/kexec_loaded").write_text("1\n")
+    assert "Prepared: a kernel is loaded for kexec: `systemctl reboot` starts it" in _text(capsys, case.root)
+    assert _document(capsys, case.root)["bootcFast"]["prepared"]["kexec"] is True
+
+
+def test_a_conflict_is_named_with_what_can_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = lab.make_host(tmp_path / "h", files={f"d{number}/a": "1" for number in range(5)})
+    for number in range(5):
+        (host.root / f"etc/d{number}/a").write_text("mine")
+    lab.stage_files(host, {f"d{number}": "now a file" for number in range(5)})
+    text = _text(capsys, host.root)
+    assert "merging /etc: 5 conflicts: /etc/d0" in text
+    assert " and 2 more\n" in text
+    assert "hint: settle them in /etc, or choose with --on-conflict=current|new" in text
+    assert _document(capsys, host.root)["bootcFast"]["stagedUpdate"]["hints"]
+
+
+def test_a_broken_deployment_is_described_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = _updated(capsys, tmp_path / "h")
+    shutil.rmtree(case.host.esp / f"EFI/Linux/bootc_composefs-{case.booted}")
+    text = _text(capsys, case.root)
+    assert text.count("vmlinuz") == 1
+    assert "initrd: not there, or empty" in text
+    assert len(_document(capsys, case.root)["bootcFast"]["warnings"]) == 2
