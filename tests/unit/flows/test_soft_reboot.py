@@ -191,7 +191,7 @@ def test_status_tells_what_is_capable_and_why_not(tmp_path: Path, capsys: pytest
     for name, kernel, is_capable in (("same", KERNEL, True), ("other", b"other", False)):
         case = make_updated(tmp_path / name, capsys, kernel=kernel)
         text = flowkit.run(capsys, "status", "--root", case.root, "-v")[1]
-        assert f"Restart: soft reboot: {'yes' if is_capable else 'no: kernel differs: '}" in text
+        assert f"Soft reboot: {'yes' if is_capable else 'no: kernel differs: '}" in text
         document = json.loads(flowkit.run(capsys, "status", "--root", case.root, "--json")[1])
         rollback = document["status"]["rollback"]
         assert rollback["softRebootCapable"] is is_capable
