@@ -31,7 +31,7 @@ def test_changes_of_etc_that_the_target_lacks_are_counted_as_on_composefs_hosts(
     assert "  2 local changes in /etc of the booted deployment are not in this one (`ostree admin config-diff`)" in out
     assert json.loads(rollback(capsys, host, "--dry-run", "--json")[1])["etc_changes_missing"] == 2
     text = flowkit.run(capsys, "status", "--root", host.root, "-v")[1]
-    assert "lacks 2 local changes in the running /etc" in text
+    assert "lacks 2 local changes of the running /etc" in text
     # What the target has as well is not missing there.
     (host.deployment(2) / "etc/mine").write_text("written since the update")
     (etc / "conf").unlink()
