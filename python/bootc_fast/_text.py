@@ -68,6 +68,16 @@ def escape_bytes(name: bytes) -> str:
     return escape(name.decode("utf-8", errors="surrogateescape"))
 
 
+def encode_bytes(name: bytes) -> str | dict[str, str]:
+    """A bytes name for JSON: text where it is UTF-8, else ``{"base64": …}`` (spec etc-merge.md, "Report")."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(name).decode("ascii")}
+
+
 def _escape_char(char: str) -> str:
     code = ord(char)
     first, last = 0xDC80, 0xDCFF  # where "surrogateescape" puts bytes

@@ -6,10 +6,9 @@ characters and bytes that are not UTF-8 are escaped. In JSON a path that is not 
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast._text import escape, escape_bytes
+from bootc_fast._text import encode_bytes, escape, escape_bytes
 from bootc_fast.types import EtcAction
 
 if TYPE_CHECKING:
@@ -35,14 +34,6 @@ LEGEND = "K kept, D deleted, I image change ignored, A image addition kept, C co
 def render_path(path: bytes) -> str:
     """A path for people; ``.`` for the root of the tree."""
     return escape_bytes(path) or "."
-
-
-def encode_path(path: bytes) -> str | dict[str, str]:
-    """A path for JSON."""
-    try:
-        return path.decode("utf-8")
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(path).decode("ascii")}
 
 
 def render_report(report: EtcReport) -> list[str]:
@@ -83,7 +74,7 @@ def _summary(report: EtcReport) -> str:
 def encode_report(report: EtcReport) -> dict[str, Any]:
     """Turn a report into plain values for JSON."""
     lists: dict[str, Any] = {
-        name: [{"path": encode_path(change.path), "reason": change.reason} for change in getattr(report, name)]
+        name: [{"path": encode_bytes(change.path), "reason": change.reason} for change in getattr(report, name)]
         for name in ("kept", "deleted", "image_changes_ignored", "image_additions_kept", "dangling_links")
     }
     lists["conflicts"] = [_encode_conflict(conflict) for conflict in report.conflicts]
@@ -94,11 +85,11 @@ def encode_report(report: EtcReport) -> dict[str, Any]:
 
 def _encode_conflict(conflict: EtcConflict) -> dict[str, Any]:
     return {
-        "path": encode_path(conflict.path),
+        "path": encode_bytes(conflict.path),
         "current": conflict.current,
         "new": conflict.new,
         "strategy": str(conflict.strategy),
-        "saved_as": None if conflict.saved_as is None else encode_path(conflict.saved_as),
+        "saved_as": None if conflict.saved_as is None else encode_bytes(conflict.saved_as),
     }
 
 
@@ -123,13 +114,13 @@ def encode_operations(operations: Iterable[EtcOperation]) -> list[dict[str, Any]
 
 
 def _encode_operation(operation: EtcOperation) -> dict[str, Any]:
-    facts: dict[str, Any] = {"action": str(operation.action), "path": encode_path(operation.path)}
+    facts: dict[str, Any] = {"action": str(operation.action), "path": encode_bytes(operation.path)}
     if operation.size_bytes is not None:
         facts["size_bytes"] = operation.size_bytes
     if operation.entries is not None:
         facts["entries"] = operation.entries
     if operation.link_to is not None:
-        facts["link_to"] = encode_path(operation.link_to)
+        facts["link_to"] = encode_bytes(operation.link_to)
     if operation.attributes:
         facts["attributes"] = list(operation.attributes)
     return facts
@@ -145,7 +136,7 @@ def render_entries(entries: Iterable[EtcDiffEntry]) -> list[str]:
 
 def encode_entries(entries: Iterable[EtcDiffEntry]) -> list[dict[str, Any]]:
     """Turn local changes into plain values for JSON."""
-    return [{"change": entry.change, "path": encode_path(entry.path), "reason": entry.reason} for entry in entries]
+    return [{"change": entry.change, "path": encode_bytes(entry.path), "reason": entry.reason} for entry in entries]
 
 
 def render_diff(diff: EtcDiff) -> list[str]:
@@ -163,5 +154,5 @@ def encode_diff(diff: EtcDiff) -> dict[str, Any]:
         "changes": encode_entries(diff.entries),
         "warnings": list(diff.warnings),
         "merge": None if diff.merge is None else encode_report(diff.merge),
-        "patches": [{"path": encode_path(patch.path), "text": patch.text} for patch in diff.patches],
+        "patches": [{"path": encode_bytes(patch.path), "text": patch.text} for patch in diff.patches],
     }

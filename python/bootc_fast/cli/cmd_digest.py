@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from bootc_fast import _core
-from bootc_fast.cli.render import json_path, print_json
+from bootc_fast._text import encode_bytes
+from bootc_fast.cli.render import print_json
 from bootc_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = _digest_files([os.fsencode(name) for name in arguments.files], options)
     if arguments.json:
         print_json(
-            [{"path": json_path(path), "algorithm": options.algorithm, "digest": digest} for path, digest in found]
+            [{"path": encode_bytes(path), "algorithm": options.algorithm, "digest": digest} for path, digest in found]
         )
         return 0
     for path, digest in found:

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bootc_fast._text import encode_bytes, escape_bytes
 from bootc_fast.cli.parser import add_global_options
-from bootc_fast.cli.render import json_path, print_json, print_lines, text_path
+from bootc_fast.cli.render import print_json, print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,10 +118,12 @@ def _describe(entry: TreeEntry, path: bytes) -> str:
         time = when.strftime("%Y-%m-%d %H:%M:%S")
     except OverflowError:
         time = f"@{entry.mtime_ns // 1_000_000_000}"
-    target = f" -> {text_path(entry.target)}" if entry.target is not None else ""
+    target = f" -> {escape_bytes(entry.target)}" if entry.target is not None else ""
     mark = "+" if entry.xattrs else " "
     owner = f"{entry.uid}:{entry.gid}"
-    return f"{stat.filemode(entry.mode)}{mark} {entry.nlink:>3} {owner:>11} {size:>12} {time} {text_path(path)}{target}"
+    return (
+        f"{stat.filemode(entry.mode)}{mark} {entry.nlink:>3} {owner:>11} {size:>12} {time} {escape_bytes(path)}{target}"
+    )
 
 
 def _print_json_list(image: Image, start: bytes, *, recursive: bool) -> None:
@@ -140,7 +143,7 @@ def _to_json(entry: TreeEntry, path: bytes) -> dict[str, object]:
     from bootc_fast.images import describe_kind
 
     return {
-        "path": json_path(path),
+        "path": encode_bytes(path),
         "type": describe_kind(entry),
         "mode": f"{entry.mode & 0o7777:04o}",
         "uid": entry.uid,
@@ -150,10 +153,10 @@ def _to_json(entry: TreeEntry, path: bytes) -> dict[str, object]:
         "size_bytes": entry.size_bytes,
         "mtime_ns": entry.mtime_ns,
         "xattrs": [
-            {"name": json_path(name), "value_base64": b64encode(value).decode("ascii")}
+            {"name": encode_bytes(name), "value_base64": b64encode(value).decode("ascii")}
             for name, value in entry.xattrs.items()
         ],
-        "target": None if entry.target is None else json_path(entry.target),
+        "target": None if entry.target is None else encode_bytes(entry.target),
         "object": entry.digest,
     }
 
@@ -189,9 +192,9 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     verified = []
     for path in arguments.images:
         facts = verify_image(path, expected=arguments.digest, objects=arguments.objects, check=_go_on)
-        verified.append({"path": json_path(os.fsencode(path)), **asdict(facts)})
+        verified.append({"path": encode_bytes(os.fsencode(path)), **asdict(facts)})
         if not arguments.json:
-            print_lines([f"{text_path(os.fsencode(path))}: {_summarise(facts)}"])
+            print_lines([f"{escape_bytes(os.fsencode(path))}: {_summarise(facts)}"])
     if arguments.json:
         print_json(verified)
     return 0

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import print_json, print_lines, text_path
+from bootc_fast._text import escape_bytes
+from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.types import Algorithm, BootType, Loader
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _run_edit(arguments: argparse.Namespace) -> int:
     from bootc_fast.lab import apply_edits, open_lab
 
     edits = apply_edits(open_lab(arguments.directory).etc)
-    print_lines(f"/etc/{text_path(edit.path)}: {edit.what}" for edit in edits)
+    print_lines(f"/etc/{escape_bytes(edit.path)}: {edit.what}" for edit in edits)
     return 0
 
 

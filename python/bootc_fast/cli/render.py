@@ -1,11 +1,10 @@
-"""What several commands print with: JSON, bytes names, sizes and times for people."""
+"""What several commands print with: JSON, lines, times and colours for people."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import escape_bytes
 from bootc_fast.errors import FileSystemError
 
 if TYPE_CHECKING:
@@ -37,21 +36,6 @@ def print_json(value: object) -> None:
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines on stdout."""
     write_stdout("".join(f"{line}\n" for line in lines))
-
-
-def json_path(path: bytes) -> str | dict[str, str]:
-    """A path for JSON: text where it is UTF-8, else ``{"base64": …}`` (spec etc-merge.md, "Report")."""
-    try:
-        return path.decode("utf-8")
-    except UnicodeDecodeError:
-        import base64
-
-        return {"base64": base64.b64encode(path).decode("ascii")}
-
-
-def text_path(path: bytes) -> str:
-    """A path for people: control characters and bytes that are not UTF-8 escaped."""
-    return escape_bytes(path)
 
 
 def text_seconds(seconds: float) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
+from bootc_fast._text import encode_bytes
 from bootc_fast.etc_diff import EtcDiff, EtcDiffEntry, EtcPatch
 from bootc_fast.etc_render import (
     encode_diff,
     encode_operations,
-    encode_path,
     encode_report,
     render_diff,
     render_operations,
@@ -79,8 +79,8 @@ def test_a_report_becomes_json_with_paths_that_are_not_utf8_in_base64() -> None:
 
 
 def test_a_path_that_is_utf8_is_text_in_json() -> None:
-    assert encode_path("é\x00".encode()) == "é\x00"
-    assert encode_path(b"\xc3") == {"base64": "ww=="}
+    assert encode_bytes("é\x00".encode()) == "é\x00"
+    assert encode_bytes(b"\xc3") == {"base64": "ww=="}
 
 
 def test_operations_are_printed_one_a_line() -> None:
