@@ -23,7 +23,7 @@ from bootc_fast._survey import Survey
 from bootc_fast.boot.firmware import LoaderVariables
 from bootc_fast.boot.garbage import collect_volumes
 from bootc_fast.boot.menu import read_volumes
-from bootc_fast.boot.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.plan import check_next_boot, order_after_finalize, plan_menu
 from bootc_fast.boot.publish import publish_volumes
 from bootc_fast.host import Host
 from bootc_fast.types import Booted, BootType, Deployment, Loader, StagedMarker, VerityDigest
@@ -237,15 +237,18 @@ class RandomHost:
         self.variables[kind.value] = value.decode()
         self.stored.append((len(self.volume.model.log), dict(self.variables)))
 
-    def run(self, verb: str, to: str | None, volume: BootVolume) -> VerityDigest:
-        """Do what the command does between its look and its last word; returns what it says boots next."""
-        self.stored = [(0, dict(self.variables))]
-        survey = self.survey()
-        variables = LoaderVariables(
+    def _loader_variables(self) -> LoaderVariables:
+        return LoaderVariables(
             entry_default=self.variables.get("LoaderEntryDefault"),
             entry_oneshot=self.variables.get("LoaderEntryOneShot"),
             entry_last_booted=self.variables.get("LoaderEntryLastBooted"),
         )
+
+    def run(self, verb: str, to: str | None, volume: BootVolume) -> VerityDigest:
+        """Do what the command does between its look and its last word; returns what it says boots next."""
+        self.stored = [(0, dict(self.variables))]
+        survey = self.survey()
+        variables = self._loader_variables()
         menu = read_volumes(volume, volume, loader=self.loader, known=survey.known, variables=variables)
         if verb == "rollback":
             plan = plan_rollback(survey, menu, to=to)
@@ -256,6 +259,11 @@ class RandomHost:
             plan = plan_menu(menu, order=order, staged=staged)
         protected = list_protected(survey, menu)
         publish_volumes(volume, volume, menu, plan, set_variable=self._set_variable, protected=protected)
+        variables = self._loader_variables()
+        check_next_boot(
+            read_volumes(self.volume, self.volume, loader=self.loader, known=survey.known, variables=variables),
+            plan.order[0],
+        )
         if verb == "rollback":
             self.marker = None if self.marker != plan.order[0] else self.marker
         else:

@@ -13,7 +13,7 @@ from bootc_fast._text import escape_bytes
 from bootc_fast.boot.esp import open_boot_area
 from bootc_fast.boot.firmware import read_loader_variables, read_secure_boot_state
 from bootc_fast.boot.menu import read_menu
-from bootc_fast.boot.plan import find_rollback_target
+from bootc_fast.boot.plan import check_next_boot, find_rollback_target
 from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
 
 if TYPE_CHECKING:
@@ -61,6 +61,17 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
     return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.warnings))
+
+
+def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> None:
+    """Look again, after writing, at what the loader boots; blocks.
+
+    Raises:
+        BootEntryError: An override picks another deployment of ours.
+        FileSystemError: The entries cannot be read.
+    """
+    variables = read_loader_variables(survey.host)
+    check_next_boot(read_menu(look.area, known=survey.known, variables=variables), target)
 
 
 def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:

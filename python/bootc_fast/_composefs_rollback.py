@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _message_ids
-from bootc_fast._boot_look import BootLook, check_boot_files, list_protected, look_boot
+from bootc_fast._boot_look import BootLook, check_boot_files, confirm_next_boot, list_protected, look_boot
 from bootc_fast._merge import list_missing_changes
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import clear_next_root, prepare_restart, require_live
@@ -187,8 +187,9 @@ async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: 
                 protected=list_protected(run.survey, boot.menu),
             )
         warnings = (*outcome.warnings, *published.warnings, *await _tidy(run, outcome))
-        # Last, since both may fail and the rest is done; one without the other would undo the new order at shutdown.
+        # Last, since all may fail and the rest is done; one without the other would undo the new order at shutdown.
         try:
+            await run_blocking(confirm_next_boot, run.survey, boot, outcome.next_boot)
             if restart is not None:
                 await run_blocking(restart.commit)
             else:

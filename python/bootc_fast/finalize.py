@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _core, _message_ids
-from bootc_fast._boot_look import check_boot_files, list_protected, look_boot
+from bootc_fast._boot_look import check_boot_files, confirm_next_boot, list_protected, look_boot
 from bootc_fast._merge import plan_merge
 from bootc_fast._native import run_blocking
 from bootc_fast._steps import Steps, single_error
@@ -231,6 +231,7 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
                 protected=list_protected(looked.survey, boot.menu),
             )
         run.warnings += published.warnings
+        await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)
         await _tidy(run, looked)
 

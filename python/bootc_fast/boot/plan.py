@@ -312,6 +312,22 @@ def _plan_files(menu: BootMenu, wanted: Sequence[MenuEntry]) -> tuple[tuple[Menu
     return tuple(maker.rename(entry, rank) for rank, entry in enumerate(fresh)), kept
 
 
+def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:
+    """Check, on a menu that was read after writing, that no override picks another deployment of ours.
+
+    It can: an entry that could not be read is neither replaced nor known to be what an override names.
+
+    Raises:
+        BootEntryError: It does.
+    """
+    default = menu.default
+    if default is not None and default.is_own and default.digest != target:
+        raise BootEntryError(
+            f"the new boot entries are in place, but the loader boots {default.label} ({menu.default_reason})",
+            hint="clear what names that entry, or run this again once all entries can be read",
+        )
+
+
 def order_after_finalize(
     menu: BootMenu, *, staged: VerityDigest, booted: VerityDigest, kept: Collection[VerityDigest]
 ) -> tuple[VerityDigest, ...]:

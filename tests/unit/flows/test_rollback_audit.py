@@ -367,3 +367,33 @@ def test_a_user_cfg_that_cannot_be_read_is_never_replaced(make: Callable[..., Up
         found, _, err = flowkit.run(updated.capsys, verb, "--root", updated.host.root)
         assert (found, "user.cfg cannot be read" in err) == (code, True), err
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["rollback", "finalize"])
+def test_an_override_that_names_an_entry_that_could_not_be_read_is_found_out_after_writing(
+    make: Callable[..., Updated], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    from bootc_fast.boot.directory import RealDirectory
+
+    updated = make()
+    if verb == "finalize":
+        lab.stage_files(updated.host, {"third": "3"}, version="3")
+    name = updated.find(updated.booted).name
+    updated.host.write_efi_variable("LoaderEntryDefault", name)
+    read, failures = RealDirectory.read, [OSError(5, "Input/output error")]
+
+    def fail_once(self: RealDirectory, what: bytes, max_bytes: int) -> bytes:
+        if what == name.encode() and failures:
+            raise failures.pop()
+        return read(self, what, max_bytes)
+
+    monkeypatch.setattr(RealDirectory, "read", fail_once)
+    code, out, err = flowkit.run(updated.capsys, verb, "--root", updated.host.root)
+    # It outranks an entry that is kept as it is, and is outranked by a new one.
+    told = f"but the loader boots {name} (LoaderEntryDefault names {name})"
+    told = f"systemd-boot would boot {name}, not " if verb == "rollback" else told
+    assert (code, out, told in err) == (7, "", True), err
+    assert updated.next_boot() == updated.booted
+    # The disk has come to its senses.
+    assert flowkit.run(updated.capsys, "rollback", "--to", "previous", "--root", updated.host.root)[0] == 0
+    assert updated.next_boot() == updated.previous
