@@ -90,8 +90,13 @@ def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) 
     live = [entry for entry in (*menu.entries, *menu.files) if entry.digest == digest and entry.is_own]
     staged = [entry for entry in _staged_entries(menu) if entry.digest == digest and entry.is_own]
     staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
-    if staged_best is None or live_best is None or not prefers_staged:
+    if staged_best is None or live_best is None:
         return live_best or staged_best
+    if live_best.missing and not staged_best.missing:
+        # bootc renames kernels' directories and then exchanges the sets: it may have been cut in between.
+        return staged_best
+    if not prefers_staged:
+        return live_best
     # A run that was cut short may have put the staged entry in its place already.
     is_same = live_best.sort_key is not None and replace_sort_key(staged_best.raw, live_best.sort_key) == live_best.raw
     return live_best if is_same or (staged_best.missing and not live_best.missing) else staged_best

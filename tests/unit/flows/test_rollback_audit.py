@@ -397,3 +397,18 @@ def test_an_override_that_names_an_entry_that_could_not_be_read_is_found_out_aft
     # The disk has come to its senses.
     assert flowkit.run(updated.capsys, "rollback", "--to", "previous", "--root", updated.host.root)[0] == 0
     assert updated.next_boot() == updated.previous
+
+
+@pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
+def test_where_bootc_renamed_a_kernels_directory_and_was_cut_the_staged_entry_counts(
+    make: Callable[..., Updated], loader: Loader
+) -> None:
+    updated = make(loader)
+    third = lab.stage_files(updated.host, {"third": "3"}, version="3")
+    live = updated.find(updated.booted)
+    live.write_text(live.read_text().replace("bootc_composefs-", ""))
+    code, _, err = flowkit.run(updated.capsys, "finalize", "--root", updated.host.root)
+    assert (code, updated.next_boot()) == (0, third), err
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.booted
+    lab.boot(updated.host)
