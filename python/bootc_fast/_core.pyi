@@ -179,7 +179,7 @@ def plan_etc(
     new_objects: int | None = None,
     rules: Sequence[tuple[bytes, str]] = ...,
     default: str = "fail",
-    new_image: Tree | None = None,
+    new_image: Image | None = None,
     check: _Check = None,
 ) -> EtcPlan: ...
 def policy_pattern_matches(pattern: bytes, path: bytes) -> bool: ...

@@ -17,7 +17,7 @@ from bootc_fast._text import escape_bytes
 from bootc_fast.errors import FileSystemError, UsageError
 
 if TYPE_CHECKING:
-    from bootc_fast._core import Tree, TreeEntry
+    from bootc_fast._core import Image, Tree, TreeEntry
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
@@ -147,14 +147,15 @@ async def _look_below_mounts(opened: OpenTrees, dir_fd: int) -> None:
         raise
 
 
-async def open_whole_image(source: EtcSource) -> Tree | None:
-    """Walk the whole image that a source is a part of; None for a directory.
+async def open_whole_image(source: EtcSource) -> Image | None:
+    """Open the whole image that a source is a part of; None for a directory.
 
-    Symlinks in /etc lead out of it more often than not; whether they lead anywhere is told by this.
+    Symlinks in /etc lead out of it more often than not; whether they lead anywhere is looked up in this, without
+    walking it.
     """
     if isinstance(source, DirectorySource):
         return None
-    return await run_native(_core.Image.open(source.image_fd).tree, b"")
+    return _core.Image.open(source.image_fd)
 
 
 def read_content(side: OpenTree, path: bytes, *, max_bytes: int) -> bytes | None:

@@ -63,6 +63,14 @@ impl<'a> Ticker<'a> {
             return Ok(());
         }
         self.calls_left = Self::CALLS;
+        self.tick_slow()
+    }
+
+    /// Polls if it is time to, for steps of a tenth of a millisecond and more.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn tick_slow(&mut self) -> Result<(), Cancelled> {
         if self.last.elapsed() < Self::INTERVAL {
             return Ok(());
         }

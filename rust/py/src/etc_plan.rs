@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::call;
+use crate::image::Image;
 use crate::tree::{Tree, TreeEntry};
 use crate::verity::duplicate;
 
@@ -167,7 +168,7 @@ pub fn plan_etc(
     new_objects: Option<RawFd>,
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
-    new_image: Option<&Tree>,
+    new_image: Option<&Image>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
     let hidden = current.hidden_paths();
@@ -187,7 +188,7 @@ pub fn plan_etc(
         new: new.input(),
         hidden,
         policy: &policy,
-        new_image: new_image.map(|image| image.inner().as_ref()),
+        new_image: new_image.map(Image::inner),
     };
     let work = |cancel: &dyn Cancel| plan(&input, cancel);
     let merged = call::detached(py, check, work, |_, error| plan_error(error))?;

@@ -51,6 +51,13 @@ pub struct Image {
     inner: Arc<erofs::Image>,
 }
 
+impl Image {
+    /// The core's image.
+    pub fn inner(&self) -> &erofs::Image {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl Image {
     /// Maps the file; the descriptor may be closed afterwards.

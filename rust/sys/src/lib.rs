@@ -12,3 +12,4 @@ pub mod namespace;
 pub mod resolve;
 pub mod sync;
 pub mod verity;
+pub mod xattrat;

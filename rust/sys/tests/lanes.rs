@@ -15,8 +15,13 @@ fn message(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn check(backend: Backend, count: usize, len: usize, prefix_len: usize) {
-    let prefix = message(99, prefix_len);
     let messages: Vec<Vec<u8>> = (0..count as u64).map(|seed| message(seed, len)).collect();
+    compare(backend, &messages, prefix_len);
+}
+
+fn compare(backend: Backend, messages: &[Vec<u8>], prefix_len: usize) {
+    let prefix = message(99, prefix_len);
+    let what = format!("{backend:?}, {} messages after {prefix_len} bytes", messages.len());
     let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
     let mut ours = Vec::new();
     Sha512Lanes::new(backend, &prefix).hash(&slices, &mut ours);
@@ -24,14 +29,14 @@ fn check(backend: Backend, count: usize, len: usize, prefix_len: usize) {
         .iter()
         .flat_map(|message| Sha512::new().chain_update(&prefix).chain_update(message).finalize())
         .collect();
-    assert_eq!(ours, theirs, "SHA-512, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
+    assert_eq!(ours, theirs, "SHA-512, {what}");
     let mut ours = Vec::new();
     Sha256Lanes::new(backend, &prefix).hash(&slices, &mut ours);
     let theirs: Vec<u8> = messages
         .iter()
         .flat_map(|message| Sha256::new().chain_update(&prefix).chain_update(message).finalize())
         .collect();
-    assert_eq!(ours, theirs, "SHA-256, {backend:?}, {count} messages of {len} bytes after {prefix_len}");
+    assert_eq!(ours, theirs, "SHA-256, {what}");
 }
 
 #[test]
@@ -50,6 +55,23 @@ fn every_back_end_equals_sha2_on_every_length_and_prefix() {
             for prefix_len in [0, 128, 256] {
                 check(backend, 17, len, prefix_len);
             }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_zeros_in_some_lanes_or_in_all_are_hashed_as_any_others() {
+    for backend in Backend::available() {
+        for zeros_from in [0, 1, 64, 128, 129, 256, 1000, 1024] {
+            let mut messages: Vec<Vec<u8>> = (0..17).map(|seed| message(seed, 1024)).collect();
+            for (index, data) in messages.iter_mut().enumerate() {
+                // All lanes alike in one pass, one of them otherwise in the next.
+                let from = if index == 3 { 1023 } else { zeros_from };
+                data[from.max(zeros_from)..].fill(0);
+            }
+            compare(backend, &messages, 0);
+            messages.remove(3);
+            compare(backend, &messages, 128);
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::digests::DigestCache;
 use crate::cancel::{Cancel, Cancelled};
-use crate::tree::{Content, FileType, Node, Tree, open_beneath};
+use crate::tree::{Content, DiskState, FileType, Node, Timestamp, Tree, open_beneath};
 use crate::verity::Digest;
 
 /// Bytes compared at once.
@@ -165,7 +165,7 @@ impl<'a> Side<'a> {
         }
         let Some((file, before)) = self.open_live(node)? else { return Ok(None) };
         let mut source = Source::Live(file);
-        let result = read(&mut source, before.has_verity)?;
+        let result = read(&mut source, before.disk.has_verity)?;
         let Source::Live(file) = &source else { return Ok(None) };
         let after = State::of(file).map_err(|errno| failed(node, errno.into()))?;
         Ok(Some((result, before == after)))
@@ -308,10 +308,9 @@ impl Source<'_> {
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     is_regular: bool,
-    has_verity: bool,
     size_bytes: u64,
-    mtime: (i64, u32),
-    ctime: (i64, u32),
+    mtime: Timestamp,
+    disk: DiskState,
 }
 
 impl State {
@@ -320,10 +319,21 @@ impl State {
         let found = statx(file.as_fd(), c"", flags, StatxFlags::BASIC_STATS)?;
         Ok(Self {
             is_regular: FileType::from_mode(u32::from(found.stx_mode)) == Some(FileType::Regular),
-            has_verity: found.stx_attributes.contains(StatxAttributes::VERITY),
             size_bytes: found.stx_size,
-            mtime: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
-            ctime: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
+            mtime: Timestamp { secs: found.stx_mtime.tv_sec, nanos: found.stx_mtime.tv_nsec },
+            disk: DiskState {
+                inode: found.stx_ino,
+                ctime: Timestamp { secs: found.stx_ctime.tv_sec, nanos: found.stx_ctime.tv_nsec },
+                has_verity: found.stx_attributes.contains(StatxAttributes::VERITY),
+            },
         })
     }
+}
+
+/// Whether an open file is what the scan saw, and did not change since.
+pub(super) fn is_unchanged(file: &File, node: Node<'_>, seen: &DiskState) -> bool {
+    let stat = node.stat();
+    State::of(file).is_ok_and(|now| {
+        now.is_regular && now.disk == *seen && (now.size_bytes, now.mtime) == (stat.size_bytes, stat.mtime)
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::result::Change;
 use crate::cancel::{Cancelled, Ticker};
+use crate::erofs::{ErofsError, Image};
 use crate::tree::{Content, FileType, Node, Tree};
 
 /// `MAXSYMLINKS` of Linux.
@@ -25,10 +26,11 @@ enum Found {
 /// Finds symlinks of R whose target exists neither in the new image nor in R, in byte order of their paths.
 ///
 /// `image`: the whole new image, whose `etc` R takes the place of; without it only links that stay in /etc can be
-/// judged. Targets are resolved as the kernel would with the image as root.
+/// judged. Targets are resolved as the kernel would with the image as root, by binary searches in its directories:
+/// a walk of the whole image, which can have a million files, for some dozen links cost more than all of planning.
 pub(super) fn dangling_links(
     result: &Tree,
-    image: Option<&Tree>,
+    image: Option<&Image>,
     ticker: &mut Ticker<'_>,
 ) -> Result<Vec<Change>, Cancelled> {
     let mut found = Vec::new();
@@ -54,7 +56,7 @@ fn is_enablement(node: Node<'_>) -> bool {
 }
 
 /// Follows `target` as it stands in the directory `from` below /etc.
-fn resolve(result: &Tree, image: Option<&Tree>, from: &[u8], target: &[u8]) -> Found {
+fn resolve(result: &Tree, image: Option<&Image>, from: &[u8], target: &[u8]) -> Found {
     let mut walk = Walk { result, image, at: vec![b"etc".to_vec()] };
     walk.at.extend(from.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec));
     let mut rest: VecDeque<Vec<u8>> = VecDeque::new();
@@ -71,27 +73,27 @@ fn resolve(result: &Tree, image: Option<&Tree>, from: &[u8], target: &[u8]) -> F
         }
         match walk.look() {
             Look::Unknown => return Found::Unknown,
-            Look::Absent => return Found::No,
-            Look::Node(node) => {
-                if let Content::Target(next) = node.content() {
-                    hops = hops.saturating_add(1);
-                    if hops >= MAX_HOPS {
-                        return Found::No;
-                    }
-                    let next = next.to_vec();
-                    walk.at.pop();
-                    walk.push(&mut rest, &next);
-                } else if !rest.is_empty() && node.file_type() != FileType::Directory {
+            Look::Link(next) => {
+                hops = hops.saturating_add(1);
+                if hops >= MAX_HOPS {
                     return Found::No;
                 }
+                walk.at.pop();
+                walk.push(&mut rest, &next);
             }
+            Look::Directory => {}
+            Look::Other if rest.is_empty() => {}
+            Look::Absent | Look::Other => return Found::No,
         }
     }
     Found::Yes
 }
 
-enum Look<'t> {
-    Node(Node<'t>),
+enum Look {
+    /// A symlink to this.
+    Link(Vec<u8>),
+    Directory,
+    Other,
     Absent,
     Unknown,
 }
@@ -99,11 +101,11 @@ enum Look<'t> {
 /// A place in the new deployment's root: names from the root, free of symlinks.
 struct Walk<'t> {
     result: &'t Tree,
-    image: Option<&'t Tree>,
+    image: Option<&'t Image>,
     at: Vec<Vec<u8>>,
 }
 
-impl<'t> Walk<'t> {
+impl Walk<'_> {
     /// Puts the components of a target before what is left to walk; an absolute one starts at the root.
     fn push(&mut self, rest: &mut VecDeque<Vec<u8>>, target: &[u8]) {
         if target.first() == Some(&b'/') {
@@ -119,14 +121,34 @@ impl<'t> Walk<'t> {
         self.at.first().is_some_and(|top| RUNTIME.contains(&top.as_slice()))
     }
 
-    fn look(&self) -> Look<'t> {
-        let (tree, names) = match self.at.split_first() {
-            Some((top, below)) if top == b"etc" => (self.result, below),
-            _ => match self.image {
-                Some(image) => (image, self.at.as_slice()),
-                None => return Look::Unknown,
-            },
-        };
-        tree.find(&names.join(&b'/')).map_or(Look::Absent, Look::Node)
+    fn look(&self) -> Look {
+        match (self.at.split_first(), self.image) {
+            (Some((top, below)), _) if top == b"etc" => look_in_tree(self.result, &below.join(&b'/')),
+            (_, Some(image)) => look_in_image(image, &self.at.join(&b'/')),
+            (_, None) => Look::Unknown,
+        }
+    }
+}
+
+fn look_in_tree(tree: &Tree, path: &[u8]) -> Look {
+    match tree.find(path).map(|node| (node.content(), node.is_dir())) {
+        None => Look::Absent,
+        Some((Content::Target(target), _)) => Look::Link(target.to_vec()),
+        Some((_, true)) => Look::Directory,
+        Some((_, false)) => Look::Other,
+    }
+}
+
+fn look_in_image(image: &Image, path: &[u8]) -> Look {
+    let found = image.find(path).and_then(|inode| match inode.file_type() {
+        FileType::Symlink => image.symlink_target(&inode).map(|target| Look::Link(target.into_owned())),
+        FileType::Directory => Ok(Look::Directory),
+        _ => Ok(Look::Other),
+    });
+    match found {
+        Ok(look) => look,
+        Err(ErofsError::NotFound { .. } | ErofsError::NotADirectory { .. }) => Look::Absent,
+        // Of an image that is corrupt there, nobody can say what it has; its /etc was walked and is not.
+        Err(_) => Look::Unknown,
     }
 }

@@ -200,29 +200,37 @@ type LinkKey = (SideName, u32, Option<(u32, u32, u32, Vec<(Vec<u8>, Vec<u8>)>)>)
 /// A link group of R: its number and how many names it has.
 type Links = HashMap<LinkKey, (u32, u32)>;
 
-/// R, and where each of its nodes is from.
-pub(super) fn build(root: &Draft<'_>, ticker: &mut Ticker<'_>) -> Result<(Tree, Vec<Origin>), DraftError> {
+/// R, and where each of its nodes is from; `expected`: about how many nodes it has.
+pub(super) fn build(
+    root: &Draft<'_>,
+    expected: usize,
+    has_links: bool,
+    ticker: &mut Ticker<'_>,
+) -> Result<(Tree, Vec<Origin>), DraftError> {
     let mut links = Links::new();
-    root.visit(
-        &mut |step| {
-            if let Some(key) = step.item.link_key() {
-                let next = u32::try_from(links.len()).unwrap_or(u32::MAX).saturating_add(1);
-                let (_, names) = links.entry(key).or_insert((next, 0));
-                *names = names.saturating_add(1);
-            }
-            Ok(NodeId::ROOT)
-        },
-        ticker,
-    )?;
+    if has_links {
+        // Of two names of an inode, R may have one: so they are counted first.
+        root.visit(
+            &mut |step| {
+                if let Some(key) = step.item.link_key() {
+                    let next = u32::try_from(links.len()).unwrap_or(u32::MAX).saturating_add(1);
+                    let (_, names) = links.entry(key).or_insert((next, 0));
+                    *names = names.saturating_add(1);
+                }
+                Ok(NodeId::ROOT)
+            },
+            ticker,
+        )?;
+    }
     let mut builder: Option<TreeBuilder> = None;
-    let mut origins = Vec::new();
+    let mut origins = Vec::with_capacity(expected);
     root.visit(
         &mut |step| {
             origins.push(step.item.from().origin());
             match &mut builder {
                 Some(builder) => add(builder, &step, &links),
                 slot => {
-                    *slot = Some(start(&step.item)?);
+                    slot.insert(start(&step.item)?).reserve(expected);
                     Ok(NodeId::ROOT)
                 }
             }

@@ -14,6 +14,7 @@ use super::prefetch::prefetch;
 use super::result::{MergeReport, MergeResult, Warning};
 use super::rules::Merger;
 use crate::cancel::{Cancel, Cancelled, Ticker};
+use crate::erofs::Image;
 use crate::tree::{BuildError, Tree};
 
 /// Stack of the thread that decides: the rules recurse once a directory level, of which there can be
@@ -89,8 +90,8 @@ pub struct PlanInput<'a> {
     pub hidden: &'a [Vec<u8>],
     /// What conflicts get.
     pub policy: &'a Policy,
-    /// The root of the staged image.
-    pub new_image: Option<&'a Tree>,
+    /// The whole staged image.
+    pub new_image: Option<&'a Image>,
 }
 
 /// Decides R. Nothing is written; files of C are read where only their bytes tell.
@@ -156,7 +157,10 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
     let root = merger.root()?;
     let mut report = merger.report;
     let mut ticker = Ticker::new(cancel);
-    let (tree, content_from) = draft::build(&root, &mut ticker)?;
+    let trees = [p.tree, c.tree, n.tree];
+    let expected = trees.iter().map(|tree| tree.len()).max().unwrap_or_default();
+    let has_links = trees.iter().any(|tree| tree.has_links());
+    let (tree, content_from) = draft::build(&root, expected, has_links, &mut ticker)?;
     report.dangling_links = dangling_links(&tree, input.new_image, &mut ticker)?;
     let hidden = merger.hidden.all().map(|path| Warning::MountNotCrossed { path: path.to_vec() });
     report.warnings.extend(hidden);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::content::{ContentError, Side};
+use super::digests::Folder;
 use super::triples::{Triple, Triples};
 use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::tree::{Content, Node, Tree};
@@ -12,7 +13,7 @@ use crate::verity::{Digest, default_threads};
 /// Files below which further threads cost more than they save.
 const SERIAL_FILES: usize = 256;
 /// Files a thread takes at once.
-const BATCH_FILES: usize = 32;
+const BATCH_FILES: usize = 64;
 
 /// Computes the digests of all files of C that the rules will have to compare with an object.
 pub(super) fn prefetch(
@@ -21,11 +22,25 @@ pub(super) fn prefetch(
     n: &Side<'_>,
     cancel: &dyn Cancel,
 ) -> Result<(), ContentError> {
-    let wanted = candidates(p.tree, c.tree, n.tree, cancel)?;
+    digest_all(c, &candidates(Some(p.tree), c.tree, n.tree, cancel)?, cancel)
+}
+
+/// Computes the digests of all files of `found` that may be the objects that `wanted` has under their names.
+pub(super) fn prefetch_against(
+    wanted: &Tree,
+    found: &Side<'_>,
+    cancel: &dyn Cancel,
+) -> Result<(), ContentError> {
+    digest_all(found, &candidates(None, found.tree, wanted, cancel)?, cancel)
+}
+
+fn digest_all(c: &Side<'_>, wanted: &[(Node<'_>, &Digest)], cancel: &dyn Cancel) -> Result<(), ContentError> {
     let threads = if wanted.len() < SERIAL_FILES { 1 } else { default_threads() };
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = || -> Result<(), ContentError> {
+        let mut folder = Folder::default();
+        let mut ticker = Ticker::new(cancel);
         loop {
             let start = next.fetch_add(BATCH_FILES, Ordering::Relaxed);
             let batch = wanted.get(start..wanted.len().min(start.saturating_add(BATCH_FILES)));
@@ -35,38 +50,35 @@ pub(super) fn prefetch(
             }
             // P's and N's algorithms can differ: each run of one is a batch.
             for run in batch.chunk_by(|(_, one), (_, two)| one.algorithm() == two.algorithm()) {
-                c.digest_batch(run, cancel)?;
+                c.digest_batch(run, &mut folder, cancel)?;
             }
-            cancel.check()?;
+            ticker.tick_slow()?;
         }
     };
-    if threads < 2 {
-        return work();
-    }
+    let work = || {
+        let result = work();
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        result
+    };
     thread::scope(|scope| {
-        let start = || {
-            scope.spawn(|| {
-                let result = work();
-                failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                result
-            })
-        };
-        let workers: Vec<_> = (0..threads).map(|_| start()).collect();
+        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // This thread works, too: only it may be able to see a cancellation (cancel.rs).
+        let own = work();
         let results = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Cancelled.into())));
-        results.fold(Ok(()), Result::and)
+        results.fold(own, Result::and)
     })
 }
 
 /// Files of C whose type and size leave open whether they are P's; or N's, where they cannot be P's.
 fn candidates<'t>(
-    p: &'t Tree,
+    p: Option<&'t Tree>,
     c: &'t Tree,
     n: &'t Tree,
     cancel: &dyn Cancel,
 ) -> Result<Vec<(Node<'t>, &'t Digest)>, Cancelled> {
     let mut found = Vec::new();
     let mut ticker = Ticker::new(cancel);
-    let mut pending = vec![(Some(p.root()), c.root(), Some(n.root()))];
+    let mut pending = vec![(p.map(Tree::root), c.root(), Some(n.root()))];
     while let Some((p, c, n)) = pending.pop() {
         for Triple { p, c, n, .. } in Triples::new(p, Some(c), n) {
             ticker.tick()?;

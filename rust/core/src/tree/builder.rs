@@ -1,6 +1,6 @@
 //! Making a [`Tree`]: nodes in any order, parents before children; sorted and frozen at the end.
 
-use super::model::{Content, FileType, NodeId, RawContent, RawNode, Span, Stat, Tree};
+use super::model::{Content, DiskState, FileType, NodeId, RawContent, RawNode, Span, Stat, Tree};
 use crate::limits::{MAX_NAME_BYTES, MAX_TREE_NODES};
 
 /// Why a tree cannot be built.
@@ -60,6 +60,8 @@ impl TreeBuilder {
             bytes: Vec::new(),
             xattr_refs: Vec::new(),
             digests: Vec::new(),
+            disk_states: Vec::new(),
+            has_links: false,
         };
         let mut builder = Self { tree };
         builder.push(NodeId::ROOT, b"", root, xattrs, Content::None, 0)?;
@@ -76,6 +78,12 @@ impl TreeBuilder {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tree.nodes.is_empty()
+    }
+
+    /// Makes room for so many nodes: growing step by step copied each one about once more.
+    pub(crate) fn reserve(&mut self, nodes: usize) {
+        let nodes = nodes.min(MAX_TREE_NODES).saturating_sub(self.len());
+        self.tree.nodes.reserve_exact(nodes);
     }
 
     /// Adds a node below a directory that was added before.
@@ -119,11 +127,24 @@ impl TreeBuilder {
             Some(node) => {
                 if node.link_group == 0 {
                     node.link_group = group;
+                    self.tree.has_links = true;
                 }
                 node.link_group
             }
             None => group,
         }
+    }
+
+    /// Notes what was seen of a file that was added as [`Content::OnDisk`]; of any other node, nothing happens.
+    pub(super) fn set_disk_state(&mut self, id: NodeId, state: DiskState) -> Result<(), BuildError> {
+        let index = small(self.tree.disk_states.len())?;
+        if let Some(RawContent::OnDisk(slot)) =
+            self.tree.nodes.get_mut(id.0 as usize).map(|node| &mut node.content)
+        {
+            *slot = index;
+            self.tree.disk_states.push(state);
+        }
+        Ok(())
     }
 
     fn push(
@@ -156,8 +177,9 @@ impl TreeBuilder {
                 self.tree.digests.push(*digest);
                 RawContent::Object(small(self.tree.digests.len().saturating_sub(1))?)
             }
-            Content::OnDisk => RawContent::OnDisk,
+            Content::OnDisk => RawContent::OnDisk(u32::MAX),
         };
+        self.tree.has_links |= link_group != 0;
         self.tree.nodes.push(RawNode {
             stat,
             name,
@@ -181,30 +203,54 @@ impl TreeBuilder {
     /// # Errors
     /// [`BuildError::Duplicate`].
     pub fn finish(mut self) -> Result<Tree, BuildError> {
+        self.group_children()?;
+        let mut ids = std::mem::take(&mut self.tree.child_ids);
         let tree = &self.tree;
-        let mut ids: Vec<NodeId> = (1..small(tree.nodes.len())?).map(NodeId).collect();
-        let key = |id: &NodeId| (tree.node(*id).parent().id(), tree.node(*id).name());
-        ids.sort_unstable_by(|left, right| key(left).cmp(&key(right)));
-        for (left, right) in ids.iter().zip(ids.iter().skip(1)) {
-            if key(left) == key(right) {
+        for span in tree.nodes.iter().map(|node| node.children).filter(|span| span.len > 1) {
+            let start = span.start as usize;
+            let Some(own) = ids.get_mut(start..start.saturating_add(span.len as usize)) else { continue };
+            // Most sources yield a directory's names sorted, or sorted backwards, which costs one comparison each.
+            own.sort_unstable_by(|left, right| tree.node(*left).name().cmp(tree.node(*right).name()));
+            let mut pairs = own.iter().zip(own.iter().skip(1));
+            if let Some((left, _)) =
+                pairs.find(|(left, right)| tree.node(**left).name() == tree.node(**right).name())
+            {
                 return Err(BuildError::Duplicate { name: lossy(tree.node(*left).name()) });
-            }
-        }
-        let mut spans = Vec::new();
-        let mut start = 0u32;
-        let parent_of = |id: &NodeId| tree.node(*id).parent().id();
-        for group in ids.chunk_by(|left, right| parent_of(left) == parent_of(right)) {
-            let len = small(group.len())?;
-            spans.push((group.first().map_or(NodeId::ROOT, parent_of), Span { start, len }));
-            start = start.saturating_add(len);
-        }
-        for (parent, span) in spans {
-            if let Some(raw) = self.tree.nodes.get_mut(parent.0 as usize) {
-                raw.children = span;
             }
         }
         self.tree.child_ids = ids;
         Ok(self.tree)
+    }
+
+    /// Gathers the children of every directory by counting: one sort of all nodes by parent and name took a tenth of
+    /// the time of a whole plan.
+    fn group_children(&mut self) -> Result<(), BuildError> {
+        let nodes = &mut self.tree.nodes;
+        let count = small(nodes.len())?;
+        for index in 1..nodes.len() {
+            let parent = nodes.get(index).map_or(NodeId::ROOT, |node| node.parent);
+            if let Some(parent) = nodes.get_mut(parent.0 as usize) {
+                parent.children.len = parent.children.len.saturating_add(1);
+            }
+        }
+        let mut start = 0u32;
+        for node in nodes.iter_mut() {
+            let len = std::mem::take(&mut node.children.len);
+            node.children.start = start;
+            start = start.saturating_add(len);
+        }
+        let mut ids = vec![NodeId::ROOT; start as usize];
+        for id in (1..count).map(NodeId) {
+            let parent = nodes.get(id.0 as usize).map_or(NodeId::ROOT, |node| node.parent);
+            let Some(parent) = nodes.get_mut(parent.0 as usize) else { continue };
+            let at = parent.children.start.saturating_add(parent.children.len);
+            parent.children.len = parent.children.len.saturating_add(1);
+            if let Some(slot) = ids.get_mut(at as usize) {
+                *slot = id;
+            }
+        }
+        self.tree.child_ids = ids;
+        Ok(())
     }
 }
 

@@ -5,10 +5,13 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, lgetxattr, llistxattr, makedev, readlinkat_raw, statx};
+use bootc_fast_sys::xattrat;
+use rustix::fs::{
+    AtFlags, Statx, StatxAttributes, StatxFlags, lgetxattr, llistxattr, makedev, readlinkat_raw, statx,
+};
 use rustix::io::Errno;
 
-use super::model::{FileType, Stat, Timestamp};
+use super::model::{DiskState, FileType, Stat, Timestamp};
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux: what a list of names or a value can grow to.
 const MAX_XATTR_CALL_BYTES: usize = 65536;
@@ -26,7 +29,7 @@ pub(super) struct Facts {
     pub(super) stat: Stat,
     pub(super) mount: MountKey,
     pub(super) device: u64,
-    pub(super) inode: u64,
+    pub(super) disk: DiskState,
 }
 
 /// Asks for one inode: `name` in `dir`, or `dir` itself where the name is empty.
@@ -56,14 +59,18 @@ fn to_facts(found: &Statx) -> Facts {
         },
         mount: if has_id { MountKey::Id(found.stx_mnt_id) } else { MountKey::Device(device) },
         device,
-        inode: found.stx_ino,
+        disk: DiskState {
+            inode: found.stx_ino,
+            ctime: Timestamp { secs: found.stx_ctime.tv_sec, nanos: found.stx_ctime.tv_nsec },
+            has_verity: found.stx_attributes.contains(StatxAttributes::VERITY),
+        },
     }
 }
 
 /// Reads targets and extended attributes into buffers that live as long as a scan.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// `/proc/self/fd/<n>/`, then the name: a way to an inode's xattrs that does not open it.
+    /// `/proc/self/fd/<n>/`, then the name: the way to an inode's xattrs that does not open it, before Linux 6.13.
     path: Vec<u8>,
     prefix_len: usize,
     names: Vec<u8>,
@@ -99,36 +106,71 @@ impl Reader {
         Ok(())
     }
 
-    /// Appends the extended attributes of a name to `pairs`, their bytes to `out`; `.` is the directory itself.
+    /// Appends the extended attributes of a name in the directory that was entered last to `pairs`, their bytes to
+    /// `out`; `.` is the directory itself.
     pub(super) fn xattrs(
         &mut self,
+        dir: BorrowedFd<'_>,
         name: &CStr,
         out: &mut Vec<u8>,
         pairs: &mut XattrRanges,
     ) -> Result<(), Errno> {
+        let listed = if let Some(listed) = fill(&mut self.names, |names| xattrat::list(dir, name, names)) {
+            listed
+        } else {
+            let path = self.path_of(name)?;
+            let listed = fill(&mut self.names, |names| Some(llistxattr(&path, names)));
+            self.path = path.into_bytes();
+            listed.unwrap_or(Err(Errno::NOSYS))
+        };
+        match listed {
+            Ok(0) | Err(Errno::NOTSUP) => Ok(()),
+            Ok(len) => self.values(dir, name, len, out, pairs),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path_of(&mut self, name: &CStr) -> Result<CString, Errno> {
         self.path.truncate(self.prefix_len);
         self.path.extend_from_slice(name.to_bytes_with_nul());
-        let path = CString::from_vec_with_nul(std::mem::take(&mut self.path)).map_err(|_| Errno::NOENT)?;
-        let result = self.xattrs_at(&path, out, pairs);
+        CString::from_vec_with_nul(std::mem::take(&mut self.path)).map_err(|_| Errno::NOENT)
+    }
+
+    fn values(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        listed: usize,
+        out: &mut Vec<u8>,
+        pairs: &mut XattrRanges,
+    ) -> Result<(), Errno> {
+        let path = self.path_of(name)?;
+        let result = self.values_at(dir, name, &path, listed, out, pairs);
         self.path = path.into_bytes();
         result
     }
 
-    fn xattrs_at(&mut self, path: &CStr, out: &mut Vec<u8>, pairs: &mut XattrRanges) -> Result<(), Errno> {
-        let listed = match fill(&mut self.names, |names| llistxattr(path, names)) {
-            Ok(len) => len,
-            Err(Errno::NOTSUP) => 0,
-            Err(error) => return Err(error),
-        };
-        for name in self.names.get(..listed).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
-            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-            let len = match fill(&mut self.value, |value| lgetxattr(path, name, value)) {
+    fn values_at(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        path: &CStr,
+        listed: usize,
+        out: &mut Vec<u8>,
+        pairs: &mut XattrRanges,
+    ) -> Result<(), Errno> {
+        for key in self.names.get(..listed).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
+            let Ok(key) = CStr::from_bytes_with_nul(key) else { continue };
+            let read = fill(&mut self.value, |value| {
+                xattrat::get(dir, name, key, value).or_else(|| Some(lgetxattr(path, key, value)))
+            });
+            let len = match read.unwrap_or(Err(Errno::NODATA)) {
                 Ok(len) => len,
                 // Removed since it was listed, or a handler that lists what it does not have.
                 Err(Errno::NODATA | Errno::NOTSUP) => continue,
                 Err(error) => return Err(error),
             };
-            let key = append(out, name.to_bytes());
+            let key = append(out, key.to_bytes());
             pairs.push((key, append(out, self.value.get(..len).unwrap_or_default())));
         }
         Ok(())
@@ -141,10 +183,13 @@ pub(super) fn append(out: &mut Vec<u8>, data: &[u8]) -> Range<usize> {
     start..out.len()
 }
 
-/// Calls with a larger buffer once the kernel says that this one is too small.
-fn fill(buffer: &mut Vec<u8>, call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<usize, Errno> {
+/// Calls with a larger buffer once the kernel says that this one is too small; `None` where `call` says so.
+fn fill(
+    buffer: &mut Vec<u8>,
+    call: impl Fn(&mut [u8]) -> Option<Result<usize, Errno>>,
+) -> Option<Result<usize, Errno>> {
     match call(buffer.as_mut_slice()) {
-        Err(Errno::RANGE) if buffer.len() < MAX_XATTR_CALL_BYTES => {
+        Some(Err(Errno::RANGE)) if buffer.len() < MAX_XATTR_CALL_BYTES => {
             buffer.resize(MAX_XATTR_CALL_BYTES, 0);
             call(buffer.as_mut_slice())
         }

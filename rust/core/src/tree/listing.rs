@@ -78,7 +78,7 @@ impl Lister {
         let mut listing = Listing::empty(NodeId::ROOT, Vec::new(), 0);
         self.reader.enter(dir);
         let facts = inode::facts(dir, c"").map_err(|errno| ScanError::io(b"", errno))?;
-        let read = self.reader.xattrs(c".", &mut listing.bytes, &mut listing.pairs);
+        let read = self.reader.xattrs(dir, c".", &mut listing.bytes, &mut listing.pairs);
         read.map_err(|errno| ScanError::io(b"", errno))?;
         listing.entries.push(Entry { facts, name: 0..0, target: 0..0, xattrs: 0..listing.pairs.len() });
         Ok(listing)
@@ -171,7 +171,7 @@ impl Lister {
             self.reader.target(dir, name, &mut listing.bytes)?;
         }
         let target = start..listing.bytes.len();
-        self.reader.xattrs(name, &mut listing.bytes, &mut listing.pairs)?;
+        self.reader.xattrs(dir, name, &mut listing.bytes, &mut listing.pairs)?;
         let xattrs = first_pair..listing.pairs.len();
         listing.entries.push(Entry { facts, name: name_range, target, xattrs });
         Ok(())

@@ -10,5 +10,5 @@ mod scan_threads;
 
 pub use beneath::open_beneath;
 pub use builder::{BuildError, TreeBuilder};
-pub use model::{Children, Content, FileType, Node, NodeId, Stat, Timestamp, Tree, Xattr};
+pub use model::{Children, Content, DiskState, FileType, Node, NodeId, Stat, Timestamp, Tree, Xattr};
 pub use scan::{Scan, ScanError, ScanReport, scan};

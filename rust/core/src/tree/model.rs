@@ -83,6 +83,17 @@ impl Stat {
     }
 }
 
+/// What a scan saw of a regular file, beside [`Stat`]: the same afterwards means that the content is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskState {
+    /// `st_ino`.
+    pub inode: u64,
+    /// Time of the last change of content or attributes.
+    pub ctime: Timestamp,
+    /// The kernel's fs-verity protects it.
+    pub has_verity: bool,
+}
+
 /// Where a node's content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'t> {
@@ -128,7 +139,8 @@ pub(super) enum RawContent {
     Inline(Span),
     Target(Span),
     Object(u32),
-    OnDisk,
+    /// Index into `disk_states`; past its end where none is known.
+    OnDisk(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -154,6 +166,8 @@ pub struct Tree {
     pub(super) bytes: Vec<u8>,
     pub(super) xattr_refs: Vec<(Span, Span)>,
     pub(super) digests: Vec<Digest>,
+    pub(super) disk_states: Vec<DiskState>,
+    pub(super) has_links: bool,
 }
 
 impl Tree {
@@ -167,6 +181,12 @@ impl Tree {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+    }
+
+    /// Whether any node has a link group.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        self.has_links
     }
 
     /// The root directory.
@@ -301,7 +321,16 @@ impl<'t> Node<'t> {
             Some(RawContent::Object(index)) => {
                 tree.digests.get(index as usize).map_or(Content::None, Content::Object)
             }
-            Some(RawContent::OnDisk) => Content::OnDisk,
+            Some(RawContent::OnDisk(_)) => Content::OnDisk,
+        }
+    }
+
+    /// What the scan saw of a file that is [`Content::OnDisk`]; `None` where the tree was made in another way.
+    #[must_use]
+    pub fn disk_state(&self) -> Option<&'t DiskState> {
+        match self.raw()?.content {
+            RawContent::OnDisk(index) => self.tree.disk_states.get(index as usize),
+            _ => None,
         }
     }
 

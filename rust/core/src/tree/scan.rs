@@ -155,7 +155,9 @@ impl Assembly {
             let group = self.link_group(entry, kind);
             let xattrs = pairs(&listing, entry);
             let node = self.builder.add(listing.node, name, stat, &xattrs, content, group)?;
-            if kind == Some(FileType::Directory) {
+            if kind == Some(FileType::Regular) {
+                self.builder.set_disk_state(node, entry.facts.disk)?;
+            } else if kind == Some(FileType::Directory) {
                 self.descend(node, &listing, name)?;
             }
         }
@@ -177,7 +179,7 @@ impl Assembly {
             return 0;
         }
         let next = u32::try_from(self.links.len()).unwrap_or(u32::MAX).saturating_add(1);
-        *self.links.entry((entry.facts.device, entry.facts.inode)).or_insert(next)
+        *self.links.entry((entry.facts.device, entry.facts.disk.inode)).or_insert(next)
     }
 
     fn finish(mut self) -> Result<Scan, ScanError> {

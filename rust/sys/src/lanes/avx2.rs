@@ -34,6 +34,17 @@ fn majority(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
     _mm256_xor_si256(b, _mm256_and_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(b, c)))
 }
 
+/// Whether a block of every lane is all zeros.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn are_zeros(words: &[__m256i; 16]) -> bool {
+    let mut any = words[0];
+    for word in &words[1..] {
+        any = _mm256_or_si256(any, *word);
+    }
+    _mm256_testz_si256(any, any) == 1
+}
+
 /// SHA-512, four lanes.
 pub(super) mod sha512 {
     #[allow(clippy::wildcard_imports)]

@@ -15,6 +15,17 @@ fn load_row(message: &[u8], at: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
+/// Whether a block of every lane is all zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn are_zeros(words: &[__m512i; 16]) -> bool {
+    let mut any = words[0];
+    for word in &words[1..] {
+        any = _mm512_or_si512(any, *word);
+    }
+    _mm512_test_epi64_mask(any, any) == 0
+}
+
 /// SHA-512, eight lanes.
 pub(super) mod sha512 {
     #[allow(clippy::wildcard_imports)]

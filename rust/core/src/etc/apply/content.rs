@@ -9,9 +9,9 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
-use crate::etc::content::ContentError;
+use crate::etc::content::{ContentError, Side};
 use crate::etc::ops::SameContent;
-use crate::tree::{Node, open_beneath};
+use crate::tree::{Content, Node, open_beneath};
 
 /// Bytes moved between two looks at the canceller: a few milliseconds' worth.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -200,9 +200,11 @@ fn is_unsupported(error: Errno) -> bool {
     matches!(error, E::OPNOTSUPP | E::XDEV | E::INVAL | E::NOTTY | E::NOSYS | E::PERM | E::TXTBSY)
 }
 
-/// Compares the destination's files, byte by byte, with where the result takes its contents from.
+/// Compares the destination's files, by digest or byte by byte, with where the result takes its contents from.
 pub(super) struct Comparer<'c> {
     pub(super) source: &'c dyn ContentSource,
+    /// The destination as it was found.
+    pub(super) there: &'c Side<'c>,
     pub(super) destination: &'c mut Destination,
     pub(super) cancel: &'c dyn Cancel,
     pub(super) buffers: (Vec<u8>, Vec<u8>),
@@ -210,6 +212,13 @@ pub(super) struct Comparer<'c> {
 
 impl SameContent for Comparer<'_> {
     fn same(&mut self, wanted: Node<'_>, found: Node<'_>) -> Result<bool, Cancelled> {
+        if let Content::Object(expected) = wanted.content() {
+            return match self.there.digest(found, expected, self.cancel) {
+                Ok(digest) => Ok(digest.as_ref() == Some(expected)),
+                Err(ContentError::Cancelled(cancelled)) => Err(cancelled),
+                Err(_) => Ok(false),
+            };
+        }
         let Ok(Some(opened)) = self.source.open(wanted) else { return Ok(false) };
         let path = found.path();
         let (parent, name) = split_name(&path);

@@ -20,7 +20,9 @@ pub use content::{ContentSource, Opened};
 pub use error::{ApplyError, Warning};
 pub use merged::Merged;
 
+use super::content::{ContentError, Side};
 use super::ops::{Operation, list_operations};
+use super::prefetch::prefetch_against;
 use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::tree::{self, ScanError, Tree, open_beneath};
 use content::Comparer;
@@ -61,7 +63,8 @@ pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize) -> Result<(), Cancelle
 
 /// Finds out what turns the directory into the result; changes nothing.
 ///
-/// Every regular file that could stay is read and compared, since nobody knows who wrote it.
+/// Every regular file that could stay is read and compared, since nobody knows who wrote it: with the digest where
+/// the result takes it from the repository, which reads one file and not two, else byte by byte.
 ///
 /// # Errors
 /// [`ApplyError::Scan`], [`ApplyError::Tree`], [`ApplyError::Cancelled`].
@@ -77,8 +80,18 @@ pub fn compare(
         return Err(ApplyError::Scan { path, source: Errno::XDEV.into() });
     }
     let mut destination = Destination::open(dir)?;
-    let mut comparer =
-        Comparer { source, destination: &mut destination, cancel, buffers: (Vec::new(), Vec::new()) };
+    let there = Side::new(&before, Some(dir), None);
+    // What cannot be read now is no reason to fail: it is asked for again, and then counts as different.
+    if let Err(ContentError::Cancelled(cancelled)) = prefetch_against(result, &there, cancel) {
+        return Err(cancelled.into());
+    }
+    let mut comparer = Comparer {
+        source,
+        there: &there,
+        destination: &mut destination,
+        cancel,
+        buffers: (Vec::new(), Vec::new()),
+    };
     let operations = list_operations(result, &before, &mut comparer, cancel)?;
     Ok(Difference { operations, before })
 }
