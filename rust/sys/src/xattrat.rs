@@ -1,7 +1,8 @@
 //! Extended attributes of a name in a directory, reached by the directory's descriptor (Linux 6.13).
 //!
 //! Without these calls the way to an inode that must not be opened leads through `/proc/self/fd`, which the kernel
-//! walks anew for every name: 1.4 µs a file where this takes 0.6 µs.
+//! walks anew for every name: 1.05 µs a call where this takes 0.31 µs (least processor time of 30 × 20,000 calls on
+//! ext4 and on tmpfs).
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
