@@ -35,7 +35,7 @@ test: setup build ## All checks and tests
 
 bench: setup build ## Benchmarks against the peers, release build; BENCH="--etc-files=1000 --rounds=3" for less
 	cargo build -q --release -p bootc-fast-crosscheck --example composefs-dump
-	$(BIN)/python -m pytest benches -p no:timeout -o python_files='bench_*.py' -o python_functions='bench_*' $(BENCH)
+	$(BIN)/python -m pytest benches -o timeout=0 -o python_files='bench_*.py' -o python_functions='bench_*' $(BENCH)
 	$(BIN)/python -m benches.report build/bench.json docs/benchmarks.md
 	cargo bench -q -p bootc-fast-core
 

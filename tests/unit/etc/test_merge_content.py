@@ -139,6 +139,63 @@ def test_a_file_that_grew_since_the_scan_counts_as_it_is_read(tmp_path: Path) ->
     assert found.kept == [(b"a", "content")]
 
 
+def overwrite_with_times_kept(path: Path) -> None:
+    found = path.stat()
+    path.write_bytes(b"y" * 500)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def replace_with_times_kept(path: Path) -> None:
+    found = path.stat()
+    path.with_name("new").write_bytes(b"y" * 500)
+    path.with_name("new").rename(path)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def become_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def move_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kept", "deleted"),
+    [
+        (overwrite_with_times_kept, [(b"d/a", "content")], []),
+        (replace_with_times_kept, [(b"d/a", "content")], []),
+        (lambda path: path.touch(), [], []),
+        (lambda path: path.write_bytes(b"x" * 499), [(b"d/a", "content")], []),
+        # What is no regular file any more counts as gone, as what vanished does.
+        (become_fifo, [], [b"d/a"]),
+        (become_link, [], [b"d/a"]),
+        (move_directory, [], [b"d/a", b"d/b"]),
+    ],
+)
+def test_what_changed_between_scan_and_plan_is_seen_by_content_alone(
+    tmp_path: Path,
+    change: Callable[[Path], object],
+    kept: list[tuple[bytes, str]],
+    deleted: list[bytes],
+) -> None:
+    files = {"d/a": b"x" * 500, "d/b": b"b" * 500}
+    c = write_tree(tmp_path / "c", files)
+    (tmp_path / "repository").mkdir()
+    image = make_image(tmp_path / "repository", write_tree(tmp_path / "p", files))
+    with opened(c) as fd:
+        current = _core.Tree.scan(fd)
+        change(c / "d" / "a")
+        plan = _core.plan_etc(image, current, image, current_dir=fd)
+    assert (plan.kept, [path for path, _ in plan.deleted]) == (kept, deleted)
+
+
 def test_the_exception_of_check_ends_the_planning(tmp_path: Path) -> None:
     p, c, n = (write_tree(tmp_path / name, {"a": b""}) for name in "pcn")
     for root in (p, c, n):

@@ -16,7 +16,7 @@ use crate::verity::{Algorithm, Digest, Params, digest_bytes, digest_many, digest
 /// Files up to this size are read in one piece, and hashed side by side with others.
 const WHOLE_BYTES: u64 = 1 << 18;
 
-/// What was computed so far, one slot a node: a map by node took a tenth of the time of a plan, and twice the memory.
+/// What was computed so far, one slot a node: inserting into a map by node was 3 % of a plan's time.
 #[derive(Debug, Default)]
 pub(super) struct DigestCache(Mutex<Known>);
 
@@ -180,8 +180,8 @@ impl Side<'_> {
     /// the long way, which finds out why.
     ///
     /// One look at the file, after it was read: the same inode, size and times as the scan's mean that nothing
-    /// changed since then. That, and the directory held open, save two of seven system calls and most of a path
-    /// walk: 0.9 µs of 4.6 µs a file.
+    /// changed since then. That saves one system call of six, and the directory held open most of a path walk; with
+    /// the scan's, scan and plan of 100,000 files took 0.64 s of processor time where they had taken 0.86 s.
     fn read_unchanged(&self, node: Node<'_>, folder: &mut Folder) -> Option<Vec<u8>> {
         let (state, size_bytes) = (node.disk_state()?, node.stat().size_bytes);
         if state.has_verity || size_bytes == 0 || size_bytes > WHOLE_BYTES {

@@ -222,8 +222,8 @@ impl TreeBuilder {
         Ok(self.tree)
     }
 
-    /// Gathers the children of every directory by counting: one sort of all nodes by parent and name took a tenth of
-    /// the time of a whole plan.
+    /// Gathers the children of every directory by counting: a sort of all nodes by parent and name, which looks both
+    /// up for each comparison, was 3 % of the time of a whole plan.
     fn group_children(&mut self) -> Result<(), BuildError> {
         let nodes = &mut self.tree.nodes;
         let count = small(nodes.len())?;

@@ -22,7 +22,7 @@ macro_rules! define_hash {
         /// Compresses a block of zeros of every lane into the states.
         ///
         /// Its message schedule is all zeros, too: only the rounds are left, and the constants. A small file's block
-        /// is mostly padding: 100,000 files of 1 KiB take a quarter less time with this.
+        /// is mostly padding: 100,000 files of 1 KiB took 225 ms of processor time with SHA-512, and take 192 ms.
         #[inline]
         #[target_feature(enable = $features)]
         fn compress_zeros(state: &mut [Vector; 8]) {
