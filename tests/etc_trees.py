@@ -136,3 +136,10 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def assert_has_all_of_current(sides: Sides) -> None:
+    """The root's own attributes are the new image's, since the admin did not change them."""
+    wanted, found = listing(sides.current), listing(sides.result)
+    del wanted[b"."], found[b"."]
+    assert found == wanted
