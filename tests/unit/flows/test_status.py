@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from bootc_fast import get_status, lab
+from bootc_fast import finalize_staged, get_status, lab
 from bootc_fast._imginfo import ImageName, parse_image_reference
 from bootc_fast.cli.render_status import StatusText
 from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowkit import Case
+
+    from bootc_fast.host import Host
 
     Spoil = Callable[[Case], object]
 
@@ -368,3 +370,25 @@ def test_a_broken_deployment_is_described_once(tmp_path: Path, capsys: pytest.Ca
     assert text.count("vmlinuz") == 1
     assert "initrd: not there, or empty" in text
     assert len(_document(capsys, case.root)["bootcFast"]["warnings"]) == 2
+
+
+async def test_systemd_is_asked_once_however_many_deployments_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = lab.make_host(tmp_path / "h")
+    for number in range(3):
+        lab.stage_files(host, {"a": str(number)}, version=str(number + 2))
+        await finalize_staged(host.root)
+        lab.boot(host)
+    asked = []
+
+    async def ask(host: Host) -> int:
+        asked.append(host)
+        return 257
+
+    monkeypatch.setattr("bootc_fast.softreboot.read_systemd_version", ask)
+    status = await get_status(host.root)
+    verdicts = [one.soft_reboot for one in (status.rollback, *status.others) if one is not None]
+    assert len(verdicts) == 3
+    assert all(verdict is not None and "kernel differs" in str(verdict) for verdict in verdicts)
+    assert len(asked) == 1
