@@ -174,7 +174,7 @@ def test_status_tells_every_deployment_and_writes_nothing(host: OstreeHost, caps
     assert [status[name]["pinned"] for name in ("booted", "rollback")] == [False, True]
     assert found["bootcFast"]["nextBoot"]["ostree"] == f"{host.find_commit(3)}.0"
     assert code == 0
-    assert f"Commit:  {host.find_commit(2)[:16]}….0 in stateroot default, pinned" in text
+    assert f"Commit:      {host.find_commit(2)[:16]}….0 in stateroot default, pinned" in text
     assert "Next boot: the booted deployment" in text
     assert rollback(capsys, host)[0] == 0
     found = document(capsys, host)
