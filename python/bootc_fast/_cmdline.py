@@ -72,6 +72,26 @@ def split_cmdline(text: str) -> list[str]:
     return arguments
 
 
+def describe_argument_change(running: list[str], wanted: list[str]) -> str | None:
+    """Say how two lists of kernel arguments differ, their order counts; None where they are equal.
+
+    Args:
+        running: Of what runs.
+        wanted: Of what would.
+
+    Returns:
+        Words for people; what is not UTF-8 is escaped.
+    """
+    if running == wanted:
+        return None
+    gone = [one for one in running if one not in wanted]
+    new = [one for one in wanted if one not in running]
+    parts = [f"without {' '.join(gone)}"] if gone else []
+    parts += [f"with {' '.join(new)}"] if new else []
+    text = ", ".join(parts) or "the same ones, in another order or number"
+    return f"kernel arguments differ: {text}".encode("utf-8", "backslashreplace").decode()
+
+
 def _parse_versioned(value: str, *, what: str) -> ComposefsArgument:
     is_optional = value.startswith("?")
     match = _VERSIONED.fullmatch(value.removeprefix("?"))

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from bootc_fast._native import run_blocking
 from bootc_fast._restart import RestartWay, SoftRebootMode, clear_next_root, require_live, tell_prepared
-from bootc_fast._running import read_systemd_version
 from bootc_fast._text import describe_error
 from bootc_fast.errors import BootcFastError, BootEntryError, SoftRebootError
 from bootc_fast.kexec import KexecPieces, check_pieces, find_kexec_obstacle, join_initrds, load_pieces, unload_kexec
 from bootc_fast.ostree import clear_soft_reboot, find_boot_file, prepare_soft_reboot
-from bootc_fast.softreboot import MIN_SYSTEMD_VERSION, SoftRebootVerdict
+from bootc_fast.softreboot import SoftRebootVerdict, find_systemd_obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,20 +38,16 @@ _WAYS = {
 _NAMES = {RestartWay.SOFT: "a soft reboot", RestartWay.KEXEC: "a kexec"}
 
 
-async def judge_ostree_soft_reboot(host: Host, target: OstreeDeployment) -> SoftRebootVerdict | None:
-    """Find out whether a soft reboot leads to a deployment; None for the one that runs, and where it cannot be told.
+def judge_ostree_soft_reboot(target: OstreeDeployment, obstacle: str | None) -> SoftRebootVerdict | None:
+    """Say whether a soft reboot leads to a deployment; None for the one that runs, and where it cannot be told.
 
-    Cancellation: at any moment; writes nothing.
+    Args:
+        target: The deployment.
+        obstacle: What is wrong with the running systemd.
     """
     if target.soft_reboot_obstacles is None:
         return None
-    version = await read_systemd_version(host)
-    reasons = list(target.soft_reboot_obstacles)
-    if version is None:
-        reasons.append("the version of the running systemd cannot be told")
-    elif version < MIN_SYSTEMD_VERSION:
-        reasons.append(f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}")
-    return SoftRebootVerdict(tuple(reasons))
+    return SoftRebootVerdict((*target.soft_reboot_obstacles, *([] if obstacle is None else [obstacle])))
 
 
 class OstreeRestart:
@@ -93,7 +88,7 @@ class OstreeRestart:
         if self._ways and not dry_run:
             require_live(self._host)
         if RestartWay.SOFT in self._ways:
-            verdict = await judge_ostree_soft_reboot(self._host, target)
+            verdict = judge_ostree_soft_reboot(target, await find_systemd_obstacle(self._host))
             if verdict is None or not verdict.is_possible:
                 self._strike(RestartWay.SOFT, target, str(verdict or "no: it is the deployment that runs"))
         if self.way is RestartWay.KEXEC:

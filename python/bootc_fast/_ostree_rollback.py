@@ -40,6 +40,23 @@ COMMIT_TIMEOUT_S = 100.0
 _MIN_PREFIX_CHARS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class OstreeRollback:
+    """What is asked for.
+
+    Attributes:
+        to: None swaps; ``"previous"``, ``"booted"`` or 8 characters or more of ``<commit>.<serial>``.
+        allow_non_container: Also go back to a deployment that no container image was the source of.
+        apply: Name the way to restart in the outcome.
+        soft_reboot: Prepare a faster way than a full reboot.
+    """
+
+    to: str | None = None
+    allow_non_container: bool = False
+    apply: bool = False
+    soft_reboot: SoftRebootMode | None = None
+
+
 @dataclass(slots=True)
 class _Run:
     """One rollback under way."""
@@ -54,16 +71,7 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
 
 
-async def rollback_ostree(
-    host: Host,
-    steps: Steps,
-    *,
-    to: str | None,
-    dry_run: bool,
-    allow_non_container: bool,
-    apply: bool = False,
-    soft_reboot: SoftRebootMode | None = None,
-) -> RollbackOutcome:
+async def rollback_ostree(host: Host, steps: Steps, wanted: OstreeRollback, *, dry_run: bool) -> RollbackOutcome:
     """Put another deployment first in libostree's list; all others stay, in their order.
 
     Cancellation: at libostree's next check; a new order that is on disk is noted and returned.
@@ -71,11 +79,8 @@ async def rollback_ostree(
     Args:
         host: An ostree host.
         steps: Gets the events; limits the time.
-        to: None swaps; ``"previous"``, ``"booted"`` or 8 characters or more of ``<commit>.<serial>``.
+        wanted: Where to, and how to restart.
         dry_run: Find out everything, write nothing.
-        allow_non_container: Also go back to a deployment that no container image was the source of.
-        apply: Name the way to restart in the outcome.
-        soft_reboot: Prepare a faster way than a full reboot.
 
     Raises:
         SoftRebootError: The asked-for way to restart is not possible; the order is the old one.
@@ -89,7 +94,7 @@ async def rollback_ostree(
     """
 
     def choose(survey: OstreeSurvey) -> OstreeDeployment:
-        first = _choose(survey, to, allow_non_container=allow_non_container)
+        first = _choose(survey, wanted.to, allow_non_container=wanted.allow_non_container)
         if first != survey.booted:
             check_bootable(host, first)
         return first
@@ -98,10 +103,10 @@ async def rollback_ostree(
         survey = await read_ostree(host)
         # Who has nothing to go back to gets no lock file either.
         first = await run_blocking(choose, survey)
-    is_wanted = apply or soft_reboot is not None
+    is_wanted = wanted.apply or wanted.soft_reboot is not None
     is_revert = first == survey.booted
     with ExitStack() as stack:
-        restart = OstreeRestart(host, soft_reboot, is_wanted=is_wanted and not is_revert)
+        restart = OstreeRestart(host, wanted.soft_reboot, is_wanted=is_wanted and not is_revert)
         stack.callback(restart.undo)
         run = _Run(host, steps, survey, first, restart)
         if is_wanted and is_revert:

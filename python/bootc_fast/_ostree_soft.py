@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast._cmdline import split_cmdline
+from bootc_fast._cmdline import describe_argument_change, split_cmdline
 from bootc_fast._libostree import load_libostree
 
 if TYPE_CHECKING:
@@ -86,13 +86,7 @@ def _compare_arguments(booted: OstreeDeployment, target: OstreeDeployment) -> st
         [text for text in split_cmdline(one.boot.options) if not text.startswith(_NOT_COMPARED)]
         for one in (booted, target)
     )
-    if running == wanted:
-        return None
-    gone = [one for one in running if one not in wanted]
-    new = [one for one in wanted if one not in running]
-    parts = [f"without {' '.join(gone)}"] if gone else []
-    parts += [f"with {' '.join(new)}"] if new else []
-    return "kernel arguments differ: " + (", ".join(parts) or "the same ones, in another order or number")
+    return describe_argument_change(running, wanted)
 
 
 def _find_missing_composefs(host: Host, target: OstreeDeployment) -> str | None:

@@ -18,6 +18,7 @@ from bootc_fast._units import read_unit_state
 from bootc_fast.deployments import is_read_only
 from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.ostree import check_bootable, read_ostree
+from bootc_fast.softreboot import find_systemd_obstacle
 from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import Deployment, Origin, VerityDigest
 
@@ -52,11 +53,18 @@ async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = Non
     rest = [one for one in survey.order if one not in {survey.booted, survey.rollback}]
     rest.sort(key=lambda one: one.stateroot != survey.booted.stateroot)
     reason = f"first of {len(survey.order)} in libostree's list of deployments"
+    obstacle = await find_systemd_obstacle(host)
+    described = await run_blocking(
+        lambda: {
+            one.key: _describe(host, one, first, obstacle)
+            for one in (*survey.order, *([survey.staged] if survey.staged else []))
+        }
+    )
     status = HostStatus(
-        booted=await _describe(host, survey.booted, first),
-        staged=await _describe(host, survey.staged, first) if survey.staged else None,
-        rollback=await _describe(host, survey.rollback, first) if survey.rollback else None,
-        others=tuple([await _describe(host, one, first) for one in rest]),
+        booted=described[survey.booted.key],
+        staged=described[survey.staged.key] if survey.staged else None,
+        rollback=described[survey.rollback.key] if survey.rollback else None,
+        others=tuple(described[one.key] for one in rest),
         staged_status=await _judge_staged(host, survey.staged) if survey.staged else None,
         next_boot=NextBoot(VerityDigest(first.name), first.title, reason),
         rollback_queued=survey.rollback_queued,
@@ -119,9 +127,9 @@ def _find_failure(host: Host) -> tuple[str, ...]:
     return (f"the last {FINALIZE_UNIT} failed: {text.decode('utf-8', 'backslashreplace').strip()}",)
 
 
-async def _describe(host: Host, one: OstreeDeployment, first: OstreeDeployment) -> DeploymentStatus:
+def _describe(host: Host, one: OstreeDeployment, first: OstreeDeployment, obstacle: str | None) -> DeploymentStatus:
     digest = VerityDigest(one.name)
-    problems = (*one.problems, *(await run_blocking(_find_missing_files, host, one)))
+    problems = (*one.problems, *_find_missing_files(host, one))
     origin = Origin(image_reference=one.reference, manifest_digest=one.image.manifest_digest)
     reference = None if one.reference is None else parse_image_reference(one.reference)
     return DeploymentStatus(
@@ -135,7 +143,7 @@ async def _describe(host: Host, one: OstreeDeployment, first: OstreeDeployment) 
         entry_name=one.title,
         boots_next=one == first,
         problems=problems,
-        soft_reboot=await judge_ostree_soft_reboot(host, one),
+        soft_reboot=judge_ostree_soft_reboot(one, obstacle),
         ostree=one,
     )
 

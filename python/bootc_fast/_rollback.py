@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast._composefs_rollback import rollback_composefs
 from bootc_fast._native import run_blocking
-from bootc_fast._ostree_rollback import rollback_ostree
+from bootc_fast._ostree_rollback import OstreeRollback, rollback_ostree
 from bootc_fast._restart import start_restart
 from bootc_fast._steps import Steps, single_error
 from bootc_fast.errors import UsageError
@@ -86,15 +86,8 @@ async def rollback(
     steps = Steps(on_event, flow="rolling back", timeout_s=timeout_s)
     with single_error(), steps.limit_all():
         if await run_blocking(is_ostree_host, host):
-            outcome = await rollback_ostree(
-                host,
-                steps,
-                to=to,
-                dry_run=dry_run,
-                allow_non_container=allow_non_container,
-                apply=apply,
-                soft_reboot=soft_reboot,
-            )
+            wanted = OstreeRollback(to, allow_non_container, apply, soft_reboot)
+            outcome = await rollback_ostree(host, steps, wanted, dry_run=dry_run)
         elif allow_non_container:
             raise UsageError("rolling back: --allow-non-container is for ostree hosts, and this is none")
         else:

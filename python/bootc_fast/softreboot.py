@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core, _nextroot
 from bootc_fast._bootable import comparable_arguments, read_boot_digest, read_command_line, require_entry
-from bootc_fast._cmdline import parse_composefs_arguments
+from bootc_fast._cmdline import describe_argument_change, parse_composefs_arguments
 from bootc_fast._native import run_blocking
 from bootc_fast._running import compare_policies, is_unseen_by_init, read_systemd_version
 from bootc_fast._survey import open_image
@@ -54,6 +54,19 @@ class SoftRebootVerdict:
         return "yes" if self.is_possible else f"no: {'; '.join(self.reasons)}"
 
 
+async def find_systemd_obstacle(host: Host) -> str | None:
+    """Say what is wrong with the running systemd for a soft reboot; None where nothing is.
+
+    Cancellation: at any moment.
+    """
+    version = await read_systemd_version(host)
+    if version is None:
+        return "the version of the running systemd cannot be told"
+    if version < MIN_SYSTEMD_VERSION:
+        return f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}"
+    return None
+
+
 async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest) -> SoftRebootVerdict:
     """Find out whether a soft reboot leads to a deployment; as ``judge_soft_reboots``."""
     return (await judge_soft_reboots(survey, look, (target,)))[target]
@@ -69,17 +82,8 @@ async def judge_soft_reboots(
     On a live host image and init must have the fs-verity that they will be mounted with. Nothing is mounted.
     systemd is asked for its version once. Cancellation: within 50 ms; nothing is left behind.
     """
-    obstacle = await _find_systemd_obstacle(survey.host)
+    obstacle = await find_systemd_obstacle(survey.host)
     return {target: await _judge(survey, look, target, obstacle) for target in targets}
-
-
-async def _find_systemd_obstacle(host: Host) -> str | None:
-    version = await read_systemd_version(host)
-    if version is None:
-        return "the version of the running systemd cannot be told"
-    if version < MIN_SYSTEMD_VERSION:
-        return f"systemd {version} runs, soft reboots need {MIN_SYSTEMD_VERSION}"
-    return None
 
 
 async def _judge(survey: Survey, look: BootLook, target: VerityDigest, obstacle: str | None) -> SoftRebootVerdict:
@@ -108,14 +112,7 @@ async def _compare_arguments(survey: Survey, look: BootLook, target: VerityDiges
     raw = await run_blocking(survey.host.read_bytes, survey.host.proc_cmdline)
     running = comparable_arguments(raw.decode("utf-8", "surrogateescape"))
     wanted = comparable_arguments(await read_command_line(look, require_entry(look, target)))
-    if running == wanted:
-        return None
-    gone = [one for one in running if one not in wanted]
-    new = [one for one in wanted if one not in running]
-    parts = [f"without {' '.join(gone)}"] if gone else []
-    parts += [f"with {' '.join(new)}"] if new else []
-    text = ", ".join(parts) or "the same ones, in another order or number"
-    return f"kernel arguments differ: {text}".encode("utf-8", "backslashreplace").decode()
+    return describe_argument_change(running, wanted)
 
 
 async def _compare_selinux(survey: Survey, _look: BootLook, target: VerityDigest) -> str | None:
