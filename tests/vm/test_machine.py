@@ -83,7 +83,8 @@ def test_objects_that_are_not_sealed_refuse_the_soft_reboot_before_anything_chan
     unsealed = story.facts(2, "unsealed")
     assert unsealed["code"] == 9, unsealed
     assert "no: its init has no fs-verity, and must have it" in str(unsealed["stderr"])
-    assert "Soft reboot: no: its init has no fs-verity" in str(story.facts(2, "status")["stdout"])
+    status = json.loads(str(story.facts(2, "json")["stdout"]))["status"]
+    assert status["rollback"]["bootcFast"]["softReboot"] == "no: its init has no fs-verity, and must have it"
 
 
 def test_dry_runs_say_which_way_is_possible_and_leave_no_mount(story: Story) -> None:
