@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from bootc_fast.cli import main
 from bootc_fast.cli.parser import COMMANDS
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.errors import CancelledByUserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +50,24 @@ def test_help_imports_neither_trio_nor_the_native_core() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_finalize_with_nothing_staged_imports_neither_trio_nor_the_flow(tmp_path: Path) -> None:
+    for name in ("proc/self", "run", "sysroot"):
+        (tmp_path / name).mkdir(parents=True)
+    digest = "ab" * 64
+    (tmp_path / "proc/cmdline").write_text(f"root=UUID=1 composefs={digest}\n")
+    (tmp_path / "proc/self/mountinfo").write_text("")
+    code = (
+        "import sys\n"
+        "from bootc_fast.cli import main\n"
+        "code = main(['--root', sys.argv[1], 'finalize'])\n"
+        "heavy = {'trio', 'anyio', 'bootc_fast.finalize'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == "Nothing is staged: nothing to do\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
