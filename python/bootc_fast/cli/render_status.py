@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc_diff import EtcDiffEntry
     from bootc_fast.ostree import OstreeDeployment
     from bootc_fast.outcome import OutcomeRecord
+    from bootc_fast.softreboot import SoftRebootVerdict
     from bootc_fast.status_report import DeploymentStatus, HostStatus, StagedStatus
     from bootc_fast.types import VerityDigest
 
@@ -27,6 +28,8 @@ _LABEL_CHARS = 13
 _RESET = "`bootc-fast soft-reboot --reset` clears that"
 # Overrides that the loader takes away when it has obeyed them.
 _ONCE = frozenset({OverrideKind.ONE_SHOT.value, OverrideKind.GRUB_NEXT.value})
+# Without -v: each of them is enough to say no.
+_MAX_REASONS = 2
 _FOREIGN = "NOT a deployment of this host"
 
 
@@ -116,12 +119,18 @@ class StatusText:
         yield from self._row("Version", ", ".join(fact for fact in facts if fact))
         yield from self._identity(one)
         if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
-            first, *more = one.soft_reboot.reasons or ("",)
-            yield from self._row("Soft reboot", f"no: {first}" if first else "yes")
-            for reason in more:
-                yield from self._row("", f"and: {reason}")
+            yield from self._soft_reboot(one.soft_reboot)
         for problem in one.problems:
             yield from self._row("Problem", self._shorten(problem), "red")
+
+    def _soft_reboot(self, verdict: SoftRebootVerdict) -> Iterator[str]:
+        first, *more = verdict.reasons or ("",)
+        yield from self._row("Soft reboot", f"no: {first}" if first else "yes")
+        shown = more if self.verbose else more[: _MAX_REASONS - 1]
+        for reason in shown:
+            yield from self._row("", f"and: {reason}")
+        if len(shown) < len(more):
+            yield from self._row("", f"and {len(more) - len(shown)} more (-v lists them)")
 
     def _identity(self, one: DeploymentStatus) -> Iterator[str]:
         origin = one.deployment.origin
