@@ -155,12 +155,17 @@ def read_volumes(
         user_cfg=user_cfg,
         renames=renames,
         is_exchange_unfinished=live is None and bool(staged_files),
-        has_staged=staged is not None or has_staged_cfg,
+        has_staged=has_staged_cfg or (staged is not None and _has_staged(staged_names)),
         is_complete=reader.is_complete,
         known=reader.known,
         staged_files=tuple(staged_files),
         is_user_cfg_unread=USER_CFG in reader.unread,
     )
+
+
+def _has_staged(names: Sequence[bytes]) -> bool:
+    """Say whether there is more in the staged directory than a cut left, which stays on FAT; an empty one goes."""
+    return not names or any(not OWN_LEFTOVER.fullmatch(name) for name in names)
 
 
 def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -246,13 +246,16 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
     user_cfg = _plan_user_cfg(menu, menuentries)
     new_files, kept_files = _plan_files(menu, wanted)
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
-    foreign = [entry for entry in menu.files if not entry.is_own]
+    # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
+    carried = tuple(one for one in menu.staged_files if not one.is_own) if menu.is_exchange_unfinished else ()
+    foreign = [*(entry for entry in menu.files if not entry.is_own), *carried]
     cfg_after = user_cfg if user_cfg is not None else menu.user_cfg or b""
     default = sources[0] if is_in_user_cfg else (*new_files, *kept_files)[0]
     results = [*menuentries, *new_files, *kept_files]
     foreign_first = _check_result([*new_files, *kept_files, *foreign], cfg_after, results, menu)
     warnings += [foreign_first] if foreign_first else []
     shown = sort_menu(parse_user_cfg(cfg_after, known=menu.known), [*new_files, *kept_files, *foreign], menu.rule)
+    new_files = (*new_files, *carried)
     digests = {entry.digest for entry in sources}
     return MenuPlan(
         order=tuple(entry.digest for entry in sources if entry.digest is not None),

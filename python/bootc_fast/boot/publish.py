@@ -46,7 +46,15 @@ from bootc_fast.boot.grub import MAX_USER_CFG_BYTES
 from bootc_fast.boot.menu import read_volumes, sort_menu
 from bootc_fast.boot.moves import VariableSetter, move_override
 from bootc_fast.boot.order import rules_of
-from bootc_fast.boot.reader import ENTRIES, GRUB_DIRECTORY, STAGED_ENTRIES, USER_CFG, USER_CFG_STAGED, grub_directory
+from bootc_fast.boot.reader import (
+    ENTRIES,
+    GRUB_DIRECTORY,
+    OWN_LEFTOVER,
+    STAGED_ENTRIES,
+    USER_CFG,
+    USER_CFG_STAGED,
+    grub_directory,
+)
 from bootc_fast.boot.replace import GONE_SUFFIX, NEW_SUFFIX, find_linked, remove_files, replace_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 
@@ -275,10 +283,14 @@ class _Publication:
             if directory is not None:
                 try:
                     names = directory.list_names()
-                    self.warnings += remove_files(directory, names, linked=find_linked(directory, names))
+                    # What one of our own cuts left may have another file's blocks, in whatever directory it is now.
+                    left = [name for name in names if self.boot.is_fat() and OWN_LEFTOVER.fullmatch(name)]
+                    gone = [name for name in names if name not in left]
+                    self.warnings += remove_files(directory, gone, linked=find_linked(directory, names))
                 finally:
                     directory.close()
-                self.boot.remove_directory(STAGED_ENTRIES)
+                if not left:
+                    self.boot.remove_directory(STAGED_ENTRIES)
             directory = self.boot.open_directory(GRUB_DIRECTORY)
             if directory is not None:
                 try:

@@ -134,13 +134,10 @@ class AnySequence(RuleBasedStateMachine):
         directory.rename(b"entries", b"entries.staged")
         directory.barrier()
         self.host.settle()
-        moved = {path.replace("entries/", "entries.staged/") for path in self.host.foreign}
         was = self.host.promised
         promised = self.host.run("rollback", "booted", self.host.volume)
         self.host.promised = promised if was is None or promised else None
         self.host.settle()
-        for path in moved:
-            self.host.foreign.pop(path.replace("entries.staged/", "entries/"), None)
 
     # -- what ours does ---------------------------------------------------------------------------------------
 

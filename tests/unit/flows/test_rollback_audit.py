@@ -412,3 +412,17 @@ def test_where_bootc_renamed_a_kernels_directory_and_was_cut_the_staged_entry_co
     assert updated.roll_back()[0] == 0
     assert updated.next_boot() == updated.booted
     lab.boot(updated.host)
+
+
+def test_foreign_entries_survive_the_end_of_an_exchange_that_was_cut(make: Callable[..., Updated]) -> None:
+    updated = make()
+    foreign = {
+        f"{name}.conf": f"title {name}\nlinux /m.bin\n# mine".encode() for name in ("zz-memtest", "bootc-windows")
+    }
+    for name, raw in foreign.items():
+        (updated.entries / name).write_bytes(raw)
+    updated.entries.rename(updated.entries.with_name("entries.staged"))
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.previous
+    assert not updated.entries.with_name("entries.staged").exists()
+    assert {name: (updated.entries / name).read_bytes() for name in foreign} == foreign
