@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from vm.machine import STALLED_BOOTS
 from vm.story import REPOSITORY, ROOTFS, Story
 
 if TYPE_CHECKING:
@@ -39,3 +40,8 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def story(request: pytest.FixtureRequest, played: dict[ModuleType, Future[Story]]) -> Story:
     """What happened in this module's story."""
     return played[request.module].result()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for stall in STALLED_BOOTS:
+        terminalreporter.write_line(f"started again, since QEMU stalled before systemd: {stall}")

@@ -25,10 +25,12 @@ _ESP_VOLUME_ID = "7B7795E7"
 _ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 _ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 
-
 _POLL_S = 2
 _STALL_S = 180
 _STARTS = 3
+
+# Boots that were started again; the summary of the tests tells them, so that no stall of ours can hide among QEMU's.
+STALLED_BOOTS: list[str] = []
 
 
 def _run(*argv: str | os.PathLike[str]) -> None:
@@ -158,6 +160,7 @@ def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float, se
         for _ in range(_STARTS):
             if _boot(argv, console, number, timeout_s=boot_timeout_s):
                 break
+            STALLED_BOOTS.append(f"{work.name} boot {number}: …{_tail(console)[-200:]!r}")
         else:
             raise AssertionError(f"boot {number} stalled {_STARTS} times before systemd; console:\n{_tail(console)}")
     lines = report.read_text(errors="replace").splitlines()

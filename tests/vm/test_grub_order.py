@@ -17,7 +17,7 @@ from bootc_fast.types import Loader
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 # A terminal that is taller than the menu, so that all of it is drawn; the last entry ends the machine.
 _CONFIG = """
