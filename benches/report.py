@@ -8,9 +8,11 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
 
 HEAD = """\
 # Benchmarks
@@ -27,7 +29,7 @@ Measured {date}: {machine}.
 
 ![Least times](benchmarks.svg)
 """
-BAR_LEFT, BAR_WIDTH, ROW, TITLE = 330, 420, 18, 34
+OURS, PEER = "#1b6ca8", "#b0b0b0"
 MILLISECOND = 1e-3
 
 
@@ -64,28 +66,29 @@ def make_table(contest: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def make_plot(contests: list[dict[str, Any]]) -> str:
+def make_plot(contests: list[dict[str, Any]], path: Path) -> None:
     """All contests as bars, each contest on a scale of its own."""
-    y = 0
-    parts: list[str] = []
-    for contest in contests:
-        y += TITLE
-        parts.append(f'<text class="t" x="4" y="{y - 8}">{escape(contest["title"])}</text>')
-        longest = max(one["least_s"] for one in contest["results"])
-        for one in contest["results"]:
-            width = max(one["least_s"] / longest * BAR_WIDTH, 1)
-            kind = "o" if one["is_ours"] else "p"
-            name = escape(one["name"].replace("`", ""))
-            parts.append(
-                f'<text x="{BAR_LEFT - 6}" y="{y + 12}" text-anchor="end">{name}</text>'
-                f'<rect class="{kind}" x="{BAR_LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 5}"/>'
-                f'<text x="{BAR_LEFT + width + 5:.1f}" y="{y + 12}">{describe_time(one["least_s"])}</text>'
-            )
-            y += ROW
-    style = "text{font:11px sans-serif;fill:#222}.t{font-weight:bold;font-size:12px}.o{fill:#1b6ca8}.p{fill:#b0b0b0}"
-    size = f'width="{BAR_LEFT + BAR_WIDTH + 80}" height="{y + 8}"'
-    background = '<rect width="100%" height="100%" fill="#fff"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{style}</style>{background}{"".join(parts)}</svg>\n'
+    rows = [len(contest["results"]) for contest in contests]
+    size_inches = (9, 0.26 * sum(rows) + 0.5 * len(rows))
+    # Equal results give equal files.
+    settings = {"svg.hashsalt": "bootc-fast", "svg.fonttype": "none", "font.size": 9}
+    with mpl.rc_context(settings):
+        figure, axes = plt.subplots(
+            len(rows), figsize=size_inches, height_ratios=[n + 1 for n in rows], layout="constrained", squeeze=False
+        )
+        for axis, contest in zip(axes.flat, contests, strict=True):
+            results = contest["results"]
+            names = [one["name"].replace("`", "") for one in results]
+            colours = [OURS if one["is_ours"] else PEER for one in results]
+            bars = axis.barh(names, [one["least_s"] for one in results], color=colours)
+            axis.bar_label(bars, [describe_time(one["least_s"]) for one in results], padding=3)
+            axis.set_title(contest["title"], loc="left", fontweight="bold", fontsize=10)
+            axis.invert_yaxis()
+            axis.margins(x=0.15)
+            axis.set_xticks([])
+            axis.spines[:].set_visible(False)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
 
 
 def main() -> None:
@@ -96,7 +99,7 @@ def main() -> None:
     head = HEAD.format(rounds=rounds, date=datetime.now(UTC).date().isoformat(), machine=describe_machine())
     lines = [head, *(line for contest in contests for line in make_table(contest))]
     document.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    document.with_suffix(".svg").write_text(make_plot(contests), encoding="utf-8")
+    make_plot(contests, document.with_suffix(".svg"))
     subprocess.run(["git", "--no-pager", "diff", "--stat", "--", str(document)], check=False)
 
 

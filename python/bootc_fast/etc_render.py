@@ -67,8 +67,13 @@ def _conflict_line(conflict: EtcConflict) -> str:
 
 
 def _summary(report: EtcReport) -> str:
-    counts = [f"{len(getattr(report, name))} {name.replace('_', ' ')}" for name in MARKS if getattr(report, name)]
+    counts = [_count(len(getattr(report, name)), name.replace("_", " ")) for name in MARKS if getattr(report, name)]
     return ", ".join(counts) if counts else "no local changes"
+
+
+def _count(number: int, what: str) -> str:
+    """``1 conflict``, ``2 conflicts``: the word that has an ``s`` loses it."""
+    return f"{number} {what if number != 1 else ' '.join(word.removesuffix('s') for word in what.split())}"
 
 
 def encode_report(report: EtcReport) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_a_report_has_one_line_a_path_with_mark_and_reason_and_control_character
         "C y  here file, changed; new image file, added; current wins, the other kept as y.bootc-new",
         "L l  leads to /nowhere",
         "W s: a socket",
-        "2 kept, 1 deleted, 1 image changes ignored, 1 image additions kept, 2 conflicts, 1 dangling links, 1 warnings",
+        "2 kept, 1 deleted, 1 image change ignored, 1 image addition kept, 2 conflicts, 1 dangling link, 1 warning",
     ]
 
 
