@@ -35,8 +35,9 @@ def play_story(work: Path) -> Story:
     """Enrol the keys, then update and roll back once."""
     keys = make_keys()
     host = prepare_host(work, prepare_tree(work, guest="guest_loaders"), loader="systemd-boot", boot_type="uki")
-    # systemd-boot 257 does not know the key `uki`; bootc writes `efi` there.
-    for entry in (host.lab / "efi/loader").rglob("*.conf"):
+    # systemd-boot 257 does not know the key `uki`, and bootc writes `efi` there. What is staged keeps `uki`: bootc
+    # takes it where the new image has a newer systemd, and the loader on the ESP is the old one all the same.
+    for entry in (host.lab / "efi/loader/entries").glob("*.conf"):
         entry.write_text(entry.read_text().replace("\nuki ", "\nefi "))
     ukis = list((host.lab / "efi/EFI/Linux/bootc").glob("*.efi*"))
     for uki in ukis:

@@ -218,6 +218,12 @@ def parse_entry(file_name: bytes, raw: bytes, *, known: Collection[VerityDigest]
     )
 
 
+def rename_key(raw: bytes, old: bytes, new: bytes) -> bytes:
+    """Return the entry with another name for a key; every other byte stays."""
+    pattern = rb"^([ \t]*)" + re.escape(old) + rb"(?=[ \t])"
+    return b"".join(re.sub(pattern, rb"\1" + new, line) for line in _LINE.findall(raw))
+
+
 def replace_sort_key(raw: bytes, sort_key: bytes) -> bytes:
     """Return the entry with another sort-key; every byte outside of that value stays.
 

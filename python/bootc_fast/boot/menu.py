@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.directory import RealVolume
 from bootc_fast.boot.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
-from bootc_fast.boot.oddities import find_oddities, find_unknown_keys
+from bootc_fast.boot.oddities import find_oddities, find_unknown_keys, find_version_without_uki_key
 from bootc_fast.boot.order import OrderRule, sort_entries
 from bootc_fast.boot.override import LoaderOverride, LoaderVariables, find_default
 from bootc_fast.boot.reader import (
@@ -61,6 +61,7 @@ class BootMenu:
         known: The deployments whose entries are ours.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
         staged_files: Every entry file in ``entries.staged`` that could be read, shown or not.
+        knows_uki_key: The loader shows entries whose UKI stands under the key ``uki``.
     """
 
     loader: Loader
@@ -87,6 +88,7 @@ class BootMenu:
     known: frozenset[VerityDigest] = frozenset()
     staged_files: tuple[MenuEntry, ...] = ()
     is_user_cfg_unread: bool = False
+    knows_uki_key: bool = True
 
     @property
     def own_order(self) -> tuple[VerityDigest, ...]:
@@ -129,6 +131,7 @@ def read_volumes(
     entries = sort_menu(chunks, files, rule)
     overrides = reader.read_overrides(rule, variables)
     choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
+    old_version = find_version_without_uki_key(variables) if loader is Loader.SYSTEMD_BOOT else None
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
     return BootMenu(
@@ -144,7 +147,7 @@ def read_volumes(
         warnings=(
             *reader.warnings,
             *find_oddities(entries, files, rule, choice),
-            *find_unknown_keys([*files, *staged_files], variables),
+            *find_unknown_keys([*files, *staged_files], old_version),
         ),
         files=tuple(files),
         torn=torn,
@@ -160,6 +163,7 @@ def read_volumes(
         known=reader.known,
         staged_files=tuple(staged_files),
         is_user_cfg_unread=USER_CFG in reader.unread,
+        knows_uki_key=old_version is None,
     )
 
 

@@ -44,13 +44,19 @@ def find_oddities(
     return found
 
 
-def find_unknown_keys(files: Sequence[MenuEntry], variables: LoaderVariables | None) -> list[str]:
-    """Tell entries of ours that this systemd-boot is too old for, which shows them as little as broken ones."""
+def find_version_without_uki_key(variables: LoaderVariables | None) -> str | None:
+    """Return the version of the running systemd-boot where it does not know the key ``uki``, else None."""
     running = _SYSTEMD_BOOT.match((variables.info or "") if variables is not None else "")
-    if running is None or int(running[1]) >= _FIRST_WITH_UKI_KEY:
+    return running[1] if running is not None and int(running[1]) < _FIRST_WITH_UKI_KEY else None
+
+
+def find_unknown_keys(files: Sequence[MenuEntry], version: str | None) -> list[str]:
+    """Tell entries of ours that a systemd-boot of this version shows as little as broken ones."""
+    if version is None:
         return []
     return [
-        f"systemd-boot {running[1]} does not show {entry.label}: it knows UKIs by the key efi, not by uki"
+        f"systemd-boot {version} does not show {entry.label}: it knows UKIs by the key efi, not by uki; "
+        "a finalize or rollback writes it so"
         for entry in files
         if entry.is_own and entry.needs_uki_key
     ]

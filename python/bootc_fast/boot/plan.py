@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entry import replace_sort_key
+from bootc_fast.boot.entry import parse_entry, rename_key, replace_sort_key
 from bootc_fast.boot.grub import parse_user_cfg, render_user_cfg
 from bootc_fast.boot.menu import BootMenu, sort_menu
 from bootc_fast.boot.naming import choose_names
@@ -85,10 +85,24 @@ def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
     return not _is_usable(entry, menu), bool(entry.missing), position
 
 
+def _translate(entry: MenuEntry, menu: BootMenu) -> MenuEntry:
+    """Write an entry so that the loader shows it.
+
+    bootc chooses the key of a UKI by the systemd of its image; the systemd-boot on the ESP may be older, and would
+    boot something else without a word. All versions know ``efi``.
+    """
+    if menu.knows_uki_key or not entry.needs_uki_key:
+        return entry
+    written = parse_entry(entry.file_name, rename_key(entry.raw, b"uki", b"efi"), known=menu.known)
+    return replace(written, missing=entry.missing)
+
+
 def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) -> MenuEntry | None:
     """Find the one entry that counts for a deployment."""
-    live = [entry for entry in (*menu.entries, *menu.files) if entry.digest == digest and entry.is_own]
-    staged = [entry for entry in _staged_entries(menu) if entry.digest == digest and entry.is_own]
+    groups = ((*menu.entries, *menu.files), _staged_entries(menu))
+    live, staged = (
+        [_translate(entry, menu) for entry in group if entry.digest == digest and entry.is_own] for group in groups
+    )
     staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
     if staged_best is None or live_best is None:
         return live_best or staged_best

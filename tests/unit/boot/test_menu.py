@@ -11,9 +11,11 @@ from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, Trigger
 from unit.boot.scenarios import HEADER, KNOWN, A, B, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
+from bootc_fast.boot.entry import replace_sort_key
 from bootc_fast.boot.firmware import LoaderVariables
 from bootc_fast.boot.menu import read_volumes
 from bootc_fast.boot.order import OrderRule
+from bootc_fast.boot.plan import plan_menu
 from bootc_fast.types import Loader
 
 ENTRY = bls_text(A, "42", "bootc-fedora-0")
@@ -109,6 +111,29 @@ def test_uki_entry_that_this_systemd_boot_does_not_show_is_told(info: str | None
     variables = LoaderVariables(info=info)
     menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN, variables=variables)
     assert any("systemd-boot 257 does not show bootc_a-1-1.conf" in warning for warning in menu.warnings) is is_told
+
+
+@pytest.mark.parametrize("has_live_entry", [False, True])
+def test_uki_entry_that_this_systemd_boot_does_not_show_is_written_so_that_it_does(*, has_live_entry: bool) -> None:
+    """bootc takes the key from the image's systemd; the one on the ESP may be older."""
+    text = uki_text(B, "2", "bootc-a-0", word="uki")
+    files = {
+        b"/loader/entries/bootc_a-1-1.conf": uki_text(A, "1", "bootc-a-1", word="efi"),
+        b"/loader/entries.staged/bootc_a-2-1.conf": text,
+        uki_path(A): b"u",
+        uki_path(B): b"u",
+    }
+    if has_live_entry:
+        files[b"/loader/entries/bootc_zz-00000001-99.conf"] = replace_sort_key(text, b"bootc-!000000000000")
+    volume = _volume(files)
+    variables = LoaderVariables(info="systemd-boot 257.13-1~deb13u1")
+    menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN, variables=variables)
+    plan = plan_menu(menu, order=(B, A), staged=B)
+    assert plan.default.raw.split(b"\n")[:3] == text.replace(b"uki ", b"efi ", 1).split(b"\n")[:3]
+    assert not plan.default.needs_uki_key
+    newer = LoaderVariables(info="systemd-boot 258.1")
+    menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN, variables=newer)
+    assert plan_menu(menu, order=(B, A), staged=B).default.needs_uki_key
 
 
 def test_grub_cc_follows_fedoras_rule_whatever_lies_on_its_esp() -> None:
