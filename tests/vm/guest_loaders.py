@@ -1,6 +1,7 @@
 """Runs inside the machines that are there for their boot loader: update, roll back, and say what the loader sees.
 
-Phases, kept in /var: 0 the first deployment, an update is staged; 1 the update, which rolls back; 2 the first again.
+Phases, kept in /var: 0 the first deployment, an update is staged; 1 the update, which rolls back; 2 the first again,
+which a file ``kexec`` sends into the update without the firmware: 3.
 A file ``rogue.efi`` in /var is a UKI that the firmware would refuse: it takes the staged one's place for a while.
 """
 
@@ -14,11 +15,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from vm.guest import STATE, command, report, seal_images
+from vm.guest import STATE, apply, command, report, seal_images
 
 ESP = Path("/run/vmtest-esp")
 EFIVARS = Path("/sys/firmware/efi/efivars")
 LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+LAST_FIRMWARE_PHASE = 2
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -103,7 +105,10 @@ def main() -> None:
     counter.write_text(str(phase + 1))
     os.sync()
     play(phase)
-    subprocess.run(["systemctl", "reboot" if phase < 2 else "poweroff"], check=True)
+    if phase == LAST_FIRMWARE_PHASE and (STATE / "kexec").exists():
+        apply("bootc-fast", "rollback", "--apply", "--soft-reboot=kexec")
+    else:
+        subprocess.run(["systemctl", "reboot" if phase < LAST_FIRMWARE_PHASE else "poweroff"], check=True)
 
 
 if __name__ == "__main__":
