@@ -16,7 +16,7 @@ import jsonschema
 if TYPE_CHECKING:
     import pytest
 
-REFERENCE = "ostree-unverified-registry:quay.io/example/os:{}"
+REFERENCE = "ostree-unverified-registry:registry.example/example/os:{}"
 
 
 def manifest_digest(number: int) -> str:

@@ -23,7 +23,7 @@ class ImageName:
 
     Attributes:
         transport: E.g. ``registry``, ``oci``, ``containers-storage``.
-        image: E.g. ``quay.io/example/os:latest``.
+        image: E.g. ``registry.example/example/os:latest``.
         signature: ``containerPolicy``, ``{"ostreeRemote": …}``, or None for an unverified one.
     """
 

@@ -76,7 +76,7 @@ class Origin:
     """``<digest>.origin``; everything may be absent in files of older versions.
 
     Attributes:
-        image_reference: As it stands, e.g. ``ostree-unverified-image:docker://quay.io/example/os:latest``.
+        image_reference: As it stands, e.g. ``ostree-unverified-image:docker://registry.example/example/os:latest``.
         boot_type: ``[boot] boot_type``.
         boot_digest: SHA-256 hex over kernel and initrd.
         manifest_digest: ``sha256:<hex>`` of the OCI manifest.

@@ -226,7 +226,7 @@ def test_no_command_line_does_anything_but_parse_or_be_refused(text: str) -> Non
 
 FULL_ORIGIN = f"""# made by bootc
 [origin]
-container-image-reference = ostree-unverified-image:docker://quay.io/example/os:latest
+container-image-reference = ostree-unverified-image:docker://registry.example/example/os:latest
 [boot]
 boot_type = uki
 digest = {SHORT}
@@ -241,7 +241,7 @@ def test_reads_all_of_an_origin(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     add_deployment(host, A, FULL_ORIGIN)
     origin = deployments.read_origin(host, deployments.parse_digest(A, what="test"))
-    assert origin.image_reference == "ostree-unverified-image:docker://quay.io/example/os:latest"
+    assert origin.image_reference == "ostree-unverified-image:docker://registry.example/example/os:latest"
     assert (origin.boot_type, origin.boot_digest) == (BootType.UKI, SHORT)
     assert origin.manifest_digest == f"sha256:{SHORT}"
 

@@ -98,7 +98,7 @@ def test_what_bootc_has_looked_up_last_is_the_cached_update(
     repo.write_commit_detached_metadata(host.find_commit(3), metadata, None)
     status = document(capsys, host)["status"]
     assert status["booted"]["cachedUpdate"] == {
-        "image": {"image": "quay.io/example/os:3", "transport": "registry"},
+        "image": {"image": "registry.example/example/os:3", "transport": "registry"},
         "imageDigest": manifest_digest(4),
         "version": "4.0",
         "timestamp": "2026-02-01T00:00:00.500000Z",

@@ -159,7 +159,7 @@ def test_status_tells_every_deployment_and_writes_nothing(host: OstreeHost, caps
     assert flowkit.snapshot(host.root) == before
     status = found["status"]
     assert status["booted"]["image"] == {
-        "image": {"image": "quay.io/example/os:3", "transport": "registry"},
+        "image": {"image": "registry.example/example/os:3", "transport": "registry"},
         "imageDigest": manifest_digest(3),
         "version": "3.1",
         "timestamp": "2026-01-03T00:00:00Z",
