@@ -18,7 +18,15 @@ from bootc_fast._native import run_blocking
 from bootc_fast._restart import RestartWay, SoftRebootMode, clear_next_root, require_live, tell_prepared
 from bootc_fast._text import describe_error
 from bootc_fast.errors import BootcFastError, BootEntryError, SoftRebootError
-from bootc_fast.kexec import KexecPieces, check_pieces, find_kexec_obstacle, join_initrds, load_pieces, unload_kexec
+from bootc_fast.kexec import (
+    FULL_REBOOT_HINT,
+    KexecPieces,
+    check_pieces,
+    find_kexec_obstacle,
+    join_initrds,
+    load_pieces,
+    unload_kexec,
+)
 from bootc_fast.ostree import clear_soft_reboot, find_boot_file, prepare_soft_reboot
 from bootc_fast.softreboot import SoftRebootVerdict, find_systemd_obstacle
 
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
     from bootc_fast.host import Host
     from bootc_fast.ostree import OstreeDeployment
 
-_FULL_HINT = "`systemctl reboot` boots it through the firmware"
 _WAYS = {
     SoftRebootMode.AUTO: (RestartWay.SOFT, RestartWay.KEXEC, RestartWay.FULL),
     SoftRebootMode.REQUIRED: (RestartWay.SOFT,),
@@ -153,7 +160,7 @@ class OstreeRestart:
         self._ways.remove(way)
         text = f"preparing {_NAMES[way]} to {target.name[:16]}…: {why}"
         if not self._ways:
-            raise SoftRebootError(text, hint=_FULL_HINT)
+            raise SoftRebootError(text, hint=FULL_REBOOT_HINT)
         self.notes.append(text)
 
     def _load(self, target: OstreeDeployment, *, is_trial: bool = False) -> None:

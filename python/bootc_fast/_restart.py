@@ -18,7 +18,7 @@ from bootc_fast.deployments import read_booted
 from bootc_fast.errors import BootcFastError, CommandError, MountError, SoftRebootError
 from bootc_fast.host import open_host
 from bootc_fast.journal import PRIORITY_NOTICE, send_journal
-from bootc_fast.kexec import load_kexec, unload_kexec
+from bootc_fast.kexec import FULL_REBOOT_HINT, load_kexec, unload_kexec
 from bootc_fast.softreboot import judge_soft_reboot, prepare_soft_reboot
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bootc_fast.types import VerityDigest
 
 _COMMAND_TIMEOUT_S = 30.0
-_FULL_HINT = "`systemctl reboot` boots it through the firmware"
 
 
 class SoftRebootMode(enum.StrEnum):
@@ -84,7 +83,7 @@ class Restart:
             if self._root is not None:
                 self._root.attach()
         except MountError as error:
-            error.hint = _FULL_HINT
+            error.hint = FULL_REBOOT_HINT
             raise
         self._forget()
         tell_prepared(self._host, self.way, self._target, self.notes)
@@ -239,7 +238,7 @@ async def _prepare_soft(
 ) -> Restart:
     verdict = await judge_soft_reboot(survey, look, target)
     if not verdict.is_possible:
-        raise SoftRebootError(f"preparing a soft reboot to {target[:16]}…: {verdict}", hint=_FULL_HINT)
+        raise SoftRebootError(f"preparing a soft reboot to {target[:16]}…: {verdict}", hint=FULL_REBOOT_HINT)
     if dry_run and not survey.host.is_live:
         return Restart(survey.host, RestartWay.SOFT, target)
     require_live(survey.host)
@@ -247,7 +246,7 @@ async def _prepare_soft(
         root = await prepare_soft_reboot(survey, look, target, stack, is_trial=dry_run)
     except (BootcFastError, OSError) as error:
         message = f"preparing a soft reboot to {target[:16]}…: {describe_error(error)}"
-        raise SoftRebootError(message, hint=getattr(error, "hint", None) or _FULL_HINT) from error
+        raise SoftRebootError(message, hint=getattr(error, "hint", None) or FULL_REBOOT_HINT) from error
     return Restart(survey.host, RestartWay.SOFT, target, root=None if dry_run else root)
 
 
@@ -261,7 +260,7 @@ async def _prepare_kexec(
     except SoftRebootError:
         raise
     except (BootcFastError, OSError) as error:
-        raise SoftRebootError(f"preparing a kexec: {describe_error(error)}", hint=_FULL_HINT) from error
+        raise SoftRebootError(f"preparing a kexec: {describe_error(error)}", hint=FULL_REBOOT_HINT) from error
     return Restart(host, RestartWay.KEXEC, target, tuple(notes))
 
 

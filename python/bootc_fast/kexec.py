@@ -35,6 +35,9 @@ _CPIO_ALIGNMENT = 4
 # The setup header's magic number in a bzImage.
 _BZIMAGE_OFFSET, _BZIMAGE_MAGIC = 0x202, b"HdrS"
 _HEADER_BYTES = _BZIMAGE_OFFSET + len(_BZIMAGE_MAGIC)
+FULL_REBOOT_HINT = "`systemctl reboot` boots it through the firmware"
+"""What is left where no faster way is possible."""
+
 _REASONS = {
     errno.ENOSYS: "this kernel has no kexec_file_load",
     errno.EPERM: "the kernel refuses (no CAP_SYS_BOOT, lockdown, or kexec disabled)",
@@ -217,7 +220,7 @@ def check_pieces(pieces: KexecPieces) -> None:
 
 
 def _refusal(reason: str) -> SoftRebootError:
-    return SoftRebootError(f"preparing a kexec: {reason}", hint="`systemctl reboot` boots it through the firmware")
+    return SoftRebootError(f"preparing a kexec: {reason}", hint=FULL_REBOOT_HINT)
 
 
 def load_pieces(pieces: KexecPieces) -> None:

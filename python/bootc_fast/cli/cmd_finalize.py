@@ -6,11 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast._text import escape
+from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import print_json, print_lines, text_seconds
 from bootc_fast.deployments import read_booted, read_staged_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.host import open_host
-from bootc_fast.types import FinalizeOutcome, Loader, Result, Strategy
+from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
     import argparse
@@ -51,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", help="write what was done as JSON to FILE, also after a failure")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument(
-        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
-    )
+    add_bootloader(parser)
     parser.add_argument(
         "--no-verify-signatures",
         action="store_true",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast._rollback import rollback
 from bootc_fast._text import escape
+from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
@@ -32,7 +33,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     from bootc_fast._restart import SoftRebootMode
-    from bootc_fast.types import Loader
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a kexec, or the fastest that is possible (auto)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
-    parser.add_argument(
-        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
-    )
+    add_bootloader(parser)
     parser.add_argument(
         "--allow-non-container",
         action="store_true",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast._text import escape
+from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
@@ -29,7 +30,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     from bootc_fast._restart import SoftRebootMode
-    from bootc_fast.types import Loader
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a soft reboot (required, the default), a kexec, or the fastest that is possible (auto)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
-    parser.add_argument(
-        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
-    )
+    add_bootloader(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.status import COMPARE_TIMEOUT_S, get_status
@@ -32,8 +33,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from bootc_fast.types import Loader
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     formats = parser.add_mutually_exclusive_group()
@@ -47,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format-version", type=int, choices=(1,), default=1, metavar="1", help="version of the JSON and YAML form"
     )
     parser.add_argument("--booted", action="store_true", help="show the booted deployment only")
-    parser.add_argument(
-        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
-    )
+    add_bootloader(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
