@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from bootc_fast.host import Host, open_host
+from bootc_fast.machine.host import Host, open_host
 
 if TYPE_CHECKING:
     from pathlib import Path

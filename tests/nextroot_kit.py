@@ -18,10 +18,10 @@ import flowkit
 from hosts import mount_line
 
 from bootc_fast import lab
-from bootc_fast._mountinfo import find_mount, parse_mountinfo
-from bootc_fast.boot import disks
+from bootc_fast.boot.area import disks
 from bootc_fast.lab import deploy
 from bootc_fast.lab.rootfs import open_rootfs
+from bootc_fast.machine.mountinfo import find_mount, parse_mountinfo
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from bootc_fast._mountinfo import MountInfo
+    from bootc_fast.machine.mountinfo import MountInfo
 
 KERNEL = b"one kernel for both\n"
 
@@ -39,13 +39,13 @@ PRELUDE = """
 import contextlib, json, os, sys, trio
 from dataclasses import replace
 from pathlib import Path
-import bootc_fast._next_boot as next_boot
-import bootc_fast._rollback as rollback_module
-import bootc_fast.finalize as finalize_module
-import bootc_fast._restart as restart
-from bootc_fast._restart import SoftRebootMode
+import bootc_fast.flows.next_boot as next_boot
+import bootc_fast.flows.rollback as rollback_module
+import bootc_fast.flows.finalize as finalize_module
+import bootc_fast.restart.ways as restart
+from bootc_fast.restart.ways import SoftRebootMode
 from bootc_fast.errors import BootcFastError
-from bootc_fast.host import open_host
+from bootc_fast.machine.host import open_host
 
 ROOT = Path(sys.argv[1])
 RECORD = {}

@@ -17,23 +17,23 @@ from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, KilledError, Trigger
 from unit.boot.scenarios import HEADER, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
-from bootc_fast._boot_look import list_protected
-from bootc_fast._rollback_plan import plan_rollback
-from bootc_fast._survey import Survey
-from bootc_fast.boot.firmware import LoaderVariables
-from bootc_fast.boot.garbage import collect_volumes
-from bootc_fast.boot.menu import read_volumes
-from bootc_fast.boot.plan import check_next_boot, order_after_finalize, plan_menu
-from bootc_fast.boot.publish import publish_volumes
-from bootc_fast.host import Host
+from bootc_fast.boot.efi.firmware import LoaderVariables
+from bootc_fast.boot.entries.garbage import collect_volumes
+from bootc_fast.boot.entries.menu import read_volumes
+from bootc_fast.boot.entries.plan import check_next_boot, order_after_finalize, plan_menu
+from bootc_fast.boot.entries.publish import publish_volumes
+from bootc_fast.composefs.boot_files import list_protected
+from bootc_fast.composefs.survey import Survey
+from bootc_fast.flows.rollback_plan import plan_rollback
+from bootc_fast.machine.host import Host
 from bootc_fast.types import Booted, BootType, Deployment, Loader, StagedMarker, VerityDigest
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
 
-    from bootc_fast.boot.directory import BootVolume
-    from bootc_fast.boot.override import OverrideKind
+    from bootc_fast.boot.area.directory import BootVolume
+    from bootc_fast.boot.loaders.override import OverrideKind
 
 STAGED = "loader/entries.staged/"
 LIVE = "loader/entries/"

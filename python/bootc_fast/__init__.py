@@ -11,19 +11,19 @@ __version__ = "0.1.0"
 # Not from typing: importing that takes a tenth of the command line's start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bootc_fast._rollback import rollback as rollback
     from bootc_fast.errors import BootcFastError as BootcFastError
-    from bootc_fast.etc import diff_etc as diff_etc
-    from bootc_fast.etc import merge_etc as merge_etc
+    from bootc_fast.etc.merge import diff_etc as diff_etc
+    from bootc_fast.etc.merge import merge_etc as merge_etc
     from bootc_fast.events import Event as Event
     from bootc_fast.events import StepDone as StepDone
     from bootc_fast.events import StepProgress as StepProgress
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
-    from bootc_fast.finalize import finalize_staged as finalize_staged
-    from bootc_fast.rollback_outcome import RollbackOutcome as RollbackOutcome
-    from bootc_fast.status import get_status as get_status
-    from bootc_fast.status_report import HostStatus as HostStatus
+    from bootc_fast.flows.finalize import finalize_staged as finalize_staged
+    from bootc_fast.flows.rollback import rollback as rollback
+    from bootc_fast.flows.status import get_status as get_status
+    from bootc_fast.report.rollback import RollbackOutcome as RollbackOutcome
+    from bootc_fast.report.status import HostStatus as HostStatus
     from bootc_fast.types import FinalizeOutcome as FinalizeOutcome
     from bootc_fast.types import Loader as Loader
     from bootc_fast.types import Result as Result
@@ -33,21 +33,20 @@ _HOMES = {
     "BootcFastError": "errors",
     "Event": "events",
     "FinalizeOutcome": "types",
-    "HostStatus": "status_report",
+    "HostStatus": "report.status",
     "Loader": "types",
     "Result": "types",
-    "RollbackOutcome": "rollback_outcome",
+    "RollbackOutcome": "report.rollback",
     "StepDone": "events",
     "StepProgress": "events",
     "StepStarted": "events",
     "Strategy": "types",
     "channel_sink": "events",
-    "diff_etc": "etc",
-    "finalize_staged": "finalize",
-    "get_status": "status",
-    "merge_etc": "etc",
-    # A module called rollback would, once imported, hide the function of that name.
-    "rollback": "_rollback",
+    "diff_etc": "etc.merge",
+    "finalize_staged": "flows.finalize",
+    "get_status": "flows.status",
+    "merge_etc": "etc.merge",
+    "rollback": "flows.rollback",
 }
 
 __all__ = [

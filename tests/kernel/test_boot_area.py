@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hosts import make_host, mount_line
 
-from bootc_fast import _core, mounts
-from bootc_fast.boot import disks, esp, firmware
+from bootc_fast import _core
+from bootc_fast.boot.area import disks, esp
+from bootc_fast.boot.efi import firmware
+from bootc_fast.machine import mounts
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from bootc_fast.host import Host
+    from bootc_fast.machine.host import Host
 
 pytestmark = pytest.mark.root
 
@@ -121,8 +123,8 @@ IN_NAMESPACE = """
 import os, sys, trio
 from dataclasses import replace
 from pathlib import Path
-from bootc_fast.boot import esp
-from bootc_fast.host import open_host
+from bootc_fast.boot.area import esp
+from bootc_fast.machine.host import open_host
 
 async def main():
     host = replace(open_host(sys.argv[1]), is_live=True)

@@ -22,7 +22,7 @@ from erofs_support import (
 )
 
 from bootc_fast import _core
-from bootc_fast.mounts import mount_composefs, mount_image
+from bootc_fast.machine.mounts import mount_composefs, mount_image
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.root
 IN_NAMESPACE = """
 import sys, trio
 from dataclasses import replace
-import bootc_fast._rollback as rollback_module
-import bootc_fast.boot_complete as boot_complete_module
-import bootc_fast.finalize as finalize_module
-from bootc_fast.host import open_host
+import bootc_fast.flows.rollback as rollback_module
+import bootc_fast.flows.boot_complete as boot_complete_module
+import bootc_fast.flows.finalize as finalize_module
+from bootc_fast.machine.host import open_host
 
 def open_live(root):
     return replace(open_host(root), is_live=True)

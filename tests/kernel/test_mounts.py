@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from bootc_fast import _core, mounts
+from bootc_fast import _core
 from bootc_fast.errors import MountError
-from bootc_fast.host import Host, open_host
+from bootc_fast.machine import mounts
+from bootc_fast.machine.host import Host, open_host
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -327,7 +328,7 @@ def test_a_task_torn_away_on_asyncio_leaves_no_mount(device: Path, monkeypatch: 
 HOLDER = """
 import sys, trio
 from pathlib import Path
-from bootc_fast import mounts
+from bootc_fast.machine import mounts
 async def main():
     image = open(sys.argv[2], "rb")
     async with mounts.mount_device(Path(sys.argv[1]), fstype="ext4", read_only=False):
@@ -353,8 +354,8 @@ IN_NAMESPACE = """
 import os, sys, trio
 from dataclasses import replace
 from pathlib import Path
-from bootc_fast import mounts
-from bootc_fast.host import Host
+from bootc_fast.machine import mounts
+from bootc_fast.machine.host import Host
 
 root = Path(sys.argv[1])
 
@@ -382,8 +383,8 @@ trio.run(writable_sysroot)
 ON_READ_ONLY = """
 import os, sys, trio
 from pathlib import Path
-from bootc_fast import mounts
-from bootc_fast.host import Host
+from bootc_fast.machine import mounts
+from bootc_fast.machine.host import Host
 
 root = Path(sys.argv[1])
 host = Host(root=root, is_live=True)
@@ -453,7 +454,7 @@ def test_an_overlay_is_stacked_unseen_and_goes_with_kill_9(
 
 OVERLAY_HOLDER = """
 import os, sys, trio
-from bootc_fast import mounts
+from bootc_fast.machine import mounts
 async def main():
     image, objects = (os.open(path, os.O_RDONLY) for path in sys.argv[1:])
     async with mounts.mount_composefs(image, objects, require_verity=False) as fd:

@@ -140,12 +140,12 @@ def test_an_init_whose_object_lacks_the_required_verity_is_refused(
     found = run_in_namespace(
         case.root,
         f"""
-from bootc_fast import _nextroot
+from bootc_fast.restart import nextroot
 host, digest = open_live(ROOT), {case.staged!r}
 image_fd = host.open_file(host.image_file(digest))
 for required in (False, True):
     try:
-        os.close(_nextroot.assemble(_nextroot.NextRoot(host, digest, image_fd, required, "")))
+        os.close(nextroot.assemble(nextroot.NextRoot(host, digest, image_fd, required, "")))
         RECORD[str(required)] = "assembled"
     except BootcFastError as error:
         RECORD[str(required)] = f"{{error.exit_code}}: {{error}}"
@@ -277,9 +277,9 @@ def test_the_verdict_tells_what_lacks_the_required_verity(
         case.root,
         f"""
 from contextlib import AsyncExitStack
-import bootc_fast.softreboot as softreboot
-from bootc_fast._boot_look import look_boot
-from bootc_fast._survey import read_survey
+import bootc_fast.restart.soft as softreboot
+from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.survey import read_survey
 answers = iter({measured})
 softreboot._core.measure_fd = lambda fd: next(answers)
 async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ import pytest
 from erofs_support import assert_same, mounted_records, open_image, walker_records
 from repo_support import composefs_fsck, debian_tree, ingest, opened, writer
 
-from bootc_fast.mounts import mount_composefs
+from bootc_fast.machine.mounts import mount_composefs
 
 if TYPE_CHECKING:
     from pathlib import Path

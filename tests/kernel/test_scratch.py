@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootc_fast import _core
-from bootc_fast._scratch import open_scratch
+from bootc_fast.machine.scratch import open_scratch
 
 pytestmark = pytest.mark.root
 

@@ -16,7 +16,7 @@ from repo_support import composefs_fsck, ingest, object_names, opened, writer
 from tree_strategies import Entry, directory, entries, inline, with_link_counts
 
 from bootc_fast import _core
-from bootc_fast.mounts import mount_composefs
+from bootc_fast.machine.mounts import mount_composefs
 
 if TYPE_CHECKING:
     from pathlib import Path

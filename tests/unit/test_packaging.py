@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootc_fast import _message_ids
+from bootc_fast import message_ids
 
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
 _TARGETS = ("basic.target", "final.target", "local-fs.target", "multi-user.target", "sysinit.target", "shutdown.target")
@@ -85,7 +85,7 @@ def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
 
 
 def test_message_catalog_explains_every_message_id() -> None:
-    ids = {value for name, value in vars(_message_ids).items() if name.isupper()}
+    ids = {value for name, value in vars(message_ids).items() if name.isupper()}
     text = (UNITS.parent / "bootc-fast.catalog").read_text()
     assert set(re.findall(r"^-- ([0-9a-f]{32})$", text, re.MULTILINE)) == ids
 
@@ -100,4 +100,4 @@ def test_message_catalog_is_accepted_by_journalctl(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     listing = ["journalctl", f"--root={tmp_path}", "--list-catalog"]
     shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
-    assert _message_ids.FINALIZE_FAILED in shown
+    assert message_ids.FINALIZE_FAILED in shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bootc_fast.boot.entry import MenuEntry, parse_entry
+from bootc_fast.boot.loaders.entry import MenuEntry, parse_entry
 
 KERNEL = "/table/kernel"
 

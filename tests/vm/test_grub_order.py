@@ -11,7 +11,7 @@ from vm import machine
 from vm.grub import make_image
 from vm.tables import make_equal_table, make_grub_table, parse_table
 
-from bootc_fast.boot.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders.order import OrderRule, sort_entries
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from vm.story import SYSTEMD_BOOT, Story, add_console, play, prepare_host, prepare_tree
 
-from bootc_fast._mountinfo import find_mount, parse_mountinfo
+from bootc_fast.machine.mountinfo import find_mount, parse_mountinfo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bootc_fast._mountinfo import MountInfo
+    from bootc_fast.machine.mountinfo import MountInfo
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 

@@ -18,7 +18,7 @@ from vm.secure_boot import add_arguments, make_keys, sign_in_place, write_enrolm
 from vm.story import SYSTEMD_BOOT, Story, play, prepare_host, prepare_tree
 from vm.tables import KERNEL, make_systemd_table, parse_table
 
-from bootc_fast.boot.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders.order import OrderRule, sort_entries
 from bootc_fast.lab.rootfs import STUB_NAME
 from bootc_fast.types import Loader
 

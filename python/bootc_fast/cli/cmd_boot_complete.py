@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from bootc_fast.boot_complete import forget_soft_reboot, report_last_finalize
+    from bootc_fast.flows.boot_complete import forget_soft_reboot, report_last_finalize
 
     forget_soft_reboot(arguments.root)
     report = run_async(lambda: report_last_finalize(arguments.root))

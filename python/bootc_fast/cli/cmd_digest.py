@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from bootc_fast import _core
-from bootc_fast._text import encode_bytes
 from bootc_fast.cli.render import print_json
 from bootc_fast.errors import UsageError
+from bootc_fast.text import encode_bytes
 
 if TYPE_CHECKING:
     import argparse

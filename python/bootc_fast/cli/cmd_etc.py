@@ -17,9 +17,9 @@ from bootc_fast.errors import FileSystemError, UsageError
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
-    from bootc_fast.etc import EtcDiff, EtcPlan
-    from bootc_fast.etc_policy import MergePolicy
-    from bootc_fast.etc_sources import DirectorySource, EtcSource
+    from bootc_fast.etc.merge import EtcDiff, EtcPlan
+    from bootc_fast.etc.policy import MergePolicy
+    from bootc_fast.etc.trees import DirectorySource, EtcSource
     from bootc_fast.types import EtcOperation, EtcReport
 
 EPILOG = """\
@@ -105,7 +105,7 @@ class Trees:
 
 
 async def _run_diff(arguments: argparse.Namespace) -> int:
-    from bootc_fast.etc import diff_etc
+    from bootc_fast.etc.merge import diff_etc
 
     async with AsyncExitStack() as stack:
         trees = await _open_trees(arguments, stack)
@@ -115,7 +115,7 @@ async def _run_diff(arguments: argparse.Namespace) -> int:
 
 
 def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
-    from bootc_fast.etc_render import encode_diff, render_diff
+    from bootc_fast.etc.render import encode_diff, render_diff
 
     if as_json:
         print_json(encode_diff(diff))
@@ -126,7 +126,7 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
 
 
 async def _run_merge(arguments: argparse.Namespace) -> int:
-    from bootc_fast.etc import check_destination, conflict_error, plan_etc_merge
+    from bootc_fast.etc.merge import check_destination, conflict_error, plan_etc_merge
 
     async with AsyncExitStack() as stack:
         trees = await _open_trees(arguments, stack)
@@ -156,7 +156,7 @@ async def _carry_out(
 
 
 def _print_merge(report: EtcReport, operations: tuple[EtcOperation, ...], arguments: argparse.Namespace) -> None:
-    from bootc_fast.etc_render import encode_operations, encode_report, render_operations, render_report
+    from bootc_fast.etc.render import encode_operations, encode_report, render_operations, render_report
 
     if arguments.json:
         print_json({"report": encode_report(report), "operations": encode_operations(operations)})
@@ -178,8 +178,8 @@ async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
 
 
 def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
-    from bootc_fast.etc_policy import MergePolicy
-    from bootc_fast.etc_sources import DirectorySource
+    from bootc_fast.etc.policy import MergePolicy
+    from bootc_fast.etc.trees import DirectorySource
 
     is_merge = arguments.etc_command == "merge"
     if is_merge and arguments.new is None:
@@ -198,7 +198,7 @@ def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
 
 
 def _open_source(path: Path, stack: AsyncExitStack, objects: int | None, subdir: bytes) -> EtcSource:
-    from bootc_fast.etc_sources import DirectorySource, ImageSource
+    from bootc_fast.etc.trees import DirectorySource, ImageSource
 
     fd = open_path(path, stack)
     if stat.S_ISDIR(os.fstat(fd).st_mode):

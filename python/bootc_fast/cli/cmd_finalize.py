@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import escape
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import print_json, print_lines, text_seconds
-from bootc_fast.deployments import read_booted, read_staged_marker
+from bootc_fast.composefs.deployments import read_booted, read_staged_marker
 from bootc_fast.errors import BootcFastError
-from bootc_fast.host import open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.text import escape
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _find_nothing_staged(root: str) -> FinalizeOutcome | None:
 def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
     from bootc_fast.cli.progress import show_progress
     from bootc_fast.cli.runtime import run_async
-    from bootc_fast.finalize import finalize_staged
+    from bootc_fast.flows.finalize import finalize_staged
 
     with show_progress(arguments) as on_event:
         try:
@@ -128,7 +128,7 @@ def render_outcome(outcome: FinalizeOutcome) -> list[str]:
     """Say what was done: the merge's report, the next boot, how long it took."""
     lines = []
     if outcome.etc is not None:
-        from bootc_fast.etc_render import render_report
+        from bootc_fast.etc.render import render_report
 
         lines = render_report(outcome.etc)
     lines.append(_HEADLINES[outcome.result])
@@ -141,7 +141,7 @@ def render_outcome(outcome: FinalizeOutcome) -> list[str]:
 
 def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
     """Turn an outcome into plain values for JSON."""
-    from bootc_fast.etc_render import encode_report
+    from bootc_fast.etc.render import encode_report
 
     return {
         "result": outcome.result.value,
@@ -156,7 +156,7 @@ def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
 
 def encode_error(error: Exception) -> dict[str, Any]:
     """Turn a failure into plain values for JSON."""
-    from bootc_fast._text import describe_error, error_chain, exit_code_of, flatten
+    from bootc_fast.text import describe_error, error_chain, exit_code_of, flatten
 
     return {
         "result": Result.FAILED.value,

@@ -10,15 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import encode_bytes, escape_bytes
 from bootc_fast.cli.parser import add_global_options
 from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bootc_fast._core import Image, TreeEntry
-    from bootc_fast.images import ImageFacts
+    from bootc_fast.composefs.images import ImageFacts
 
 EPILOG = """\
 examples:
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_ls(arguments: argparse.Namespace) -> int:
-    from bootc_fast.images import open_image
+    from bootc_fast.composefs.images import open_image
 
     path = os.fsencode(arguments.path).strip(b"/")
     with open_image(arguments.image) as image:
@@ -140,7 +140,7 @@ def _print_json_list(image: Image, start: bytes, *, recursive: bool) -> None:
 def _to_json(entry: TreeEntry, path: bytes) -> dict[str, object]:
     from base64 import b64encode
 
-    from bootc_fast.images import describe_kind
+    from bootc_fast.composefs.images import describe_kind
 
     return {
         "path": encode_bytes(path),
@@ -166,7 +166,7 @@ def _go_on() -> None:
 
 
 def _run_dump(arguments: argparse.Namespace) -> int:
-    from bootc_fast.images import open_image
+    from bootc_fast.composefs.images import open_image
 
     sys.stdout.flush()
     for path in arguments.images:
@@ -176,7 +176,7 @@ def _run_dump(arguments: argparse.Namespace) -> int:
 
 
 def _run_cat(arguments: argparse.Namespace) -> int:
-    from bootc_fast.images import find_objects, open_image, write_file
+    from bootc_fast.composefs.images import find_objects, open_image, write_file
 
     objects = arguments.objects or find_objects(arguments.image)
     sys.stdout.flush()
@@ -187,7 +187,7 @@ def _run_cat(arguments: argparse.Namespace) -> int:
 
 
 def _run_verify(arguments: argparse.Namespace) -> int:
-    from bootc_fast.images import verify_image
+    from bootc_fast.composefs.images import verify_image
 
     verified = []
     for path in arguments.images:

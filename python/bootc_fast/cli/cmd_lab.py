@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import escape_bytes
 from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import Algorithm, BootType, Loader
 
 if TYPE_CHECKING:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast._rollback import rollback
-from bootc_fast._text import escape
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
+from bootc_fast.flows.rollback import rollback
+from bootc_fast.text import escape
 
 if TYPE_CHECKING:
     import argparse
 
-    from bootc_fast.rollback_outcome import RollbackOutcome
+    from bootc_fast.report.rollback import RollbackOutcome
 
 DESCRIPTION = """\
 Makes the previous deployment boot next; called again, undoes that. A staged update is dropped once the new boot
@@ -32,7 +32,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from bootc_fast._restart import SoftRebootMode
+    from bootc_fast.restart.ways import SoftRebootMode
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import escape
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
+from bootc_fast.text import escape
 
 if TYPE_CHECKING:
     import argparse
 
-    from bootc_fast._next_boot import NextBootOutcome
+    from bootc_fast.flows.next_boot import NextBootOutcome
 
 DESCRIPTION = """\
 Prepares a soft reboot into the deployment that boots next: its root is mounted at /run/nextroot, a staged update is
@@ -29,7 +29,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from bootc_fast._restart import SoftRebootMode
+    from bootc_fast.restart.ways import SoftRebootMode
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.reset:
         return _reset(arguments)
-    from bootc_fast._next_boot import enter_next_boot
+    from bootc_fast.flows.next_boot import enter_next_boot
 
     with show_progress(arguments) as on_event:
         outcome = run_async(
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _reset(arguments: argparse.Namespace) -> int:
-    from bootc_fast._restart import reset_restart
+    from bootc_fast.restart.ways import reset_restart
 
     if arguments.apply or arguments.dry_run:
         from bootc_fast.errors import UsageError

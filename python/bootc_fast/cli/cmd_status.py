@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour
 from bootc_fast.cli.runtime import run_async
-from bootc_fast.status import COMPARE_TIMEOUT_S, get_status
+from bootc_fast.flows.status import COMPARE_TIMEOUT_S, get_status
 
 if TYPE_CHECKING:
     import argparse
 
-    from bootc_fast.status_document import Document
+    from bootc_fast.report.host_v1 import Document
 
 DESCRIPTION = """\
 Shows what is booted, staged and kept; what boots next, and why (the loader's rule, or what overrides it); whether a
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print_lines(text.lines(booted_only=arguments.booted))
         return 0
-    from bootc_fast.status_document import make_document
+    from bootc_fast.report.host_v1 import make_document
 
     document = make_document(status)
     if arguments.booted:

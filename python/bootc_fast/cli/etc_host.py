@@ -5,22 +5,22 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from bootc_fast import _survey
-from bootc_fast._merge import open_directory, open_etc
 from bootc_fast.cli.cmd_etc import Trees, open_path
-from bootc_fast.deployments import is_etc_transient
+from bootc_fast.composefs.deployments import is_etc_transient
+from bootc_fast.composefs.etc import open_directory, open_etc
+from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
 from bootc_fast.errors import UsageError
-from bootc_fast.etc_policy import MergePolicy, read_merge_policy
-from bootc_fast.etc_sources import DirectorySource, ImageSource
-from bootc_fast.host import hold_lock, open_host
-from bootc_fast.mounts import open_writable
+from bootc_fast.etc.policy import MergePolicy, read_merge_policy
+from bootc_fast.etc.trees import DirectorySource, ImageSource
+from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.mounts import open_writable
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
     import argparse
     from contextlib import AsyncExitStack
 
-    from bootc_fast.host import Host
+    from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest
 
 
@@ -41,7 +41,7 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
     if is_merge and not arguments.dry_run:
         await stack.enter_async_context(hold_lock(host))
         host = await stack.enter_async_context(open_writable(host))
-    survey = await _survey.read_survey(host)
+    survey = await read_survey(host)
     if is_merge and is_etc_transient(host):
         raise UsageError("merging /etc: it is transient here, so the new deployment starts with its image's /etc")
     objects = await open_directory(host, host.objects, stack)
@@ -55,11 +55,11 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
         if arguments.into is not None:
             dest_fd = open_path(arguments.into, stack, kind=stat.S_IFDIR)
         elif staged is not None:
-            _survey.check_staged_pieces(host, staged)
+            check_staged_pieces(host, staged)
             dest_fd = await open_directory(host, host.state_dir(staged) / "etc", stack)
     return Trees(pristine, current, new, policy, dest_fd)
 
 
 async def _open_image(host: Host, digest: VerityDigest, objects: int, stack: AsyncExitStack) -> ImageSource:
-    image = await _survey.open_image(host, digest, stack)
+    image = await open_image(host, digest, stack)
     return ImageSource(image.fd, objects)

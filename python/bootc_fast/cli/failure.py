@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from bootc_fast._text import UNEXPECTED, describe_error, error_chain, escape, escape_bytes, exit_code_of, flatten
 from bootc_fast.errors import BootcFastError, EtcConflictError
+from bootc_fast.text import UNEXPECTED, describe_error, error_chain, escape, escape_bytes, exit_code_of, flatten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -78,7 +78,7 @@ class _Notifier:
         self._extended_at = float("-inf")
 
     def __call__(self, event: Event) -> None:
-        from bootc_fast.journal import extend_timeout, notify_status
+        from bootc_fast.machine.journal import extend_timeout, notify_status
 
         if isinstance(event, StepStarted):
             notify_status(event.message)

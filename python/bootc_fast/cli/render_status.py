@@ -6,19 +6,19 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.override import OverrideKind
+from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.cli.render import paint
-from bootc_fast.etc_render import render_entries
+from bootc_fast.etc.render import render_entries
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bootc_fast.etc_diff import EtcDiffEntry
-    from bootc_fast.ostree import OstreeDeployment
-    from bootc_fast.outcome import OutcomeRecord
-    from bootc_fast.softreboot import SoftRebootVerdict
-    from bootc_fast.status_report import DeploymentStatus, HostStatus, StagedStatus
+    from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.ostree.sysroot import OstreeDeployment
+    from bootc_fast.report.finalize import OutcomeRecord
+    from bootc_fast.report.status import DeploymentStatus, HostStatus, StagedStatus
+    from bootc_fast.restart.soft import SoftRebootVerdict
     from bootc_fast.types import VerityDigest
 
 _SHORT_CHARS = 16

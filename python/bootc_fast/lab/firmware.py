@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import pefile
 
-from bootc_fast.boot.firmware import read_loader_variables
-from bootc_fast.boot.menu import BootMenu, read_menu
-from bootc_fast.boot.override import OverrideKind
+from bootc_fast.boot.efi.firmware import read_loader_variables
+from bootc_fast.boot.entries.menu import BootMenu, read_menu
+from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
-from bootc_fast.host import open_host
 from bootc_fast.lab.forms import parse_entry
+from bootc_fast.machine.host import open_host
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bootc_fast.boot.entry import MenuEntry
+    from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.lab.layout import LabHost
 
 

@@ -1,6 +1,7 @@
 """A container image's manifest and config in a lab host's repository, as ``bootc upgrade`` writes them.
 
-Written independently of ``bootc_fast._oci``, so that a lab host checks that reader instead of echoing it.
+Written independently of ``bootc_fast.composefs.splitstream``, so that a lab host checks that reader
+instead of echoing it.
 
 Source:
     composefs-rs ``crates/composefs/src/splitstream.rs``, ``SplitStreamWriter``; ``composefs-oci/src/oci_image.rs``.

@@ -10,7 +10,7 @@ from bootc_fast.lab.firmware import read_boot_menu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bootc_fast.boot.entry import MenuEntry
+    from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.lab.layout import LabHost
 
 

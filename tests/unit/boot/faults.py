@@ -12,7 +12,7 @@ from unit.boot.fat_volume import FatVolume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bootc_fast.boot.directory import BootDirectory, BootVolume
+    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
 
 
 class KilledError(BaseException):

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entry import MenuEntry, parse_entry, replace_sort_key
-from bootc_fast.boot.grub import parse_user_cfg
-from bootc_fast.boot.menu import BootMenu, read_volumes
-from bootc_fast.boot.order import rules_of, sort_entries
-from bootc_fast.boot.plan import MenuPlan, order_after_finalize, order_after_rollback, plan_menu
-from bootc_fast.boot.publish import PublishOutcome, publish_volumes
+from bootc_fast.boot.entries.menu import BootMenu, read_volumes
+from bootc_fast.boot.entries.plan import MenuPlan, order_after_finalize, order_after_rollback, plan_menu
+from bootc_fast.boot.entries.publish import PublishOutcome, publish_volumes
+from bootc_fast.boot.loaders.entry import MenuEntry, parse_entry, replace_sort_key
+from bootc_fast.boot.loaders.grub import parse_user_cfg
+from bootc_fast.boot.loaders.order import rules_of, sort_entries
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
     from unit.boot.fat_model import FatModel
     from unit.boot.fat_volume import FatVolume
 
-    from bootc_fast.boot.directory import BootVolume
+    from bootc_fast.boot.area.directory import BootVolume
 
 A, B, C, D = (VerityDigest(char * 64) for char in "abcd")
 KNOWN = frozenset({A, B, C, D})

@@ -15,7 +15,7 @@ from erofs_builder import File, build, directory, regular, sample
 
 from bootc_fast import _core
 from bootc_fast.cli import main
-from bootc_fast.images import find_objects, verify_image
+from bootc_fast.composefs.images import find_objects, verify_image
 
 CONTENT = b"kept as an object " * 10
 

@@ -62,7 +62,7 @@ def test_a_finalize_with_nothing_staged_imports_neither_trio_nor_the_flow(tmp_pa
         "import sys\n"
         "from bootc_fast.cli import main\n"
         "code = main(['--root', sys.argv[1], 'finalize'])\n"
-        "heavy = {'trio', 'anyio', 'bootc_fast.finalize'} & set(sys.modules)\n"
+        "heavy = {'trio', 'anyio', 'bootc_fast.flows.finalize'} & set(sys.modules)\n"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
     )
     found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)

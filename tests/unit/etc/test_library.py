@@ -11,8 +11,8 @@ import trio
 from etc_trees import Sides, listing, make_sides, write
 
 from bootc_fast.errors import EtcConflictError, UsageError
-from bootc_fast.etc import DirectorySource, diff_etc, merge_etc, plan_etc_merge
-from bootc_fast.etc_policy import MergePolicy, make_rule
+from bootc_fast.etc.merge import DirectorySource, diff_etc, merge_etc, plan_etc_merge
+from bootc_fast.etc.policy import MergePolicy, make_rule
 from bootc_fast.events import Event, StepProgress
 from bootc_fast.types import Strategy
 

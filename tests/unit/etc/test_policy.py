@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bootc_fast.errors import InvalidStateError
-from bootc_fast.etc_policy import MergePolicy, PolicyRule, make_rule, parse_policy, read_merge_policy
-from bootc_fast.host import open_host
+from bootc_fast.etc.policy import MergePolicy, PolicyRule, make_rule, parse_policy, read_merge_policy
+from bootc_fast.machine.host import open_host
 from bootc_fast.types import Strategy
 
 VENDOR = "usr/lib/bootc-fast/merge.toml"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from bootc_fast._text import encode_bytes
-from bootc_fast.etc_diff import EtcDiff, EtcDiffEntry, EtcPatch
-from bootc_fast.etc_render import (
+from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, EtcPatch
+from bootc_fast.etc.render import (
     encode_diff,
     encode_operations,
     encode_report,
@@ -14,6 +13,7 @@ from bootc_fast.etc_render import (
     render_operations,
     render_report,
 )
+from bootc_fast.text import encode_bytes
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
 
 REPORT = EtcReport(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import flowkit
 import pytest
 
-from bootc_fast import finalize, lab
+from bootc_fast import lab
 from bootc_fast.cli import main
+from bootc_fast.flows import finalize
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:

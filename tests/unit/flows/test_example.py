@@ -56,7 +56,7 @@ def test_it_gives_up_after_its_time_and_the_next_boot_stays(
     async def hang(*_args: object, **_kwargs: object) -> None:
         await anyio.sleep_forever()
 
-    monkeypatch.setattr("bootc_fast.finalize.plan_merge", hang)
+    monkeypatch.setattr("bootc_fast.flows.finalize.plan_merge", hang)
     answer = _run(backend, partial(example.finalize_with_progress, str(case.root), 0.3))
     assert answer.startswith("gave up after 0.3 s: the next boot is what it was; the other task ran ")
     assert int(answer.rsplit(" ", 3)[1]) > 3
@@ -92,5 +92,5 @@ def test_every_public_name_is_there_and_importing_the_package_imports_nothing_el
 
 
 def test_rollback_stays_a_function_whatever_is_imported() -> None:
-    code = "import bootc_fast._rollback, bootc_fast; from bootc_fast import rollback; assert callable(rollback)"
+    code = "import bootc_fast.flows.rollback, bootc_fast; from bootc_fast import rollback; assert callable(rollback)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

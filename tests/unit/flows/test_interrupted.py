@@ -17,9 +17,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bootc_fast import events, finalize, finalize_staged
+from bootc_fast import events, finalize_staged
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.errors import CancelledByUserError, StepTimeoutError
+from bootc_fast.flows import finalize
 from bootc_fast.types import BootType, Loader, Result
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ def test_a_staged_update_that_cannot_be_dropped_is_an_error_that_says_what_to_do
     def fail(_host: object) -> None:
         raise FileSystemError("removing the marker: Read-only file system")
 
-    monkeypatch.setattr("bootc_fast._composefs_rollback.remove_staged_marker", fail)
+    monkeypatch.setattr("bootc_fast.flows.composefs_rollback.remove_staged_marker", fail)
     code, _, err = updated.roll_back()
     assert (code, "hint: the new boot order is on disk; remove " in err) == (6, True)
     assert updated.next_boot() == updated.previous
@@ -331,7 +331,7 @@ def _both(updated: Updated) -> tuple[str, str]:
 
 
 def test_the_journal_gets_bootcs_id_the_kind_and_the_digests(make: Callable[..., Updated]) -> None:
-    from unit.flows.test_journal import _fields, _listen
+    from unit.machine.test_journal import _fields, _listen
 
     updated = make()
     path = updated.host.root / "run/systemd/journal/socket"
@@ -373,7 +373,7 @@ def test_a_user_cfg_that_cannot_be_read_is_never_replaced(make: Callable[..., Up
 def test_an_override_that_names_an_entry_that_could_not_be_read_is_found_out_after_writing(
     make: Callable[..., Updated], monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    from bootc_fast.boot.directory import RealDirectory
+    from bootc_fast.boot.area.directory import RealDirectory
 
     updated = make()
     if verb == "finalize":

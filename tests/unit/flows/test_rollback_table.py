@@ -15,12 +15,12 @@ from unit.boot.fat_model import FatModel
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import HEADER, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
-from bootc_fast._rollback_plan import plan_rollback
-from bootc_fast._survey import Survey
-from bootc_fast.boot.menu import read_volumes
-from bootc_fast.boot.plan import order_after_finalize, plan_menu
-from bootc_fast.boot.publish import publish_volumes
-from bootc_fast.host import Host
+from bootc_fast.boot.entries.menu import read_volumes
+from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.publish import publish_volumes
+from bootc_fast.composefs.survey import Survey
+from bootc_fast.flows.rollback_plan import plan_rollback
+from bootc_fast.machine.host import Host
 from bootc_fast.types import Booted, BootType, Deployment, Loader, StagedMarker, VerityDigest
 
 DIGESTS = [VerityDigest(char * 64) for char in "abcde"]

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from bootc_fast import finalize_staged, get_status, lab
-from bootc_fast._imginfo import ImageName, parse_image_reference
 from bootc_fast.cli.render_status import StatusText
-from bootc_fast.status_report import DeploymentStatus, HostStatus, NextBoot, StagedStatus
+from bootc_fast.composefs.container import ImageName, parse_image_reference
+from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.types import BootType, Deployment, Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flowkit import Case
 
-    from bootc_fast.host import Host
+    from bootc_fast.machine.host import Host
 
     Spoil = Callable[[Case], object]
 
@@ -386,7 +386,7 @@ async def test_systemd_is_asked_once_however_many_deployments_there_are(
         asked.append(host)
         return 257
 
-    monkeypatch.setattr("bootc_fast.softreboot.read_systemd_version", ask)
+    monkeypatch.setattr("bootc_fast.restart.soft.read_systemd_version", ask)
     status = await get_status(host.root)
     verdicts = [one.soft_reboot for one in (status.rollback, *status.others) if one is not None]
     assert len(verdicts) == 3

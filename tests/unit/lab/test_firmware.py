@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bootc_fast import deployments, lab
+from bootc_fast import lab
 from bootc_fast.cli import main
+from bootc_fast.composefs import deployments
 from bootc_fast.errors import BootEntryError, InvalidStateError
-from bootc_fast.host import open_host
+from bootc_fast.machine.host import open_host
 from bootc_fast.types import BootType, Loader
 
 ALL = [(loader, boot_type) for loader in Loader for boot_type in BootType]

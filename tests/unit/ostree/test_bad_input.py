@@ -16,9 +16,10 @@ import pytest
 import trio
 from ostree_hosts import document, make_host, rollback
 
-from bootc_fast import _libostree, get_status
+from bootc_fast import get_status
 from bootc_fast import rollback as roll_back
 from bootc_fast.events import StepDone, StepStarted
+from bootc_fast.ostree import libostree
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -94,7 +95,7 @@ def test_libostree_s_own_words_reach_the_user(host: OstreeHost, capsys: pytest.C
 def test_a_locked_sysroot_is_waited_for_and_the_holder_named(
     host: OstreeHost, locked: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_libostree, "LOCK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(libostree, "LOCK_TIMEOUT_S", 0.3)
     code, _, err = rollback(capsys, host)
     assert (code, f"process {locked} (" in err) == (8, True)
     assert host.order() == ["3", "2", "1"]
@@ -131,7 +132,7 @@ async def test_without_introspection_the_packages_are_named(host: OstreeHost, mo
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(_libostree.BootcFastError, match="No module named 'gi'") as caught:
+    with pytest.raises(libostree.BootcFastError, match="No module named 'gi'") as caught:
         await get_status(host.root)
     assert caught.value.exit_code == 1
     assert caught.value.hint is not None

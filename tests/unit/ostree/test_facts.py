@@ -79,7 +79,7 @@ def test_what_bootc_has_looked_up_last_is_the_cached_update(
 ) -> None:
     from gi.repository import Gio, GLib
 
-    from bootc_fast._libostree import load_libostree
+    from bootc_fast.ostree.libostree import load_libostree
 
     ostree, _, _ = load_libostree()
     config = {

@@ -1,0 +1,1 @@
+"""The boot partition: found, opened, and written so that power may fail."""

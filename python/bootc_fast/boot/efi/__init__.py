@@ -1,0 +1,1 @@
+"""What firmware and signed programs say: variables, PE files, signatures, UKIs."""

@@ -1,0 +1,160 @@
+"""Unified kernel images: their sections, and which deployment they boot."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.efi.pe import MAX_PE_BYTES, PeFile, parse_pe
+from bootc_fast.errors import BootEntryError, InvalidStateError
+from bootc_fast.machine.cmdline import parse_composefs_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bootc_fast.types import VerityDigest
+
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Uki:
+    """A UKI, or an addon of one.
+
+    Attributes:
+        pe: The file.
+        cmdline: ``.cmdline`` without what follows its first NUL and without white space around it; None where absent.
+        os_release: ``.osrel``, e.g. ``{"ID": "fedora", …}``.
+        uname: ``.uname``: the kernel's release.
+        boot_digest: SHA-256 hex over ``.linux`` followed by ``.initrd``; None where one of them is absent.
+    """
+
+    pe: PeFile = field(repr=False)
+    cmdline: str | None
+    os_release: Mapping[str, str]
+    uname: str | None
+    boot_digest: str | None
+
+    @property
+    def data(self) -> bytes:
+        """The whole file."""
+        return self.pe.data
+
+
+def _text_of(pe: PeFile, name: str) -> str | None:
+    content = pe.find_section(name)
+    if content is None:
+        return None
+    # The kernel takes any bytes as its command line; only what we look for in it has to be text.
+    return bytes(content).partition(b"\0")[0].decode("utf-8", "surrogateescape").strip()
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Parse os-release; a line that is no assignment is left out.
+
+    Source:
+        os-release(5).
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, separator, value = line.strip().partition("=")
+        if not separator or key.startswith("#"):
+            continue
+        try:
+            found[key] = "".join(shlex.split(value))
+        except ValueError:
+            continue
+    return found
+
+
+def _boot_digest(pe: PeFile) -> str | None:
+    linux, initrd = pe.find_section(".linux"), pe.find_section(".initrd")
+    if linux is None or initrd is None:
+        return None
+    digest = hashlib.sha256(linux)
+    digest.update(initrd)
+    return digest.hexdigest()
+
+
+def parse_uki(data: bytes) -> Uki:
+    """Parse a UKI.
+
+    Raises:
+        BootEntryError: It is no PE file, or one whose parts do not lie within it.
+
+    Source:
+        UAPI Group, "Unified Kernel Image"; spec host.md, "Origin file" for the digest.
+    """
+    pe = parse_pe(data)
+    os_release = parse_os_release(_text_of(pe, ".osrel") or "")
+    return Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe))
+
+
+def read_bytes(fd: int) -> bytes:
+    """Read a whole boot file from its beginning; not mapped, since a FAT may fail under a map with a signal.
+
+    Raises:
+        BootEntryError: It has more than ``MAX_PE_BYTES`` bytes.
+        OSError: As from ``pread``.
+    """
+    size = os.fstat(fd).st_size
+    if size > MAX_PE_BYTES:
+        raise BootEntryError(f"reading a UKI: it has {size} bytes, more than {MAX_PE_BYTES}")
+    # One call gives all of it, and no second copy, unless the file grows or the kernel feels otherwise.
+    parts: list[bytes] = []
+    length = 0
+    while chunk := os.pread(fd, size - length + 1 if length < size else _READ_BYTES, length):
+        parts.append(chunk)
+        length += len(chunk)
+        if length > MAX_PE_BYTES:
+            raise BootEntryError(f"reading a UKI: it grows beyond {MAX_PE_BYTES} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_uki(fd: int) -> Uki:
+    """Read and parse a UKI; some 100 MB of memory and disk reads, so call it in a thread.
+
+    Raises:
+        BootEntryError: It cannot be read, or is no UKI that we can parse.
+    """
+    try:
+        data = read_bytes(fd)
+    except OSError as error:
+        raise BootEntryError(f"reading a UKI: {error.strerror}") from error
+    return parse_uki(data)
+
+
+def list_digests(uki: Uki) -> tuple[VerityDigest, ...]:
+    """Return the images that the command line inside names; empty where there is none.
+
+    Raises:
+        BootEntryError: It names one that is no digest.
+    """
+    try:
+        arguments = parse_composefs_arguments(uki.cmdline or "", what="reading the UKI's .cmdline")
+    except InvalidStateError as error:
+        raise BootEntryError(str(error)) from error
+    return tuple(argument.digest for argument in arguments)
+
+
+def check_uki(uki: Uki, *, digest: VerityDigest) -> None:
+    """Check that a UKI boots the deployment it is staged for.
+
+    Raises:
+        BootEntryError: It has no kernel, or its ``.cmdline`` names no image, or only others.
+
+    Source:
+        Spec boot.md, "UKIs".
+    """
+    if uki.pe.find_section(".linux") is None:
+        raise BootEntryError("checking the UKI: it has no section .linux, so it is no kernel")
+    named = list_digests(uki)
+    if not named:
+        raise BootEntryError("checking the UKI: its .cmdline names no composefs image")
+    if digest not in named:
+        others = ", ".join(f"{one[:16]}…" for one in named)
+        message = f"checking the UKI: its .cmdline names {others}, not the deployment {digest[:16]}…"
+        raise BootEntryError(message, hint="the image was built with a UKI of another build: stage it again")

@@ -1,0 +1,1 @@
+"""The set of boot entries: read, planned, published, cleared of garbage."""

@@ -1,0 +1,227 @@
+"""Everything about boot entries that is on the disk, read once; looking never writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.entries.reader import (
+    ENTRIES,
+    GRUB_DIRECTORY,
+    OWN_LEFTOVER,
+    STAGED_ENTRIES,
+    USER_CFG,
+    USER_CFG_STAGED,
+    MenuReader,
+    StagedRename,
+    find_rule,
+)
+from bootc_fast.boot.loaders.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
+from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys, find_version_without_uki_key
+from bootc_fast.boot.loaders.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, find_default
+from bootc_fast.errors import FileSystemError
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from bootc_fast.boot.area.directory import Area, BootVolume
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.types import VerityDigest
+
+
+@dataclass(frozen=True, slots=True)
+class BootMenu:
+    """What is there.
+
+    Attributes:
+        loader: Who reads it.
+        rule: In which order.
+        form: ``"user.cfg"`` where GRUB's user.cfg holds, or is to hold, menuentries of ours; else ``"entries"``.
+        entries: What the loader shows, in its order.
+        staged: The staged set, in the loader's order.
+        default: What boots next; None where nothing is shown.
+        default_reason: Why, in words.
+        override: What picked the default; None where it is the first entry.
+        overrides: All overrides, also those that match nothing.
+        warnings: Everything odd.
+        files: Every entry file in ``entries`` that could be read, shown or not.
+        torn: Names of ours in ``entries`` whose file is empty or cut.
+        leftovers: Names of ours in ``entries`` that are no entries and can be removed.
+        names: All names in ``entries`` and ``entries.staged``: none of them is given again.
+        chunks: ``user.cfg``; empty where it is absent.
+        staged_chunks: ``user.cfg.staged``; empty where it is absent.
+        user_cfg: Content of ``user.cfg``; None where absent.
+        renames: UKIs and addons with staged names.
+        is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
+        has_staged: ``entries.staged`` or ``user.cfg.staged`` is there.
+        is_complete: Every file could be read, so that what nobody names is garbage.
+        known: The deployments whose entries are ours.
+        is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
+        staged_files: Every entry file in ``entries.staged`` that could be read, shown or not.
+        knows_uki_key: The loader shows entries whose UKI stands under the key ``uki``.
+    """
+
+    loader: Loader
+    rule: OrderRule
+    form: str
+    entries: tuple[MenuEntry, ...]
+    staged: tuple[MenuEntry, ...]
+    default: MenuEntry | None
+    default_reason: str
+    override: LoaderOverride | None
+    overrides: tuple[LoaderOverride, ...] = ()
+    warnings: tuple[str, ...] = ()
+    files: tuple[MenuEntry, ...] = ()
+    torn: tuple[bytes, ...] = ()
+    leftovers: tuple[bytes, ...] = ()
+    names: frozenset[bytes] = frozenset()
+    chunks: tuple[Chunk, ...] = ()
+    staged_chunks: tuple[Chunk, ...] = ()
+    user_cfg: bytes | None = None
+    renames: tuple[StagedRename, ...] = ()
+    is_exchange_unfinished: bool = False
+    has_staged: bool = False
+    is_complete: bool = True
+    known: frozenset[VerityDigest] = frozenset()
+    staged_files: tuple[MenuEntry, ...] = ()
+    is_user_cfg_unread: bool = False
+    knows_uki_key: bool = True
+
+    @property
+    def own_order(self) -> tuple[VerityDigest, ...]:
+        """Our deployments in the loader's order, the default first, each once."""
+        shown = [entry for entry in self.entries if entry.is_own and entry.digest is not None]
+        if self.default in shown:
+            shown.insert(0, self.default)
+        return tuple(dict.fromkeys(entry.digest for entry in shown if entry.digest is not None))
+
+
+def sort_menu(chunks: Sequence[Chunk], files: Sequence[MenuEntry], rule: OrderRule) -> tuple[MenuEntry, ...]:
+    """Return the menu: GRUB reads user.cfg before it reads the entries."""
+    menuentries = [chunk.entry for chunk in chunks if chunk.entry is not None]
+    return (*menuentries, *sort_entries(files, rule))
+
+
+def read_volumes(
+    boot: BootVolume,
+    esp: BootVolume | None,
+    *,
+    loader: Loader,
+    known: Collection[VerityDigest],
+    variables: LoaderVariables | None = None,
+) -> BootMenu:
+    """Do what ``read_menu`` does, on volumes.
+
+    Raises:
+        OSError: A directory cannot be listed.
+    """
+    reader = MenuReader(boot, esp, frozenset(known))
+    rule = find_rule(boot, loader)
+    renames = reader.find_renames()
+    available = frozenset(b"/" + item.directory.lower() + b"/" + item.new.lower() for item in renames)
+    live = reader.read_set(ENTRIES)
+    torn = tuple(reader.torn)
+    staged = reader.read_set(STAGED_ENTRIES)
+    files = [reader.find_missing(entry, available) for entry in live[0]] if live else []
+    staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
+    chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, loader, available)
+    entries = sort_menu(chunks, files, rule)
+    overrides = reader.read_overrides(rule, variables)
+    choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
+    old_version = find_version_without_uki_key(variables) if loader is Loader.SYSTEMD_BOOT else None
+    live_names, staged_names = (found[1] if found else [] for found in (live, staged))
+    is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
+    return BootMenu(
+        loader=loader,
+        rule=rule,
+        form="user.cfg" if is_user_cfg else "entries",
+        entries=entries,
+        staged=sort_menu(staged_chunks, staged_files, rule),
+        default=choice.entry,
+        default_reason=choice.reason,
+        override=choice.override,
+        overrides=overrides,
+        warnings=(
+            *reader.warnings,
+            *find_oddities(entries, files, rule, choice),
+            *find_unknown_keys([*files, *staged_files], old_version),
+        ),
+        files=tuple(files),
+        torn=torn,
+        leftovers=_find_leftovers(boot, live_names),
+        names=frozenset((*live_names, *staged_names)),
+        chunks=chunks,
+        staged_chunks=staged_chunks,
+        user_cfg=user_cfg,
+        renames=renames,
+        is_exchange_unfinished=live is None and bool(staged_files),
+        has_staged=has_staged_cfg or (staged is not None and _has_staged(staged_names)),
+        is_complete=reader.is_complete,
+        known=reader.known,
+        staged_files=tuple(staged_files),
+        is_user_cfg_unread=USER_CFG in reader.unread,
+        knows_uki_key=old_version is None,
+    )
+
+
+def _has_staged(names: Sequence[bytes]) -> bool:
+    """Say whether there is more in the staged directory than a cut left, which stays on FAT; an empty one goes."""
+    return not names or any(not OWN_LEFTOVER.fullmatch(name) for name in names)
+
+
+def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Find what a publication that was cut left.
+
+    On FAT such a file stays for good: its name may have reached the disk without its clusters, which then belong to
+    nobody, or to another file or directory by now; removing it would free those. It costs one cluster.
+    """
+    found = tuple(name for name in names if OWN_LEFTOVER.fullmatch(name))
+    return () if found and boot.is_fat() else found
+
+
+def _read_user_cfg(
+    reader: MenuReader, loader: Loader, available: frozenset[bytes]
+) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...], bytes | None, bool]:
+    if loader is not Loader.GRUB:
+        return (), (), None, False
+    live = reader.read_optional(GRUB_DIRECTORY, USER_CFG, MAX_USER_CFG_BYTES)
+    staged = reader.read_optional(GRUB_DIRECTORY, USER_CFG_STAGED, MAX_USER_CFG_BYTES)
+
+    def parse(raw: bytes | None) -> tuple[Chunk, ...]:
+        chunks = parse_user_cfg(raw or b"", known=reader.known)
+        return tuple(
+            replace(chunk, entry=reader.find_missing(chunk.entry, available))
+            if chunk.entry is not None and chunk.entry.is_own
+            else chunk
+            for chunk in chunks
+        )
+
+    return parse(live), parse(staged), live, staged is not None
+
+
+def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderVariables | None = None) -> BootMenu:
+    """Read entries, staged entries, user.cfg, and what overrides their order. Blocks; writes nothing.
+
+    Args:
+        area: The boot directories, open for reading.
+        known: Digests of the deployments that have, or had, a state directory or an image here: entries for these
+            are ours, all others are foreign and never touched.
+        variables: The EFI variables; None on a host without.
+
+    Returns:
+        The menu. A file that cannot be read, is empty or torn is one of its warnings.
+
+    Raises:
+        FileSystemError: A directory cannot be listed.
+
+    Source:
+        Spec boot.md, "Reading"; host.md, "Boot entries".
+    """
+    esp = None if area.esp_fd is None else RealVolume(area.esp_fd)
+    try:
+        return read_volumes(RealVolume(area.boot_fd), esp, loader=area.loader, known=known, variables=variables)
+    except OSError as error:
+        raise FileSystemError(f"reading the boot entries: {error.strerror or error}") from error

@@ -1,0 +1,102 @@
+"""Names and sort-keys that put an entry first for every loader, whatever the versions are.
+
+A name is ``<constant>-<generation>-<rank>.conf``, a sort-key ``<constant><inverted generation>-<rank>``. Fedora's
+GRUB compares constant, generation, rank as RPM versions; upstream GRUB and bootc's own reader compare the whole
+name; both show the greater first, so the generation counts up and the rank down. systemd-boot shows the smaller
+sort-key first, so there it is the other way round. A new generation outranks every older one and all of bootc's
+names, thus a name is never used twice and old and new entries can be there at the same time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key
+from bootc_fast.boot.loaders.order import OrderRule, compare_entries, rules_of
+from bootc_fast.errors import BootEntryError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from bootc_fast.types import Loader
+
+MAX_GENERATION = 99_999_999
+MAX_RANK = 99
+
+# The first is enough unless an os id starts with a digit or with "zz"; the others are for names made by hand.
+_FILE_PREFIXES = (b"bootc_zz", b"bootd", b"zz_bootc")
+# The first is enough unless the oldest bootc's sort-keys, "0" and "1", are there.
+_KEY_PREFIXES = (b"bootc-", b"-bootc-", b"!bootc-")
+_GENERATION = re.compile(rb"(?:bootc_zz|bootd|zz_bootc)-([0-9]{8})-[0-9]{2}(?:[+.]|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class NameMaker:
+    """Makes the names of one generation.
+
+    Attributes:
+        file_prefix: The constant of file names.
+        key_prefix: The constant of sort-keys.
+        generation: From 1.
+    """
+
+    file_prefix: bytes
+    key_prefix: bytes
+    generation: int
+
+    def rename(self, entry: MenuEntry, rank: int) -> MenuEntry:
+        """Return the entry at `rank`, 0 being the default; only its name and its sort-key differ.
+
+        Boot counters stay, but for the default: an entry without tries left can not be first.
+        """
+        if not 0 <= rank <= MAX_RANK:
+            raise BootEntryError(f"there are more than {MAX_RANK + 1} deployments to make boot entries for")
+        counter = b"" if rank == 0 or entry.tries_left is None else b"+%d" % entry.tries_left
+        name = b"%s-%08d-%02d%s.conf" % (self.file_prefix, self.generation, MAX_RANK - rank, counter)
+        key = b"%s%08d-%02d" % (self.key_prefix, MAX_GENERATION - self.generation, rank)
+        return replace(
+            entry,
+            file_name=name,
+            sort_key=key,
+            raw=replace_sort_key(entry.raw, key),
+            tries_left=None if rank == 0 else entry.tries_left,
+            tries_done=None if rank == 0 or entry.tries_left is None else 0,
+        )
+
+
+def _outranks(entry: MenuEntry, others: Sequence[MenuEntry], rules: Sequence[OrderRule]) -> bool:
+    return all(compare_entries(entry, other, rule) < 0 for other in others for rule in rules)
+
+
+def choose_names(
+    default: MenuEntry, others: Sequence[MenuEntry], names: Collection[bytes], loader: Loader
+) -> NameMaker:
+    """Find names under which `default` outranks all of `others`.
+
+    Args:
+        default: The entry that is to be first.
+        others: All entries of ours that are there now.
+        names: Every name in use, leftovers too.
+        loader: Whose rule must hold; those of the other loaders hold where that is possible, so that the order
+            survives a change of loader.
+
+    Raises:
+        BootEntryError: An entry of ours has a name that nothing can outrank.
+    """
+    found = [int(match[1]) for name in names if (match := _GENERATION.match(name))]
+    generation = 1 + max(found, default=0)
+    if generation >= MAX_GENERATION:
+        raise BootEntryError(f"the boot entries' generation number {generation - 1} is the last one")
+    for rules in (tuple(OrderRule), rules_of(loader)):
+        for file_prefix in _FILE_PREFIXES:
+            for key_prefix in _KEY_PREFIXES:
+                maker = NameMaker(file_prefix, key_prefix, generation)
+                if _outranks(maker.rename(default, 0), others, rules):
+                    return maker
+    worst = ", ".join(entry.label for entry in others)
+    raise BootEntryError(
+        f"no name for the new boot entry comes before all of: {worst}",
+        hint="rename the entry whose name is not of the form bootc_<os id>-<version>-<priority>.conf",
+    )

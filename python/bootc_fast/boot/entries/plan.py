@@ -1,0 +1,399 @@
+"""What the set of boot entries is to be, and which writes lead there; pure functions, nothing is written here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.entries.menu import BootMenu, sort_menu
+from bootc_fast.boot.entries.naming import choose_names
+from bootc_fast.boot.loaders.entry import parse_entry, rename_key, replace_sort_key
+from bootc_fast.boot.loaders.grub import parse_user_cfg, render_user_cfg
+from bootc_fast.boot.loaders.order import compare_entries, is_shown, rules_of
+from bootc_fast.boot.loaders.override import find_default
+from bootc_fast.errors import BootEntryError
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from bootc_fast.boot.entries.reader import StagedRename
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.override import LoaderOverride
+    from bootc_fast.types import VerityDigest
+
+_SHOWN_DIGEST_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MenuPlan:
+    """The wanted set, and the writes that lead to it.
+
+    Attributes:
+        order: The deployments, the one that is to boot next first.
+        default: Its entry, under its new name.
+        new_files: Entries to write, the default first; empty where only their order in user.cfg changes.
+        removed: Names in ``entries`` that go after the new ones are live.
+        renames: UKIs and addons that get their final names before.
+        user_cfg: New content of ``user.cfg``; None where it stays.
+        is_default_in_user_cfg: The default is a menuentry, not a file.
+        moved_overrides: Overrides that pick an entry of ours and have to name the new default.
+        removes_staged: The staged set goes at last.
+        makes_directory: ``entries`` has to be made.
+        size_bytes: What the new files take, without rounding.
+        warnings: What the reader should know.
+    """
+
+    order: tuple[VerityDigest, ...]
+    default: MenuEntry
+    new_files: tuple[MenuEntry, ...] = ()
+    removed: tuple[bytes, ...] = ()
+    renames: tuple[StagedRename, ...] = ()
+    user_cfg: bytes | None = None
+    is_default_in_user_cfg: bool = False
+    moved_overrides: tuple[LoaderOverride, ...] = ()
+    removes_staged: bool = False
+    makes_directory: bool = False
+    size_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_noop(self) -> bool:
+        """Nothing would be written or removed."""
+        return not (
+            self.new_files
+            or self.removed
+            or self.renames
+            or self.user_cfg is not None
+            or self.moved_overrides
+            or self.removes_staged
+        )
+
+
+def _short(digest: VerityDigest) -> str:
+    return digest[:_SHOWN_DIGEST_CHARS] + "…"
+
+
+def _is_usable(entry: MenuEntry, menu: BootMenu) -> bool:
+    rules = rules_of(menu.loader)
+    return entry.menu_id is not None or any(is_shown(replace(entry, missing=()), rule) for rule in rules)
+
+
+def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
+    """Better sources first: whole, with all its files, high in the menu."""
+    position = menu.entries.index(entry) if entry in menu.entries else len(menu.entries)
+    return not _is_usable(entry, menu), bool(entry.missing), position
+
+
+def _translate(entry: MenuEntry, menu: BootMenu) -> MenuEntry:
+    """Write an entry so that the loader shows it.
+
+    bootc chooses the key of a UKI by the systemd of its image; the systemd-boot on the ESP may be older, and would
+    boot something else without a word. All versions know ``efi``.
+    """
+    if menu.knows_uki_key or not entry.needs_uki_key:
+        return entry
+    written = parse_entry(entry.file_name, rename_key(entry.raw, b"uki", b"efi"), known=menu.known)
+    return replace(written, missing=entry.missing)
+
+
+def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) -> MenuEntry | None:
+    """Find the one entry that counts for a deployment."""
+    groups = ((*menu.entries, *menu.files), _staged_entries(menu))
+    live, staged = (
+        [_translate(entry, menu) for entry in group if entry.digest == digest and entry.is_own] for group in groups
+    )
+    staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
+    if staged_best is None or live_best is None:
+        return live_best or staged_best
+    if live_best.missing and not staged_best.missing:
+        # bootc renames kernels' directories and then exchanges the sets: it may have been cut in between.
+        return staged_best
+    if not prefers_staged:
+        return live_best
+    # A run that was cut short may have put the staged entry in its place already.
+    is_same = live_best.sort_key is not None and replace_sort_key(staged_best.raw, live_best.sort_key) == live_best.raw
+    return live_best if is_same or (staged_best.missing and not live_best.missing) else staged_best
+
+
+def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None:
+    usable = [entry for entry in entries if _is_usable(entry, menu)]
+    return min(usable, key=lambda entry: _rank_source(entry, menu), default=None)
+
+
+def _staged_entries(menu: BootMenu) -> tuple[MenuEntry, ...]:
+    """The staged set, also what a loader would not show because its files are missing."""
+    return (*menu.staged, *(entry for entry in menu.staged_files if entry not in menu.staged))
+
+
+def _describe_staged(menu: BootMenu) -> str:
+    found = sorted({_short(entry.digest) for entry in _staged_entries(menu) if entry.digest is not None})
+    return f"the staged set has entries for {', '.join(found)}" if found else "there are no staged entries"
+
+
+def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu) -> MenuEntry:
+    if entry is None:
+        hint = "stage the update again with `bootc upgrade`"
+        raise BootEntryError(f"no boot entry for {digest}: {_describe_staged(menu)}", hint=hint)
+    if not entry.paths:
+        raise BootEntryError(f"the boot entry {entry.label} names nothing to boot")
+    if entry.missing:
+        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in entry.missing)
+        raise BootEntryError(f"the boot entry {entry.label} names what is missing or empty: {names}")
+    return entry
+
+
+def _collect_sources(
+    menu: BootMenu, order: Sequence[VerityDigest], staged: VerityDigest | None
+) -> tuple[list[MenuEntry], list[str]]:
+    if not order:
+        raise ValueError("a set of boot entries has at least one deployment")
+    if len(set(order)) != len(order):
+        raise ValueError("a deployment stands twice in the wanted order")
+    found: list[MenuEntry] = []
+    warnings: list[str] = []
+    for i, digest in enumerate(order):
+        entry = _pick_source(digest, menu, prefers_staged=digest == staged)
+        if i == 0:
+            entry = _check_default(digest, entry, menu)
+        if entry is None:
+            warnings.append(f"deployment {_short(digest)} has no boot entry and stays without one")
+        else:
+            found.append(entry)
+    if staged is not None and staged not in {entry.digest for entry in found}:
+        raise BootEntryError(f"no boot entry for the staged deployment {staged}: {_describe_staged(menu)}")
+    return found, warnings
+
+
+def _own_files(menu: BootMenu) -> list[MenuEntry]:
+    return [entry for entry in menu.files if entry.is_own]
+
+
+def _find_picked(menu: BootMenu) -> frozenset[bytes]:
+    """Names of our entries that some override picks."""
+    choices = [find_default(menu.entries, menu.rule, [override]) for override in menu.overrides]
+    return frozenset(
+        choice.entry.file_name
+        for choice in choices
+        if choice.override is not None and choice.entry is not None and choice.entry.is_own
+    )
+
+
+def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
+    """How many of the wanted entries, from the end, can keep their files as they are."""
+    live = {entry.file_name: entry for entry in menu.files}
+    rules = rules_of(menu.loader)
+    by_digest: dict[VerityDigest | None, int] = {}
+    for entry in _own_files(menu):
+        by_digest[entry.digest] = by_digest.get(entry.digest, 0) + 1
+    kept = 0
+    below: MenuEntry | None = None
+    picked = _find_picked(menu)
+    for entry in reversed(wanted):
+        # Under a new name it is out of an override's reach, should the override not let itself be changed.
+        if entry.file_name in picked and entry is not wanted[0]:
+            break
+        is_live = live.get(entry.file_name) == entry and by_digest[entry.digest] == 1
+        if not is_live or not all(is_shown(replace(entry, missing=()), rule) for rule in rules):
+            break
+        if below is not None and any(compare_entries(entry, below, rule) >= 0 for rule in rules):
+            break
+        kept, below = kept + 1, entry
+    if kept == len(wanted) and kept:
+        others = [entry for entry in _own_files(menu) if entry.file_name != wanted[0].file_name]
+        if any(compare_entries(wanted[0], other, rule) >= 0 for other in others for rule in rules):
+            kept -= 1
+    return kept
+
+
+def _check_result(files: Sequence[MenuEntry], chunks_raw: bytes, wanted: Sequence[MenuEntry], menu: BootMenu) -> str:
+    """Sort the planned set with each rule of the loader; returns a warning, or nothing.
+
+    Raises:
+        BootEntryError: The wanted entry would not be the first of ours.
+    """
+    known = {entry.digest for entry in wanted if entry.digest is not None}
+    chunks = parse_user_cfg(chunks_raw, known=known)
+    warning = ""
+    for rule in rules_of(menu.loader):
+        shown = sort_menu(chunks, files, rule)
+        first = next((entry for entry in shown if entry.is_own), None)
+        if first is None or first.digest != wanted[0].digest:
+            label = "nothing" if first is None else first.label
+            raise BootEntryError(f"planning the boot entries: {rule.value} would boot {label}, not {wanted[0].label}")
+        if shown[0] is not first and rule is menu.rule:
+            warning = f"the loader boots {shown[0].label} first, which is not of this host"
+    return warning
+
+
+def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDigest | None) -> MenuPlan:
+    """Plan the set in which the loader's order of our deployments is `order`.
+
+    Foreign entries stay byte for byte. An entry whose place among ours is right keeps its file; another one gets a
+    new name and sort-key, every other byte stays. Entries of ours whose deployment is not in `order` go, and so
+    does the second entry of one deployment.
+
+    Args:
+        menu: What is there.
+        order: Wanted deployments, n ≥ 1 and each once; the first boots next. All that shall stay bootable are in it.
+        staged: The marker's deployment, whose entry is taken from the staged set; None where nothing is staged or a
+            staged update is dropped.
+
+    Returns:
+        The plan; ``is_noop`` where the set is as wanted.
+
+    Raises:
+        BootEntryError: The first deployment, or the staged one, has no entry; or its entry names what is not there.
+        ValueError: `order` is empty or names a deployment twice.
+
+    Source:
+        Spec boot.md, "Reading" and "Replacing the set".
+    """
+    sources, warnings = _collect_sources(menu, order, staged)
+    menuentries = [entry for entry in sources if entry.menu_id is not None]
+    wanted = [entry for entry in sources if entry.menu_id is None]
+    is_in_user_cfg = sources[0].menu_id is not None
+    if not is_in_user_cfg and menuentries:
+        # GRUB reads user.cfg first, so that a menuentry of ours there would stay the default.
+        warnings += [f"menuentry {entry.label} goes: GRUB would boot it first" for entry in menuentries]
+        menuentries = []
+    user_cfg = _plan_user_cfg(menu, menuentries)
+    new_files, kept_files = _plan_files(menu, wanted)
+    replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
+    # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
+    carried = tuple(one for one in menu.staged_files if not one.is_own) if menu.is_exchange_unfinished else ()
+    foreign = [*(entry for entry in menu.files if not entry.is_own), *carried]
+    cfg_after = user_cfg if user_cfg is not None else menu.user_cfg or b""
+    default = sources[0] if is_in_user_cfg else (*new_files, *kept_files)[0]
+    results = [*menuentries, *new_files, *kept_files]
+    foreign_first = _check_result([*new_files, *kept_files, *foreign], cfg_after, results, menu)
+    warnings += [foreign_first] if foreign_first else []
+    shown = sort_menu(parse_user_cfg(cfg_after, known=menu.known), [*new_files, *kept_files, *foreign], menu.rule)
+    new_files = (*new_files, *carried)
+    digests = {entry.digest for entry in sources}
+    return MenuPlan(
+        order=tuple(entry.digest for entry in sources if entry.digest is not None),
+        default=default,
+        new_files=new_files,
+        removed=(*sorted(replaced), *menu.torn, *menu.leftovers),
+        renames=_sort_renames([item for item in menu.renames if item.digest in digests]),
+        user_cfg=user_cfg,
+        is_default_in_user_cfg=is_in_user_cfg,
+        moved_overrides=_find_moves(menu, shown, default),
+        removes_staged=menu.has_staged,
+        makes_directory=menu.is_exchange_unfinished or (bool(new_files) and not menu.files),
+        size_bytes=sum(len(entry.raw) for entry in new_files) + len(user_cfg or b""),
+        warnings=tuple(warnings),
+    )
+
+
+def _find_moves(menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry) -> tuple[LoaderOverride, ...]:
+    """Overrides that pick one of ours now, and afterwards something that is not the default, or nothing."""
+    found = []
+    for override in menu.overrides:
+        if override.is_saved:
+            # The loader writes what it boots; the name that it has is gone, so that it picks nothing until then.
+            continue
+        before = find_default(menu.entries, menu.rule, [override])
+        after = find_default(shown, menu.rule, [override])
+        is_right = after.override is not None and after.entry is not None and after.entry.digest == default.digest
+        if before.override is not None and before.entry is not None and before.entry.is_own and not is_right:
+            found.append(override)
+    return tuple(found)
+
+
+def _sort_renames(renames: Collection[StagedRename]) -> tuple[StagedRename, ...]:
+    """Files in addon directories before the directories themselves."""
+    return tuple(sorted(renames, key=lambda item: (-item.directory.count(b"/"), item.directory, item.old)))
+
+
+def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | None:
+    if menu.loader is not Loader.GRUB:
+        return None
+    if menu.is_user_cfg_unread and menuentries:
+        raise BootEntryError(
+            "planning the boot entries: grub2/user.cfg cannot be read, and would be replaced",
+            hint="; ".join(menu.warnings),
+        )
+    chunks = menu.chunks
+    if menu.user_cfg is None or not menu.user_cfg.strip():
+        if not menuentries:
+            return None
+        chunks = menu.staged_chunks
+    content = render_user_cfg(chunks, menuentries)
+    return None if content == (menu.user_cfg or b"") else content
+
+
+def _plan_files(menu: BootMenu, wanted: Sequence[MenuEntry]) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
+    count = _count_kept(wanted, menu)
+    kept = tuple(wanted[len(wanted) - count :])
+    fresh = wanted[: len(wanted) - count]
+    if not fresh:
+        return (), kept
+    maker = choose_names(fresh[0], _own_files(menu), menu.names, menu.loader)
+    return tuple(maker.rename(entry, rank) for rank, entry in enumerate(fresh)), kept
+
+
+def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:
+    """Check, on a menu that was read after writing, that no override picks another deployment of ours.
+
+    It can: an entry that could not be read is neither replaced nor known to be what an override names.
+
+    Raises:
+        BootEntryError: It does.
+    """
+    default = menu.default
+    if default is not None and default.is_own and default.digest != target:
+        raise BootEntryError(
+            f"the new boot entries are in place, but the loader boots {default.label} ({menu.default_reason})",
+            hint="clear what names that entry, or run this again once all entries can be read",
+        )
+
+
+def order_after_finalize(
+    menu: BootMenu, *, staged: VerityDigest, booted: VerityDigest, kept: Collection[VerityDigest]
+) -> tuple[VerityDigest, ...]:
+    """Return the order that a finalize wants: the new one, the booted one, then the others in the loader's order.
+
+    Args:
+        menu: What is there.
+        staged: The marker's deployment.
+        booted: The running deployment.
+        kept: Deployments that have both a state directory and an image.
+    """
+    others = [digest for digest in menu.own_order if digest in kept]
+    return tuple(dict.fromkeys((staged, booted, *others)))
+
+
+def order_after_rollback(
+    menu: BootMenu, *, first: VerityDigest, kept: Collection[VerityDigest]
+) -> tuple[VerityDigest, ...]:
+    """Return the order that a rollback wants: `first`, then the others as they are.
+
+    Args:
+        menu: What is there.
+        first: The deployment that is to boot next.
+        kept: Deployments that have both a state directory and an image, and the booted one.
+    """
+    return tuple(dict.fromkeys((first, *(digest for digest in menu.own_order if digest in kept))))
+
+
+def find_rollback_target(menu: BootMenu, *, booted: VerityDigest, staged: VerityDigest | None) -> VerityDigest | None:
+    """Return the first of our other deployments in the loader's order; None where there is none.
+
+    Source:
+        Spec boot.md, "The order is the loader's".
+    """
+    return next((digest for digest in menu.own_order if digest not in (booted, staged)), None)
+
+
+def is_rollback_queued(menu: BootMenu, *, booted: VerityDigest) -> bool:
+    """Say whether the loader's default is not the booted deployment."""
+    return menu.default is not None and menu.default.digest != booted
+
+
+def explain_default(menu: BootMenu) -> str:
+    """Say in words what boots next and why."""
+    if menu.default is None:
+        return menu.default_reason
+    return f"{menu.default.label} ({menu.default_reason})"

@@ -1,0 +1,228 @@
+"""Reading the boot partition: entries, staged entries, what overrides them; whatever is odd is told, not raised."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
+from bootc_fast.boot.loaders.order import OrderRule, rules_of
+from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside, collect_overrides, find_outside
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
+    from bootc_fast.types import Loader, VerityDigest
+
+ENTRIES = b"loader/entries"
+STAGED_ENTRIES = b"loader/entries.staged"
+LOADER_DIRECTORY = b"loader"
+LOADER_CONF = b"loader.conf"
+GRUB_DIRECTORY = b"grub2"
+GRUB_UPSTREAM_DIRECTORY = b"grub"
+USER_CFG = b"user.cfg"
+USER_CFG_STAGED = b"user.cfg.staged"
+GRUBENV = b"grubenv"
+IMAGE_DIRECTORY = b"EFI/Linux"
+"""systemd-boot shows every UKI in it, with or without an entry file."""
+
+UKI_DIRECTORIES = (b"EFI/Linux/bootc", IMAGE_DIRECTORY)
+
+OWN_NAME = re.compile(rb"(?:bootc[_-]|bootd-|zz_bootc-).*\.conf", re.DOTALL | re.IGNORECASE)
+"""Names that bootc and we give to entries: a file that says nothing else about itself is ours by such a name."""
+
+OWN_LEFTOVER = re.compile(rb"(?:bootc_zz|bootd|zz_bootc)-.*\.conf\.(?:new|gone)", re.DOTALL)
+"""Names of a publication that was cut short."""
+
+_STAGED_SUFFIX = b".staged"
+_ADDON_DIRECTORY_SUFFIX = b".extra.d"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRename:
+    """A UKI or addon that still has the name under which it was staged.
+
+    Attributes:
+        directory: Path of its directory on the ESP.
+        old: Its name there, which ends in ``.staged``.
+        new: The name that it gets.
+        digest: Whose it is.
+    """
+
+    directory: bytes
+    old: bytes
+    new: bytes
+    digest: VerityDigest
+
+
+def show_name(name: bytes) -> str:
+    """A name for people."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+@dataclass
+class MenuReader:
+    """Collects while it reads."""
+
+    boot: BootVolume
+    esp: BootVolume | None
+    known: frozenset[VerityDigest]
+    warnings: list[str] = field(default_factory=list)
+    torn: list[bytes] = field(default_factory=list)
+    is_complete: bool = True
+    unread: list[bytes] = field(default_factory=list)
+
+    def read_file(
+        self, directory: BootDirectory, name: bytes, max_bytes: int, *, what: str = "boot entry file"
+    ) -> bytes | None:
+        """Read a file; a warning and None where that fails, None where it is absent."""
+        try:
+            return directory.read(name, max_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.is_complete = self.is_complete and name in (LOADER_CONF, GRUBENV)
+            self.unread.append(name)
+            self.warnings.append(f"{what} {show_name(name)} cannot be read: {error.strerror or error}")
+            return None
+
+    def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
+        """Read a file in a directory that may be absent."""
+        directory = self.boot.open_directory(path)
+        if directory is None:
+            return None
+        with closing(directory):
+            return self.read_file(directory, name, max_bytes, what="the loader's")
+
+    def read_set(self, path: bytes) -> tuple[list[MenuEntry], list[bytes]] | None:
+        """Read a directory of entries: the entries, and all names. None where it is absent."""
+        directory = self.boot.open_directory(path)
+        if directory is None:
+            return None
+        try:
+            names = directory.list_names()
+            found = [entry for name in names if (entry := self._read_entry(directory, name, path)) is not None]
+        finally:
+            directory.close()
+        return found, names
+
+    def _read_entry(self, directory: BootDirectory, name: bytes, path: bytes) -> MenuEntry | None:
+        if not name.lower().endswith(b".conf"):
+            return None
+        raw = self.read_file(directory, name, MAX_ENTRY_BYTES)
+        if raw is None:
+            return None
+        entry = parse_entry(name, raw, known=self.known)
+        if b"\0" in raw or not (entry.is_bootable or entry.is_grub_bootable or entry.is_grub_linux):
+            self.warnings.append(f"{show_name(path)}/{show_name(name)} is empty or torn: the loader skips it")
+            # Text that is no entry may be an admin's note; nothing, or zeros, is what a power cut leaves.
+            if (not raw.strip() or b"\0" in raw) and not entry.is_own and OWN_NAME.fullmatch(name):
+                self.torn.append(name)
+        return entry
+
+    def read_overrides(self, rule: OrderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
+        """Read everything that picks another entry than the first."""
+        conf = self.read_optional(LOADER_DIRECTORY, LOADER_CONF, MAX_ENTRY_BYTES)
+        grubenv = self.read_optional(grub_directory(rule), GRUBENV, MAX_ENTRY_BYTES)
+        return collect_overrides(rule, variables=variables, loader_conf=conf, grubenv=grubenv)
+
+    def find_outside(
+        self, rule: OrderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
+    ) -> Outside:
+        """Tell what systemd-boot shows that is no entry file."""
+        if rule is not OrderRule.SYSTEMD_BOOT:
+            return Outside()
+        directory = self.boot.open_directory(IMAGE_DIRECTORY)
+        if directory is None:
+            return find_outside((), variables, overrides, OWN_NAME)
+        with closing(directory):
+            return find_outside(directory.list_names(), variables, overrides, OWN_NAME)
+
+    def find_missing(self, entry: MenuEntry, available: frozenset[bytes]) -> MenuEntry:
+        """Fill in which of the entry's files are not there or empty."""
+        missing = [path for path in entry.paths if not self._has_file(path, entry, available)]
+        return replace(entry, missing=tuple(missing))
+
+    def _has_file(self, path: bytes, entry: MenuEntry, available: frozenset[bytes]) -> bool:
+        if path.lower() in available:
+            return True
+        volume = self.esp if entry.menu_id is not None else self.boot
+        if volume is None:
+            self.warnings.append(f"{entry.label} names {show_name(path)} on an ESP that was not found")
+            return False
+        # GRUB's paths start at the root of the partition, which may have /boot as a directory.
+        candidates = [path, path.removeprefix(b"/boot")] if path.startswith(b"/boot/") else [path]
+        try:
+            return any(volume.find_size(candidate) for candidate in candidates)
+        except OSError as error:
+            self.warnings.append(f"{show_name(path)} cannot be looked at: {error.strerror or error}")
+            return False
+
+    def find_renames(self) -> tuple[StagedRename, ...]:
+        """List UKIs and addons with staged names."""
+        found: list[StagedRename] = []
+        for path in UKI_DIRECTORIES if self.esp is not None else ():
+            directory = self.esp.open_directory(path) if self.esp is not None else None
+            if directory is None:
+                continue
+            try:
+                names = directory.list_names()
+            finally:
+                directory.close()
+            found += _staged_names(path, names)
+            for name in names:
+                found += self._find_addons(path, name)
+        return tuple(found)
+
+    def _find_addons(self, path: bytes, name: bytes) -> list[StagedRename]:
+        digest = parse_artifact_digest(_addon_owner(name)) if _addon_owner(name) else None
+        directory = self.esp.open_directory(path + b"/" + name) if digest is not None and self.esp else None
+        if digest is None or directory is None:
+            return []
+        try:
+            names = directory.list_names()
+        finally:
+            directory.close()
+        # The directory gets its final name after the files in it, see plan.
+        return [
+            StagedRename(path + b"/" + name, addon, addon.removesuffix(_STAGED_SUFFIX), digest)
+            for addon in names
+            if addon.endswith(b".addon.efi" + _STAGED_SUFFIX)
+        ]
+
+
+def _addon_owner(name: bytes) -> bytes:
+    """The UKI whose addon directory this is; empty for other names."""
+    stem = name.removesuffix(_STAGED_SUFFIX)
+    return stem.removesuffix(_ADDON_DIRECTORY_SUFFIX) if stem.endswith(b".efi" + _ADDON_DIRECTORY_SUFFIX) else b""
+
+
+def _staged_names(path: bytes, names: Sequence[bytes]) -> list[StagedRename]:
+    found = []
+    for name in names:
+        stem = name.removesuffix(_STAGED_SUFFIX)
+        digest = parse_artifact_digest(_addon_owner(name) or stem)
+        if stem != name and digest is not None:
+            found.append(StagedRename(path, name, stem, digest))
+    return found
+
+
+def grub_directory(rule: OrderRule) -> bytes:
+    """Where GRUB has its environment block."""
+    return GRUB_UPSTREAM_DIRECTORY if rule is OrderRule.GRUB_UPSTREAM else GRUB_DIRECTORY
+
+
+def find_rule(boot: BootVolume, loader: Loader) -> OrderRule:
+    """Fedora and its kin keep GRUB in ``grub2``, upstream in ``grub``."""
+    rules = rules_of(loader)
+    if len(rules) == 1:
+        return rules[0]
+    for name, rule in ((GRUB_DIRECTORY, OrderRule.GRUB_FEDORA), (GRUB_UPSTREAM_DIRECTORY, OrderRule.GRUB_UPSTREAM)):
+        directory = boot.open_directory(name)
+        if directory is not None:
+            directory.close()
+            return rule
+    return OrderRule.GRUB_FEDORA

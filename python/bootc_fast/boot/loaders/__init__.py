@@ -1,0 +1,1 @@
+"""Each boot loader's rules: entries, order, overrides."""

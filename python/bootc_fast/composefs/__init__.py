@@ -1,0 +1,1 @@
+"""A host of digests: deployments, images, boot files."""

@@ -1,0 +1,232 @@
+"""Boot entries as the flows look at them, and whether what a deployment boots from is there and whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast import _core
+from bootc_fast.boot.area.esp import open_boot_area
+from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot_state
+from bootc_fast.boot.entries.menu import read_menu
+from bootc_fast.boot.entries.plan import check_next_boot, find_rollback_target
+from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
+from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.text import escape_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AsyncExitStack
+
+    from bootc_fast.boot.area.esp import BootArea
+    from bootc_fast.boot.efi.firmware import LoaderVariables
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.types import Loader, Origin, VerityDigest
+
+_STAGE_HINT = "stage the update again with `bootc upgrade`"
+_READ_BYTES = 1 << 20
+# A UKI holds a whole initrd; the largest seen are about 300 MiB, and firmware cannot load much more.
+MAX_UKI_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class BootLook:
+    """The boot directories, open, and all that is in them.
+
+    Attributes:
+        area: Open as long as the stack that it was opened on.
+        menu: What was read.
+        variables: What loader and firmware say.
+        warnings: Of both.
+    """
+
+    area: BootArea
+    menu: BootMenu
+    variables: LoaderVariables
+    warnings: tuple[str, ...]
+
+
+async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> BootLook:
+    """Find and open the boot directories, and read the entries; writes nothing.
+
+    Raises:
+        EspError, MountError: They cannot be found or opened.
+        FileSystemError: They cannot be read.
+    """
+    variables = await run_blocking(read_loader_variables, survey.host)
+    area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
+    menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
+    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.warnings))
+
+
+def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> None:
+    """Look again, after writing, at what the loader boots; blocks.
+
+    Raises:
+        BootEntryError: An override picks another deployment of ours.
+        FileSystemError: The entries cannot be read.
+    """
+    variables = read_loader_variables(survey.host)
+    check_next_boot(read_menu(look.area, known=survey.known, variables=variables), target)
+
+
+def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
+    """Deployments whose boot files stay even where the boot partition is full: booted, staged, and the rollback one.
+
+    Source:
+        Spec boot.md, "A full boot partition".
+    """
+    staged = survey.marker.digest if survey.marker else None
+    target = find_rollback_target(menu, booted=survey.booted.digest, staged=staged)
+    return frozenset(filter(None, (survey.booted.digest, staged, target)))
+
+
+def find_entry(menu: BootMenu, digest: VerityDigest) -> MenuEntry | None:
+    """Find a deployment's entry, in the staged set first, as a finalize takes it."""
+    # The files last: an entry that lacks its kernel is not shown, and is to be named.
+    candidates = (*menu.staged, *menu.entries, *menu.staged_files, *menu.files)
+    return next((entry for entry in candidates if entry.is_own and entry.digest == digest), None)
+
+
+async def check_boot_files(
+    survey: Survey,
+    digest: VerityDigest,
+    look: BootLook,
+    *,
+    verify_signatures: bool = True,
+    entry: MenuEntry | None = None,
+    hint: str = _STAGE_HINT,
+) -> list[str]:
+    """Check that a deployment has a boot entry, and that what the entry names is there and whole.
+
+    Cancellation: within 50 ms; nothing is written.
+
+    Args:
+        survey: The host's deployments.
+        digest: The one that is to boot next.
+        look: The boot directories.
+        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        entry: Its entry; None takes the staged one, as a finalize does.
+        hint: What to do about a damaged one.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        BootEntryError: There is no entry, or a file that it names is missing.
+        VerityMismatchError: Kernel and initrd are not those of the origin; or the UKI boots another image.
+        SignatureError: Secure Boot would refuse the UKI.
+        FileSystemError: A file cannot be read.
+
+    Source:
+        Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
+    """
+    what = f"looking at the boot entry of the staged deployment {digest[:16]}…"
+    entry = find_entry(look.menu, digest) if entry is None else entry
+    if entry is None:
+        raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
+    if entry.missing:
+        names = ", ".join(map(escape_bytes, entry.missing))
+        raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=hint)
+    if entry.uki is not None:
+        return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, hint=hint)
+    origin = _find_origin(survey, digest)
+    if origin is not None and origin.boot_digest is not None and entry.linux is not None:
+        found = await run_native(hash_files, look, (entry.linux, *entry.initrd))
+        _compare_boot_digest(origin.boot_digest, found, entry.linux, hint)
+    return []
+
+
+def _find_origin(survey: Survey, digest: VerityDigest) -> Origin | None:
+    return next((one.origin for one in survey.deployments if one.digest == digest), None)
+
+
+def _compare_boot_digest(expected: str, found: str, path: bytes, hint: str) -> None:
+    if found != expected:
+        raise VerityMismatchError(
+            f"verifying {escape_bytes(path)}: kernel and initrd are not those that were staged",
+            path=escape_bytes(path),
+            expected=expected,
+            found=found,
+            hint=hint,
+        )
+
+
+async def _check_uki(
+    survey: Survey, digest: VerityDigest, look: BootLook, path: bytes, *, verify_signatures: bool, hint: str
+) -> list[str]:
+    # Here, since parsing signatures takes as long to import as everything else a status needs.
+    from bootc_fast.boot.efi.uki import check_uki, parse_uki
+
+    data = await run_native(read_boot_file, look, path)
+    uki = await run_blocking(parse_uki, data)
+    await run_blocking(check_uki, uki, digest=digest)
+    origin = _find_origin(survey, digest)
+    if origin is not None and origin.boot_digest is not None and uki.boot_digest is not None:
+        _compare_boot_digest(origin.boot_digest, uki.boot_digest, path, hint)
+    if not (verify_signatures and look.variables.secure_boot):
+        return []
+    from bootc_fast.boot.efi.secureboot import verify_uki
+
+    state = await run_blocking(read_secure_boot_state, survey.host)
+    booted_entry = find_entry(look.menu, survey.booted.digest)
+    booted = None
+    if booted_entry is not None and booted_entry.uki is not None and not booted_entry.missing:
+        booted = await run_native(read_boot_file, look, booted_entry.uki)
+    return await run_blocking(verify_uki, data, state, booted=booted)
+
+
+def open_boot_file(look: BootLook, path: bytes) -> int:
+    """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it."""
+    is_uki = path.lower().endswith(b".efi") and look.area.esp_fd is not None
+    base = look.area.esp_fd if is_uki and look.area.esp_fd is not None else look.area.boot_fd
+    renamed = {item.directory + b"/" + item.new: item.directory + b"/" + item.old for item in look.menu.renames}
+    inside = path.replace(b"\\", b"/").strip(b"/")
+    candidates = [inside, renamed.get(inside), inside.removeprefix(b"boot/")]
+    for candidate in filter(None, candidates):
+        try:
+            return _core.open_in_root(base, candidate, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+    raise BootEntryError(f"reading {escape_bytes(path)}: there is no such file in {look.area.description}")
+
+
+def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:
+    """Return SHA-256 in hex over boot files, one after the other.
+
+    Raises:
+        BootEntryError: One is not there.
+        FileSystemError: One cannot be read.
+    """
+    hasher = hashlib.sha256()
+    for path in paths:
+        for chunk in _read_chunks(look, path, check):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def read_boot_file(look: BootLook, path: bytes, *, check: Callable[[], object]) -> bytes:
+    """Read a boot file.
+
+    Raises:
+        BootEntryError: It is not there.
+        FileSystemError: It cannot be read, or is longer than ``MAX_UKI_BYTES``.
+    """
+    data = b"".join(_read_chunks(look, path, check))
+    if len(data) > MAX_UKI_BYTES:
+        raise FileSystemError(f"reading {escape_bytes(path)}: it is longer than {MAX_UKI_BYTES} bytes")
+    return data
+
+
+def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:
+    try:
+        with os.fdopen(open_boot_file(look, path), "rb", buffering=0) as file:
+            while chunk := file.read(_READ_BYTES):
+                check()
+                yield chunk
+    except OSError as error:
+        raise FileSystemError(f"reading {escape_bytes(path)}: {error.strerror}") from error

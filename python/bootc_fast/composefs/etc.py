@@ -1,0 +1,113 @@
+"""The merge of /etc as the flows ask for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from bootc_fast.composefs.survey import open_image
+from bootc_fast.errors import FileSystemError, MountError
+from bootc_fast.etc.merge import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
+from bootc_fast.etc.policy import read_merge_policy
+from bootc_fast.machine.mounts import clone_directory
+from bootc_fast.machine.native import run_blocking
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from bootc_fast.composefs.survey import OpenImage
+    from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import Strategy, VerityDigest
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+async def open_directory(host: Host, path: Path, stack: AsyncExitStack) -> int:
+    """Open a directory for as long as the stack.
+
+    Raises:
+        FileSystemError: It cannot be opened.
+    """
+    try:
+        fd = await run_blocking(host.open_file, path, _DIRECTORY)
+    except OSError as error:
+        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+async def open_etc(host: Host, stack: AsyncExitStack) -> int:
+    """Open the running /etc for as long as the stack, without what is mounted on things in it.
+
+    What lies below a mount point is what an admin wrote and what boots next. Without the privilege to clone the
+    mount, the mount points stay, and the scan reports them.
+
+    Raises:
+        FileSystemError: It cannot be opened.
+
+    Source:
+        Spec etc-merge.md, "The rules, per path": mount points.
+    """
+    fd = await open_directory(host, host.etc, stack)
+    if not host.is_live:
+        return fd
+    try:
+        return await stack.enter_async_context(clone_directory(fd))
+    except MountError:
+        return fd
+
+
+async def plan_merge(
+    host: Host,
+    pristine: OpenImage,
+    new: OpenImage,
+    stack: AsyncExitStack,
+    *,
+    on_conflict: Strategy | None = None,
+) -> EtcPlan:
+    """Plan the merge of the running /etc into a new deployment; writes nothing.
+
+    Cancellation: within 50 ms; descriptors belong to `stack`, which must outlive the plan.
+
+    Args:
+        host: Whose /etc.
+        pristine: The booted image.
+        new: The staged image.
+        stack: Closes what the plan needs open.
+        on_conflict: Wins over the policy files.
+    """
+    policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
+    objects_fd = await open_directory(host, host.objects, stack)
+    current_fd = await open_etc(host, stack)
+    return await plan_etc_merge(
+        ImageSource(pristine.fd, objects_fd),
+        DirectorySource(current_fd),
+        ImageSource(new.fd, objects_fd),
+        policy=policy,
+    )
+
+
+async def list_missing_changes(
+    host: Host, booted: VerityDigest, target: VerityDigest, stack: AsyncExitStack
+) -> tuple[EtcDiffEntry, ...]:
+    """List what was changed in /etc since the booted image and is not in another deployment's /etc; writes nothing.
+
+    Cancellation: within 50 ms; descriptors belong to `stack`.
+
+    Returns:
+        Changes sorted by path.
+
+    Raises:
+        InvalidStateError, VerityMismatchError: The booted image is missing or another one.
+        FileSystemError: Something cannot be read.
+    """
+    image = await open_image(host, booted, stack)
+    objects_fd = await open_directory(host, host.objects, stack)
+    current_fd = await open_etc(host, stack)
+    target_fd = await open_directory(host, host.state_dir(target) / "etc", stack)
+    return await find_missing_changes(
+        ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd)
+    )

@@ -1,0 +1,141 @@
+"""What a deployment's boot entry starts: kernel, initrd and command line, for comparing and for kexec."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from bootc_fast import _core
+from bootc_fast.boot.loaders.entry import parse_text
+from bootc_fast.composefs.boot_files import find_entry, hash_files, read_boot_file
+from bootc_fast.errors import BootEntryError
+from bootc_fast.machine.cmdline import split_cmdline
+from bootc_fast.machine.native import run_blocking, run_native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bootc_fast.boot.efi.uki import Uki
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.types import VerityDigest
+
+# Which image is booted; and what loaders add: GRUB BOOT_IMAGE=, systemd-boot initrd= (its content is compared).
+_NOT_COMPARED = frozenset({"composefs", "composefs.digest", "BOOT_IMAGE", "initrd"})
+_ADDON_SUFFIX = b".addon.efi"
+
+
+def comparable_arguments(command_line: str) -> list[str]:
+    """Split a command line and leave out what differs between two boots of equal arguments.
+
+    Source:
+        Spec commands.md, "rollback", ``--soft-reboot``.
+    """
+    return [one for one in split_cmdline(command_line) if one.partition("=")[0] not in _NOT_COMPARED]
+
+
+def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
+    """Find a deployment's boot entry.
+
+    Raises:
+        BootEntryError: It has none, or one that names files which are not there.
+    """
+    entry = find_entry(look.menu, digest)
+    if entry is None or not entry.paths:
+        raise BootEntryError(f"looking for the boot entry of {digest[:16]}…: there is none")
+    if entry.missing:
+        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in entry.missing)
+        raise BootEntryError(f"looking at the boot entry of {digest[:16]}…: it names {names}, which is not there")
+    return entry
+
+
+async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest) -> str:
+    """Return the digest of a deployment's kernel and initrd: its origin's, else computed.
+
+    Cancellation: within 50 ms a mebibyte; nothing is written.
+
+    Returns:
+        SHA-256 hex over kernel and initrd, of a UKI over its sections ``.linux`` and ``.initrd``.
+
+    Raises:
+        BootEntryError: There is no entry, or no kernel in the UKI.
+        FileSystemError: A file cannot be read.
+
+    Source:
+        Spec host.md, "Origin file".
+    """
+    origin = next((one.origin for one in survey.deployments if one.digest == digest), None)
+    if origin is not None and origin.boot_digest is not None:
+        return origin.boot_digest
+    entry = require_entry(look, digest)
+    if entry.uki is None or entry.linux is not None:
+        return await run_native(hash_files, look, entry.paths)
+    uki = await read_entry_uki(look, entry.uki)
+    if uki.boot_digest is None:
+        raise BootEntryError(f"reading the UKI of {digest[:16]}…: it lacks .linux or .initrd")
+    return uki.boot_digest
+
+
+async def read_entry_uki(look: BootLook, path: bytes) -> Uki:
+    """Read a UKI of a boot entry; some 100 MB.
+
+    Raises:
+        BootEntryError: It is none.
+        FileSystemError: It cannot be read.
+    """
+    from bootc_fast.boot.efi.uki import parse_uki
+
+    return await run_blocking(parse_uki, await run_native(read_boot_file, look, path))
+
+
+async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None = None) -> str:
+    """Return the command line that a kernel gets from its entry, less what the loader itself adds.
+
+    Args:
+        look: The boot directories.
+        entry: Which.
+        uki: The entry's, where it has been read already.
+
+    Returns:
+        Bytes that are not UTF-8 are surrogates.
+
+    Raises:
+        BootEntryError: The UKI is none, or has no command line.
+        FileSystemError: It cannot be read.
+
+    Source:
+        Boot Loader Specification, ``options``; systemd-stub(7), "Command line" and "Companion files".
+    """
+    options = b" ".join(parse_text(entry.raw).find_all(b"options")).decode("utf-8", "surrogateescape")
+    if entry.linux is not None or entry.uki is None:
+        return options
+    if options and not look.variables.secure_boot:
+        # The stub prefers what the loader hands over, unless Secure Boot is on.
+        return options
+    uki = uki or await read_entry_uki(look, entry.uki)
+    if uki.cmdline is None:
+        raise BootEntryError("reading the UKI: it has no section .cmdline")
+    return " ".join([uki.cmdline, *await run_native(_read_addons, look, entry.uki)])
+
+
+def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) -> list[str]:
+    """Read the command lines of the addons that systemd-stub appends: the loader's own, then the UKI's."""
+    from bootc_fast.boot.efi.uki import parse_uki
+
+    found: list[str] = []
+    base = look.area.boot_fd if look.area.esp_fd is None else look.area.esp_fd
+    for directory in (b"loader/addons", path.replace(b"\\", b"/").strip(b"/") + b".extra.d"):
+        names: list[str] = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            fd = _core.open_in_root(base, directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                names = os.listdir(fd)
+            finally:
+                os.close(fd)
+        for name in sorted(map(os.fsencode, names)):
+            if name.lower().endswith(_ADDON_SUFFIX):
+                addon = parse_uki(read_boot_file(look, directory + b"/" + name, check=check))
+                found += [addon.cmdline] if addon.cmdline else []
+    return found

@@ -1,0 +1,198 @@
+"""What every flow looks at first: the booted deployment, the staged one, and all that have state."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast import _core
+from bootc_fast.composefs.deployments import (
+    list_deployments,
+    parse_digest,
+    read_booted,
+    read_staged_marker,
+    remove_staged_marker,
+)
+from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
+from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.types import Algorithm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import Booted, Deployment, StagedMarker, VerityDigest
+
+_SHA256_HEX_CHARS = 64
+_STAGE_HINT = "stage the update again with `bootc upgrade`"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A host's deployments.
+
+    Attributes:
+        host: Where.
+        booted: What runs.
+        marker: What is staged; None too where the marker names the booted deployment, which a soft reboot leaves.
+        deployments: Every one that has a state directory.
+        images: Every digest that has an image, or the link of one.
+    """
+
+    host: Host
+    booted: Booted
+    marker: StagedMarker | None
+    deployments: tuple[Deployment, ...]
+    images: tuple[VerityDigest, ...] = ()
+
+    @property
+    def known(self) -> frozenset[VerityDigest]:
+        """Deployments whose boot entries are ours."""
+        named = {self.booted.digest, *self.images, *(one.digest for one in self.deployments)}
+        return frozenset(named | ({self.marker.digest} if self.marker else set()))
+
+    @property
+    def with_state(self) -> frozenset[VerityDigest]:
+        """Deployments whose boot files stay whatever the entries say."""
+        chosen = {self.booted.digest, *([self.marker.digest] if self.marker else [])}
+        return frozenset(chosen | {one.digest for one in self.deployments})
+
+    @property
+    def kept(self) -> tuple[VerityDigest, ...]:
+        """Other deployments that still have state and image, so that they can boot."""
+        chosen = {self.booted.digest, self.marker.digest if self.marker else None}
+        return tuple(one.digest for one in self.deployments if one.has_image and one.digest not in chosen)
+
+
+def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
+    """Read the staged marker; one that names the booted deployment counts as none."""
+    marker = read_staged_marker(host)
+    return None if marker is not None and marker.digest == booted.digest else marker
+
+
+def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:
+    """Remove a staged marker that names the deployment that runs: /run is kept over a soft reboot into it; blocks.
+
+    After another soft reboot, back to where it was staged, it would be taken for an update, and finalized over that
+    deployment's /etc.
+
+    Raises:
+        InvalidStateError: The marker is malformed; it stays.
+        FileSystemError: It cannot be removed.
+
+    Source:
+        systemd-soft-reboot.service(8): "/run/ … remains in place".
+    """
+    marker = read_staged_marker(host)
+    if marker is not None and marker.digest == booted:
+        remove_staged_marker(host)
+
+
+async def read_survey(host: Host) -> Survey:
+    """Look at a host's deployments; reads some small files, writes nothing.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: Command line or marker are malformed.
+        FileSystemError: The state directories cannot be listed.
+    """
+    booted = await run_blocking(read_booted, host)
+    marker = await run_blocking(read_marker, host, booted)
+    deployments = await run_blocking(list_deployments, host)
+    return Survey(host, booted, marker, tuple(deployments), await run_blocking(list_images, host))
+
+
+def list_images(host: Host) -> tuple[VerityDigest, ...]:
+    """List the digests in the repository's ``images``; other names there are nothing of ours.
+
+    Raises:
+        FileSystemError: The directory cannot be listed; an absent one holds none.
+    """
+    found: list[VerityDigest] = []
+    try:
+        names = host.list_directory(host.images)
+    except OSError as error:
+        raise FileSystemError(f"listing {host.images}: {error.strerror}") from error
+    for name in names:
+        with suppress(InvalidStateError):
+            found.append(parse_digest(name.decode("utf-8", "backslashreplace"), what="listing images"))
+    return tuple(found)
+
+
+def check_staged_pieces(host: Host, digest: VerityDigest) -> None:
+    """Check that a staged deployment has what it needs outside the boot partition.
+
+    Raises:
+        InvalidStateError: Pieces are missing; the message names all of them.
+    """
+    directories = (host.state_dir(digest), host.state_dir(digest) / "etc")
+    try:
+        missing = [str(path) for path in directories if not _is(host, path, stat.S_ISDIR)]
+        if not _is(host, host.image_file(digest), stat.S_ISREG):
+            missing.append(str(host.image_file(digest)))
+    except OSError as error:
+        raise FileSystemError(f"looking at the staged deployment: {error.filename}: {error.strerror}") from error
+    if missing:
+        raise InvalidStateError(f"looking at the staged deployment: missing {', '.join(missing)}", hint=_STAGE_HINT)
+
+
+def _is(host: Host, path: Path, is_kind: Callable[[int], bool]) -> bool:
+    found = host.find_status(path)
+    return found is not None and is_kind(found.st_mode)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An image whose bytes are what its name says.
+
+    Attributes:
+        fd: Open for reading, as long as the stack that it was opened on.
+        has_kernel_verity: The kernel checks every read.
+    """
+
+    fd: int
+    has_kernel_verity: bool
+
+
+async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) -> OpenImage:
+    """Open a deployment's image and verify it before a byte of it is believed.
+
+    Takes the kernel's measurement where the file has fs-verity, else reads the whole file.
+    Cancellation: within 50 ms; the descriptor belongs to `stack`.
+
+    Raises:
+        InvalidStateError: There is no such image.
+        VerityMismatchError: It is another one.
+        FileSystemError: It cannot be read.
+
+    Source:
+        Spec host.md, "EROFS image and objects", last paragraph.
+    """
+    path = host.image_file(digest)
+    try:
+        # Without waiting, in case somebody put a FIFO there.
+        fd = await run_blocking(host.open_file, path, os.O_RDONLY | os.O_NONBLOCK)
+        stack.callback(os.close, fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidStateError(f"opening the image {path}: it is not a regular file")
+        measured = _core.measure_fd(fd)
+        algorithm = Algorithm.SHA256 if len(digest) == _SHA256_HEX_CHARS else Algorithm.SHA512
+        found = await run_native(_core.digest_fd, fd, algorithm=algorithm) if measured is None else measured
+    except FileNotFoundError as error:
+        raise InvalidStateError(f"opening the image {path}: there is no such file") from error
+    except OSError as error:
+        raise FileSystemError(f"reading the image {path}: {error.strerror}") from error
+    if found != digest:
+        raise VerityMismatchError(
+            f"verifying the image {path}: its digest is {found[:16]}…, not {digest[:16]}…",
+            path=str(path),
+            expected=digest,
+            found=found,
+            hint="the image is damaged; pull it again with `bootc upgrade`",
+        )
+    return OpenImage(fd, has_kernel_verity=measured is not None)

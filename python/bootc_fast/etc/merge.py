@@ -1,0 +1,190 @@
+"""The three-way /etc merge: plan, write, report, diff (spec etc-merge.md)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, list_entries, make_patches
+from bootc_fast.etc.plan import (
+    AppliedMerge,
+    EtcPlan,
+    conflict_error,
+    plan_etc_merge,
+    plan_opened,
+)
+from bootc_fast.etc.policy import MergePolicy
+from bootc_fast.etc.trees import DirectorySource, EtcSource, ImageSource, OpenTrees, open_trees
+from bootc_fast.events import ignore_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bootc_fast.events import EventSink
+
+__all__ = [
+    "AppliedMerge",
+    "DirectorySource",
+    "EtcDiff",
+    "EtcPlan",
+    "EtcSource",
+    "ImageSource",
+    "check_destination",
+    "conflict_error",
+    "diff_etc",
+    "find_missing_changes",
+    "merge_etc",
+    "plan_etc_merge",
+]
+
+
+async def diff_etc(
+    pristine: EtcSource, current: DirectorySource, new: EtcSource | None = None, *, patch: bool = False
+) -> EtcDiff:
+    """Find out what the admin changed, and what a merge with a new image would make of it.
+
+    Cancellation: within 50 ms, or after the file that is being compared; nothing is left behind.
+
+    Args:
+        pristine: /etc of the booted image.
+        current: The running /etc.
+        new: /etc of the staged image, if there is one.
+        patch: Make unified diffs of the changed text files as well.
+
+    Returns:
+        Changes sorted by path.
+
+    Raises:
+        ImageFormatError: An image is malformed.
+        FileSystemError: Reading failed.
+        InvalidStateError: An image has no such directory, or an object is missing.
+        UsageError: A content is not in the image and its source names no object directory.
+    """
+    opened = await open_trees(pristine, current, pristine if new is None else new)
+    try:
+        trees = opened.trees
+        own = OpenTrees({"pristine": trees["pristine"], "current": trees["current"], "new": trees["pristine"]})
+        changes = (await plan_opened(own, MergePolicy())).report
+        entries = list_entries(changes, trees["pristine"], trees["current"])
+        merge = None if new is None else (await plan_opened(opened, MergePolicy())).report
+        sides = (trees["pristine"], trees["current"], None if new is None else trees["new"])
+        patches = await make_patches(entries, *sides) if patch else ()
+        return EtcDiff(entries, changes.warnings, merge, patches)
+    finally:
+        opened.close()
+
+
+async def find_missing_changes(
+    pristine: EtcSource, current: DirectorySource, other: EtcSource
+) -> tuple[EtcDiffEntry, ...]:
+    """Find what was changed since the image and is not in another /etc as well; writes nothing.
+
+    Cancellation: within 50 ms; nothing is left behind.
+
+    Args:
+        pristine: /etc of the booted image.
+        current: The running /etc.
+        other: /etc of another deployment.
+
+    Returns:
+        Changes sorted by path.
+
+    Raises:
+        As ``diff_etc``.
+    """
+    opened = await open_trees(pristine, current, other)
+    try:
+        report = (await plan_opened(opened, MergePolicy())).report
+        return list_entries(report, opened.trees["pristine"], opened.trees["current"])
+    finally:
+        opened.close()
+
+
+async def merge_etc(
+    pristine: EtcSource,
+    current: DirectorySource,
+    new: EtcSource,
+    dest_fd: int,
+    *,
+    policy: MergePolicy | None = None,
+    dry_run: bool = False,
+    on_event: EventSink = ignore_event,
+) -> AppliedMerge:
+    """Plan a merge and make a directory exactly its result.
+
+    Cancellation: as ``EtcPlan.apply``.
+
+    Args:
+        pristine: /etc of the booted image.
+        current: The running /etc.
+        new: /etc of the staged image.
+        dest_fd: The directory that becomes the result.
+        policy: What happens on conflicts.
+        dry_run: Only tell what would be done.
+        on_event: Gets progress.
+
+    Returns:
+        The report and the operations, carried out or not.
+
+    Raises:
+        EtcConflictError: Conflicts that no strategy settles; nothing was written.
+        UsageError: The destination is one of the sources, or inside one, or has one inside.
+        FileSystemError: Reading, writing or syncing failed.
+        InvalidStateError: An image has no such directory, or an object is missing.
+    """
+    check_destination(dest_fd, (pristine, current, new))
+    plan = await plan_etc_merge(pristine, current, new, policy=policy)
+    if plan.has_fatal_conflicts:
+        raise conflict_error(plan.report.conflicts)
+    if not dry_run:
+        return await plan.apply_listing(dest_fd, on_event=on_event)
+    operations = tuple(await plan.list_operations(dest_fd))
+    counts = {**plan.report.counts, "operations": len(operations)}
+    return AppliedMerge(replace(plan.report, counts=counts), operations)
+
+
+def check_destination(dest_fd: int, sources: Iterable[EtcSource]) -> None:
+    """Refuse a destination that would be read while it is written.
+
+    Args:
+        dest_fd: The directory.
+        sources: What is merged; images cannot overlap with it.
+
+    Raises:
+        UsageError: It is one of the directories, or inside one, or has one inside.
+        FileSystemError: They cannot be looked at.
+    """
+    directories = [source.dir_fd for source in sources if isinstance(source, DirectorySource)]
+    try:
+        dest, above = _identity(dest_fd), _ancestors(dest_fd)
+        overlaps = any(dest in _ancestors(fd) or _identity(fd) in above for fd in directories)
+    except OSError as error:
+        raise FileSystemError(f"looking at the destination: {error.strerror}") from error
+    if overlaps:
+        raise UsageError(
+            "merging /etc: the destination is one of the merged directories, or one lies inside the other",
+            hint="name a directory of its own with --into",
+        )
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _ancestors(fd: int) -> list[tuple[int, int]]:
+    """The directory and all above it, up to the root."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    chain: list[tuple[int, int]] = []
+    at = os.open(".", flags, dir_fd=fd)
+    try:
+        while (found := _identity(at)) not in chain:
+            chain.append(found)
+            above = os.open("..", flags, dir_fd=at)
+            os.close(at)
+            at = above
+    finally:
+        os.close(at)
+    return chain

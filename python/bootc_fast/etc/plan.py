@@ -1,0 +1,246 @@
+"""Deciding a merge of /etc, and writing its result.
+
+Planning reads and never writes. Writing makes a directory exactly the result, whatever it holds before, so that a run
+that failed, was cancelled or lost power half-way is completed by the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+
+from bootc_fast import _core
+from bootc_fast.errors import EtcConflictError
+from bootc_fast.etc.policy import MergePolicy
+from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
+from bootc_fast.events import StepProgress, ignore_event
+from bootc_fast.machine.native import run_native
+from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
+
+    from bootc_fast.etc.trees import EtcSource, OpenTree, OpenTrees
+    from bootc_fast.events import EventSink
+
+    _OperationRow: TypeAlias = tuple[str, bytes, int | None, int | None, bytes | None, list[str]]
+
+APPLY_STEP = "prepare.etc"
+"""Name of the step in progress events."""
+
+_LISTS = (
+    "kept",
+    "deleted",
+    "image_changes_ignored",
+    "image_additions_kept",
+    "conflicts",
+    "dangling_links",
+    "warnings",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedMerge:
+    """What writing a result did.
+
+    Attributes:
+        report: With the counts, the bytes and the times of the writing.
+        operations: Carried out, in that order; none where the destination was the result already.
+    """
+
+    report: EtcReport
+    operations: tuple[EtcOperation, ...]
+
+
+class EtcPlan:
+    """A merge that is decided and not written yet; safe to share between tasks.
+
+    Holds duplicates of the descriptors that it was made from until it is garbage-collected.
+
+    Attributes:
+        report: What the merge does, for people and programs.
+    """
+
+    def __init__(self, native: _core.EtcPlan, report: EtcReport) -> None:
+        self._native = native
+        self.report = report
+
+    @property
+    def has_fatal_conflicts(self) -> bool:
+        """Whether a conflict whose strategy is ``fail`` forbids writing."""
+        return any(conflict.strategy == Strategy.FAIL for conflict in self.report.conflicts)
+
+    async def list_operations(self, dest_fd: int) -> list[EtcOperation]:
+        """Find out what ``apply`` would do to a directory, and change nothing.
+
+        Reads every file of the directory that could stay, in a worker thread.
+        Cancellation: within 50 ms; nothing is left behind.
+
+        Args:
+            dest_fd: The directory.
+
+        Returns:
+            Operations in the order in which they would be carried out; none where nothing is to be done.
+
+        Raises:
+            FileSystemError: The directory cannot be read.
+        """
+        return _to_operations(await run_native(_core.list_etc_operations, self._native, dest_fd))
+
+    async def apply(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> EtcReport:
+        """Make a directory exactly the result and sync its file system.
+
+        Cost grows with the number of differing files, apart from reading the directory once.
+        Cancellation: within 50 ms, but not during the final sync. Every file is then the old or the new one; the next
+        call completes the directory.
+
+        Args:
+            dest_fd: The directory: empty, a copy of the new image's, or what an interrupted run left.
+            on_event: Gets ``StepProgress`` of the step ``prepare.etc``, at most every 50 ms.
+
+        Returns:
+            The plan's report with counts, bytes, warnings and times of the writing.
+
+        Raises:
+            EtcConflictError: The plan has conflicts that no strategy settles; nothing was written.
+            FileSystemError: Writing or syncing failed; ``__cause__`` is the OSError.
+            InvalidStateError: An object that the new image names is missing.
+
+        Source:
+            Spec etc-merge.md, "Writing R".
+        """
+        return (await self.apply_listing(dest_fd, on_event=on_event)).report
+
+    async def apply_listing(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> AppliedMerge:
+        """Like ``apply``, and tell which operations it took."""
+        if self.has_fatal_conflicts:
+            raise conflict_error(self.report.conflicts)
+
+        def tell(done: int, total: int) -> None:
+            anyio.from_thread.run_sync(on_event, StepProgress(APPLY_STEP, done, total))
+
+        progress = None if on_event is ignore_event else tell
+        applied = await run_native(_core.apply_etc, self._native, dest_fd, progress=progress)
+        report = _with_warnings(self.report, applied.warnings)
+        times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
+        report = replace(
+            report,
+            counts={**report.counts, "operations": len(applied.operations)},
+            bytes_copied=applied.bytes_copied,
+            phase_s={**report.phase_s, **times},
+        )
+        return AppliedMerge(report, tuple(_to_operations(applied.operations)))
+
+
+def conflict_error(conflicts: Iterable[EtcConflict]) -> EtcConflictError:
+    """Make the error that lists the conflicts no strategy settles."""
+    fatal = tuple(conflict for conflict in conflicts if conflict.strategy == Strategy.FAIL)
+    number = "1 conflict" if len(fatal) == 1 else f"{len(fatal)} conflicts"
+    return EtcConflictError(
+        f"merging /etc: {number}",
+        fatal,
+        hint="settle them in /etc, or choose with --on-conflict=current|new or in /etc/bootc-fast/merge.toml",
+    )
+
+
+def _with_warnings(report: EtcReport, more: Iterable[str]) -> EtcReport:
+    warnings = (*report.warnings, *more)
+    return replace(report, warnings=warnings, counts={**report.counts, "warnings": len(warnings)})
+
+
+def _to_operations(rows: Iterable[_OperationRow]) -> list[EtcOperation]:
+    return [
+        EtcOperation(EtcAction(action), path, size_bytes, entries, link_to, tuple(attributes))
+        for action, path, size_bytes, entries, link_to, attributes in rows
+    ]
+
+
+async def plan_etc_merge(
+    pristine: EtcSource,
+    current: DirectorySource,
+    new: EtcSource,
+    *,
+    policy: MergePolicy | None = None,
+    on_event: EventSink = ignore_event,
+) -> EtcPlan:
+    """Read three trees and decide the result; writes nothing.
+
+    The trees are read at the same time, in worker threads. Where something is mounted inside the running /etc and the
+    caller may clone mounts, what lies below counts.
+    Cancellation: within 50 ms; nothing is left behind.
+
+    Args:
+        pristine: /etc of the booted image (P).
+        current: The running /etc (C).
+        new: /etc of the staged image (N).
+        policy: What happens on conflicts; by default they are fatal.
+        on_event: Unused so far: planning is too short to have steps.
+
+    Returns:
+        The plan; its report lists conflicts whatever their strategy.
+
+    Raises:
+        ImageFormatError: An image is malformed.
+        FileSystemError: Reading failed.
+        InvalidStateError: An image has no such directory, or an object is missing.
+        UsageError: A content is not in the image and its source names no object directory.
+
+    Source:
+        Spec etc-merge.md, "The rules, per path".
+    """
+    del on_event
+    opened = await open_trees(pristine, current, new)
+    try:
+        return await plan_opened(opened, policy or MergePolicy())
+    finally:
+        opened.close()
+
+
+async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
+    """Decide the result for trees that are open already, else like ``plan_etc_merge``."""
+    start = time.monotonic()
+    trees = opened.trees
+    native = await run_native(
+        _core.plan_etc,
+        trees["pristine"].tree,
+        trees["current"].tree,
+        trees["new"].tree,
+        **{f"{name}_{kind}": fd for name, side in trees.items() for kind, fd in _descriptors(side.source).items()},
+        rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
+        default=str(policy.default),
+        new_image=await open_whole_image(trees["new"].source),
+    )
+    report = _to_report(native, trees)
+    return EtcPlan(native, replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start}))
+
+
+def _descriptors(source: EtcSource) -> dict[str, int | None]:
+    if isinstance(source, DirectorySource):
+        return {"dir": source.dir_fd}
+    return {"objects": source.objects_fd}
+
+
+def _to_report(native: _core.EtcPlan, trees: dict[str, OpenTree]) -> EtcReport:
+    def changes(name: str) -> tuple[EtcChange, ...]:
+        return tuple(EtcChange(path, reason) for path, reason in getattr(native, name))
+
+    report = EtcReport(
+        kept=changes("kept"),
+        deleted=changes("deleted"),
+        image_changes_ignored=changes("image_changes_ignored"),
+        image_additions_kept=changes("image_additions_kept"),
+        conflicts=tuple(
+            EtcConflict(path, current, new, Strategy(strategy), saved_as)
+            for path, current, new, strategy, saved_as in native.conflicts
+        ),
+        warnings=tuple(native.warnings),
+        dangling_links=changes("dangling_links"),
+    )
+    counts = {f"entries_{name}": len(side.tree) for name, side in trees.items()}
+    counts["entries_result"] = len(native)
+    return replace(report, counts={**counts, **{name: len(getattr(report, name)) for name in _LISTS}})

@@ -1,0 +1,163 @@
+"""Merge reports, operations and differences as text for people and as plain values for JSON.
+
+Text has one line a path: a mark, the path, the reason. Nothing that a terminal would act on leaves here: control
+characters and bytes that are not UTF-8 are escaped. In JSON a path that is not UTF-8 is ``{"base64": …}``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bootc_fast.text import encode_bytes, escape, escape_bytes
+from bootc_fast.types import EtcAction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry
+    from bootc_fast.types import EtcChange, EtcConflict, EtcOperation, EtcReport
+
+MARKS = {
+    "kept": "K",
+    "deleted": "D",
+    "image_changes_ignored": "I",
+    "image_additions_kept": "A",
+    "conflicts": "C",
+    "dangling_links": "L",
+    "warnings": "W",
+}
+"""The lists of a report, in the order in which they are shown, and the mark of each."""
+
+LEGEND = "K kept, D deleted, I image change ignored, A image addition kept, C conflict, L dangling link, W warning"
+
+
+def render_path(path: bytes) -> str:
+    """A path for people; ``.`` for the root of the tree."""
+    return escape_bytes(path) or "."
+
+
+def render_report(report: EtcReport) -> list[str]:
+    """Render a report for people.
+
+    Returns:
+        One line a path, sorted by list, then a line of counts.
+    """
+    lines: list[str] = []
+    for name in ("kept", "deleted", "image_changes_ignored", "image_additions_kept"):
+        lines += _change_lines(MARKS[name], getattr(report, name))
+    lines += [_conflict_line(conflict) for conflict in report.conflicts]
+    lines += _change_lines(MARKS["dangling_links"], report.dangling_links)
+    lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in report.warnings]
+    lines.append(_summary(report))
+    return lines
+
+
+def _change_lines(mark: str, changes: Iterable[EtcChange]) -> Iterator[str]:
+    for change in changes:
+        yield f"{mark} {render_path(change.path)}" + (f"  {escape(change.reason)}" if change.reason else "")
+
+
+def _conflict_line(conflict: EtcConflict) -> str:
+    kept = "" if conflict.saved_as is None else f", the other kept as {render_path(conflict.saved_as)}"
+    decision = "not decided" if conflict.strategy == "fail" else f"{conflict.strategy} wins{kept}"
+    return (
+        f"{MARKS['conflicts']} {render_path(conflict.path)}  here {escape(conflict.current)};"
+        f" new image {escape(conflict.new)}; {decision}"
+    )
+
+
+def _summary(report: EtcReport) -> str:
+    counts = [_count(len(getattr(report, name)), name.replace("_", " ")) for name in MARKS if getattr(report, name)]
+    return ", ".join(counts) if counts else "no local changes"
+
+
+def _count(number: int, what: str) -> str:
+    """``1 conflict``, ``2 conflicts``: the word that has an ``s`` loses it."""
+    return f"{number} {what if number != 1 else ' '.join(word.removesuffix('s') for word in what.split())}"
+
+
+def encode_report(report: EtcReport) -> dict[str, Any]:
+    """Turn a report into plain values for JSON."""
+    lists: dict[str, Any] = {
+        name: [{"path": encode_bytes(change.path), "reason": change.reason} for change in getattr(report, name)]
+        for name in ("kept", "deleted", "image_changes_ignored", "image_additions_kept", "dangling_links")
+    }
+    lists["conflicts"] = [_encode_conflict(conflict) for conflict in report.conflicts]
+    lists["warnings"] = list(report.warnings)
+    phases = {name: round(seconds, 6) for name, seconds in report.phase_s.items()}
+    return {**lists, "counts": dict(report.counts), "bytes_copied": report.bytes_copied, "phase_s": phases}
+
+
+def _encode_conflict(conflict: EtcConflict) -> dict[str, Any]:
+    return {
+        "path": encode_bytes(conflict.path),
+        "current": conflict.current,
+        "new": conflict.new,
+        "strategy": str(conflict.strategy),
+        "saved_as": None if conflict.saved_as is None else encode_bytes(conflict.saved_as),
+    }
+
+
+def render_operations(operations: Iterable[EtcOperation]) -> list[str]:
+    """Render operations for people, one a line, in the order in which they are carried out."""
+    return [f"{operation.action} {render_path(operation.path)}{_details(operation)}" for operation in operations]
+
+
+def _details(operation: EtcOperation) -> str:
+    if operation.action == EtcAction.WRITE_FILE:
+        return f"  {operation.size_bytes} bytes"
+    if operation.action == EtcAction.REMOVE and operation.entries != 1:
+        return f"  {operation.entries} entries"
+    if operation.link_to is not None:
+        return f"  to {render_path(operation.link_to)}"
+    return f"  {', '.join(operation.attributes)}" if operation.attributes else ""
+
+
+def encode_operations(operations: Iterable[EtcOperation]) -> list[dict[str, Any]]:
+    """Turn operations into plain values for JSON; what an action does not have is left out."""
+    return [_encode_operation(operation) for operation in operations]
+
+
+def _encode_operation(operation: EtcOperation) -> dict[str, Any]:
+    facts: dict[str, Any] = {"action": str(operation.action), "path": encode_bytes(operation.path)}
+    if operation.size_bytes is not None:
+        facts["size_bytes"] = operation.size_bytes
+    if operation.entries is not None:
+        facts["entries"] = operation.entries
+    if operation.link_to is not None:
+        facts["link_to"] = encode_bytes(operation.link_to)
+    if operation.attributes:
+        facts["attributes"] = list(operation.attributes)
+    return facts
+
+
+def render_entries(entries: Iterable[EtcDiffEntry]) -> list[str]:
+    """Render local changes for people, one a line: mark, path, reason."""
+    return [
+        f"{entry.mark} {render_path(entry.path)}" + (f"  {escape(entry.reason)}" if entry.reason else "")
+        for entry in entries
+    ]
+
+
+def encode_entries(entries: Iterable[EtcDiffEntry]) -> list[dict[str, Any]]:
+    """Turn local changes into plain values for JSON."""
+    return [{"change": entry.change, "path": encode_bytes(entry.path), "reason": entry.reason} for entry in entries]
+
+
+def render_diff(diff: EtcDiff) -> list[str]:
+    """Render differences for people; with a new image, what a merge with it would do follows."""
+    lines = render_entries(diff.entries)
+    lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in diff.warnings]
+    if diff.merge is not None:
+        lines += ["", "merge with the new image:", *render_report(diff.merge)]
+    return lines
+
+
+def encode_diff(diff: EtcDiff) -> dict[str, Any]:
+    """Turn differences into plain values for JSON."""
+    return {
+        "changes": encode_entries(diff.entries),
+        "warnings": list(diff.warnings),
+        "merge": None if diff.merge is None else encode_report(diff.merge),
+        "patches": [{"path": encode_bytes(patch.path), "text": patch.text} for patch in diff.patches],
+    }

@@ -1,0 +1,1 @@
+"""One verb a file, read from top to bottom like the specification."""

@@ -1,0 +1,367 @@
+"""Finalizing a staged deployment: look, decide, prepare, commit, tidy.
+
+Source:
+    Spec commands.md, "composefs-finalize-staged".
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+
+from bootc_fast import _core, message_ids
+from bootc_fast.boot.entries.garbage import collect_garbage
+from bootc_fast.boot.entries.menu import read_menu
+from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.publish import publish_menu
+from bootc_fast.boot.entries.variables import make_variable_setter
+from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
+from bootc_fast.composefs.deployments import is_etc_transient, read_booted
+from bootc_fast.composefs.etc import plan_merge
+from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_marker, read_survey
+from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError, VerityMismatchError
+from bootc_fast.etc.merge import conflict_error
+from bootc_fast.events import ignore_event
+from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.mounts import open_writable
+from bootc_fast.machine.native import run_blocking
+from bootc_fast.report.finalize import record_outcome, write_outcome
+from bootc_fast.report.tell import tell_failure, tell_outcome
+from bootc_fast.text import describe_error
+from bootc_fast.types import FinalizeOutcome, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.survey import OpenImage, Survey
+    from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.events import EventSink
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import EtcReport, Loader, StagedMarker, Strategy, VerityDigest
+
+LOCK_TIMEOUT_S = 30.0
+LOOK_TIMEOUT_S = 120.0
+# Less than the whole look, so that the error names what hangs.
+LOOK_PART_TIMEOUT_S = 100.0
+DECIDE_TIMEOUT_S = 60.0
+PREPARE_TIMEOUT_S = 200.0
+COMMIT_TIMEOUT_S = 10.0
+TIDY_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizeOptions:
+    """How to finalize.
+
+    Attributes:
+        on_conflict: Wins over the policy files where given, an explicit ``fail`` too.
+        dry_run: Find out everything, write nothing.
+        timeout_s: For the whole, in seconds.
+        loader: Wins over what the host says.
+        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+    """
+
+    on_conflict: Strategy | None = None
+    dry_run: bool = False
+    timeout_s: float = 240.0
+    loader: Loader | None = None
+    verify_signatures: bool = True
+
+
+@dataclass(slots=True)
+class _Run:
+    """One finalize under way: what it was asked, and what is known so far."""
+
+    host: Host
+    options: FinalizeOptions
+    steps: Steps
+    outcome: FinalizeOutcome
+    warnings: list[str] = field(default_factory=list)
+
+    def end(self, result: Result, *, etc: EtcReport | None = None, next_boot: str | None = None) -> None:
+        """Note how it ended; what was noted before stays."""
+        phases = {name: seconds for name, seconds in self.steps.seconds.items() if "." not in name}
+        self.outcome = replace(
+            self.outcome,
+            result=result,
+            etc=etc or self.outcome.etc,
+            next_boot=next_boot or self.outcome.next_boot,
+            warnings=tuple(self.warnings),
+            phase_s=phases,
+        )
+
+
+@dataclass(slots=True)
+class _Looked:
+    """What the look found; filled by tasks that run side by side.
+
+    Attributes:
+        plan: None where /etc is transient: nothing is merged then.
+        warnings: Of threads that cannot reach the run's own.
+    """
+
+    survey: Survey
+    staged: VerityDigest
+    stack: AsyncExitStack
+    plan: EtcPlan | None = None
+    boot: BootLook | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+async def finalize_staged(
+    root: Path | str = "/",
+    *,
+    on_conflict: Strategy | None = None,
+    dry_run: bool = False,
+    timeout_s: float = 240.0,
+    loader: Loader | None = None,
+    verify_signatures: bool = True,
+    on_event: EventSink = ignore_event,
+) -> FinalizeOutcome:
+    """Merge /etc into the staged deployment and make it the next boot.
+
+    With nothing staged, or the staged deployment locked or finalized already, nothing is written. Runs on trio and
+    asyncio; safe next to other tasks.
+    Cancellation: at any moment. Before the commit the next boot stays what it was, and the next run completes what
+    was begun; the commit itself (10 s at most) waits, and a finalize that has committed returns its outcome.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        on_conflict: Wins over the policy files where given, an explicit ``fail`` too.
+        dry_run: Find out everything, write nothing.
+        timeout_s: For the whole, in seconds.
+        loader: Wins over what the host says.
+        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        on_event: Gets the steps; must not block.
+
+    Returns:
+        What was done.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: Marker, command line, image or state are missing or malformed.
+        EtcConflictError: The merge has conflicts that no strategy settles.
+        VerityMismatchError: An image, kernel or UKI is not what its digest says.
+        SignatureError: Secure Boot would refuse the UKI.
+        BootEntryError: Boot entries are missing or did not become what was wanted.
+        FileSystemError: A file system refused; also EspError, MountError, ImageFormatError.
+        StepTimeoutError: It took too long.
+        LockedError: Another process is at it.
+        ExceptionGroup: Several of these at once.
+
+    Source:
+        Spec commands.md, "composefs-finalize-staged".
+    """
+    host = await run_blocking(open_host, root)
+    options = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures)
+    steps = Steps(on_event, flow="finalizing", timeout_s=timeout_s)
+    run = _Run(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
+    try:
+        with single_error(), steps.limit_all():
+            await _finalize(run)
+    except BaseException as error:
+        await tell_failure(host, run.outcome, error, dry_run=dry_run)
+        raise
+    return run.outcome
+
+
+async def _finalize(run: _Run) -> None:
+    """Find out without the lock whether there is anything to do: on most shutdowns there is not."""
+    booted = await run_blocking(read_booted, run.host)
+    run.outcome = replace(run.outcome, booted=booted.digest)
+    marker = await run_blocking(read_marker, run.host, booted)
+    if _ends_early(run, marker):
+        return
+    async with AsyncExitStack() as stack:
+        if not run.options.dry_run:
+            with run.steps.run("lock", "Waiting for the lock", timeout_s=LOCK_TIMEOUT_S + 1):
+                await stack.enter_async_context(hold_lock(run.host, timeout_s=LOCK_TIMEOUT_S))
+                # bootc mounts /sysroot read-only: state and outcome are written through a clone of that mount.
+                run.host = await stack.enter_async_context(open_writable(run.host))
+        # Read again: whoever held the lock may have changed all of it.
+        survey = await read_survey(run.host)
+        if not _ends_early(run, survey.marker) and survey.marker is not None:
+            await _finalize_locked(run, _Looked(survey, survey.marker.digest, stack))
+
+
+def _ends_early(run: _Run, marker: StagedMarker | None) -> bool:
+    if marker is None:
+        run.end(Result.NOTHING_STAGED)
+        return True
+    run.outcome = replace(run.outcome, staged=marker.digest)
+    if marker.finalization_locked:
+        run.end(Result.LOCKED)
+    return marker.finalization_locked
+
+
+async def _finalize_locked(run: _Run, looked: _Looked) -> None:
+    with run.steps.run("look", "Looking at images, /etc and boot entries", timeout_s=LOOK_TIMEOUT_S):
+        await _look(run, looked)
+    with run.steps.run("decide", "Planning", timeout_s=DECIDE_TIMEOUT_S):
+        menu_plan, etc_changes = await _decide(run, looked)
+        run.warnings += [warning for warning in menu_plan.warnings if warning not in run.warnings]
+    boot = looked.boot
+    assert boot is not None  # noqa: S101 the look has filled it, or raised
+    report = looked.plan.report if looked.plan else None
+    if run.options.dry_run:
+        run.end(Result.DRY_RUN, etc=report, next_boot=menu_plan.default.label)
+        return
+    if menu_plan.is_noop and not etc_changes:
+        run.end(Result.ALREADY_DONE, etc=report, next_boot=menu_plan.default.label)
+        return
+    with run.steps.run("prepare", "Merging /etc", timeout_s=PREPARE_TIMEOUT_S):
+        report = await _prepare(run, looked)
+    # The last moment to give up; from here to the end nothing cancels.
+    await anyio.lowlevel.checkpoint()
+    with anyio.CancelScope(shield=True):
+        with run.steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S):
+            published = await publish_menu(
+                boot.area,
+                boot.menu,
+                menu_plan,
+                set_variable=make_variable_setter(run.host),
+                protected=list_protected(looked.survey, boot.menu),
+            )
+        run.warnings += published.warnings
+        await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+        run.end(Result.DONE, etc=report, next_boot=published.next_boot)
+        await _tidy(run, looked)
+
+
+async def _look(run: _Run, looked: _Looked) -> None:
+    """Look at everything at once; several failures leave as a group."""
+    await run_blocking(check_staged_pieces, run.host, looked.staged)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_look_etc, run, looked)
+        # In this task, not in one of its own: what it opens outlives the group.
+        with run.steps.run("look.boot", "Reading boot entries", timeout_s=LOOK_PART_TIMEOUT_S):
+            looked.boot = await look_boot(
+                looked.survey, looked.stack, loader=run.options.loader, read_only=run.options.dry_run
+            )
+            run.warnings += looked.boot.warnings
+            run.warnings += await check_boot_files(
+                looked.survey, looked.staged, looked.boot, verify_signatures=run.options.verify_signatures
+            )
+
+
+async def _look_etc(run: _Run, looked: _Looked) -> None:
+    booted, staged = looked.survey.booted, looked.staged
+    with run.steps.run("look.images", "Verifying the images", timeout_s=LOOK_PART_TIMEOUT_S):
+        opened: dict[VerityDigest, OpenImage] = {}
+
+        async def open_one(digest: VerityDigest) -> None:
+            opened[digest] = await open_image(run.host, digest, looked.stack)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_one, booted.digest)
+            tasks.start_soon(open_one, staged)
+    _judge_verity(run, looked, opened.values())
+    if await run_blocking(is_etc_transient, run.host):
+        run.warnings.append("/etc is transient: nothing is merged, the new deployment starts with its image's /etc")
+        return
+    pristine, new = opened[booted.digest], opened[staged]
+    with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_PART_TIMEOUT_S):
+        looked.plan = await plan_merge(run.host, pristine, new, looked.stack, on_conflict=run.options.on_conflict)
+
+
+async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
+    """Plan the boot entries; returns the plan, and whether /etc has anything left to merge."""
+    plan, boot, survey = looked.plan, looked.boot, looked.survey
+    assert boot is not None  # noqa: S101 the look has filled it, or raised
+    if plan is not None and plan.has_fatal_conflicts:
+        raise conflict_error(plan.report.conflicts)
+    order = order_after_finalize(boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept)
+    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged)
+    if plan is None:
+        return menu_plan, False
+    if not menu_plan.is_noop and not run.options.dry_run:
+        # Only a second run asks whether the merge, too, is what it would be.
+        return menu_plan, True
+    with run.host.open_directory(run.host.state_dir(looked.staged) / "etc") as dest_fd:
+        return menu_plan, bool(await plan.list_operations(dest_fd))
+
+
+async def _prepare(run: _Run, looked: _Looked) -> EtcReport | None:
+    """Write the merged /etc, complete and flushed."""
+    host = run.host
+    report: EtcReport | None = None
+    # Stays if the power goes or we are killed from here on: the next boot can tell.
+    await run_blocking(write_outcome, host, record_outcome(run.outcome))
+    await tell_outcome(host, run.outcome, "Finalizing the staged deployment", message_ids.FINALIZE_STARTED)
+    async with anyio.create_task_group() as tasks:
+        # Now, so that the commit finds little left to flush: its time is short.
+        tasks.start_soon(run_blocking, _flush, looked)
+        if looked.plan is not None:
+            with host.open_directory(host.state_dir(looked.staged) / "etc") as dest_fd:
+                report = await looked.plan.apply(dest_fd, on_event=run.steps.on_event)
+    return report
+
+
+def _flush(looked: _Looked) -> None:
+    """Put on disk what the staging wrote: image, objects, state; kernel, initrd or UKI."""
+    host, boot = looked.survey.host, looked.boot
+    areas = [] if boot is None else [boot.area.boot_fd, boot.area.esp_fd]
+    try:
+        with host.open_directory(host.objects) as objects_fd, host.open_directory(host.state_deploy) as state_fd:
+            for fd in (objects_fd, state_fd, *areas):
+                if fd is not None:
+                    _core.sync_filesystem(fd)
+    except OSError as error:
+        raise FileSystemError(f"flushing what the new deployment needs: {error.strerror}") from error
+
+
+def _judge_verity(run: _Run, looked: _Looked, images: Iterable[OpenImage]) -> None:
+    """Refuse a new default that the initrd would refuse: one without the kernel's fs-verity where that is required.
+
+    Only this machine's own file system can tell: a lab's directory need not be able to have fs-verity.
+    """
+    if not run.host.is_live or all(image.has_kernel_verity for image in images):
+        return
+    if not looked.survey.booted.missing_verity_allowed:
+        raise VerityMismatchError(
+            "verifying the images: fs-verity is required on this host, and an image does not have it",
+            path=str(run.host.image_file(looked.staged)),
+            expected=looked.staged,
+            found="",
+            hint="pull the image again with `bootc upgrade`",
+        )
+    run.warnings.append("an image has no fs-verity: its digest was computed instead, and matches")
+
+
+async def _tidy(run: _Run, looked: _Looked) -> None:
+    """Do what can wait until the new default is on disk; whatever fails here is a warning."""
+    host = run.host
+    try:
+        with run.steps.run("tidy", "Removing what is no longer needed", timeout_s=TIDY_TIMEOUT_S):
+            await _or_warn(run, "removing .updated", host.remove_file, host.state_dir(looked.staged) / "var/.updated")
+            await _or_warn(run, "removing unused boot files", _collect, looked)
+    except StepTimeoutError as error:
+        run.warnings.append(describe_error(error))
+    run.warnings += looked.warnings
+    run.end(Result.DONE)
+    await _or_warn(run, "writing the outcome", write_outcome, host, record_outcome(run.outcome))
+    await tell_outcome(host, run.outcome, "The staged deployment boots next", message_ids.FINALIZE_DONE)
+    run.end(Result.DONE)
+
+
+def _collect(looked: _Looked) -> None:
+    boot = looked.boot
+    if boot is not None:
+        menu = read_menu(boot.area, known=looked.survey.known, variables=boot.variables)
+        outcome = collect_garbage(boot.area, menu, known=looked.survey.with_state)
+        looked.warnings += outcome.warnings
+
+
+async def _or_warn(run: _Run, what: str, function: Callable[..., object], *args: object) -> None:
+    try:
+        await run_blocking(function, *args)
+    except (BootcFastError, OSError) as error:
+        run.warnings.append(f"{what}: {describe_error(error)}")

@@ -1,0 +1,108 @@
+"""Which deployment a rollback of a composefs host leads to, and the boot entries that takes.
+
+Source:
+    Spec commands.md, "rollback"; bootc ``bootc_composefs/rollback.rs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.entries.plan import find_rollback_target, order_after_rollback, plan_menu
+from bootc_fast.errors import BootEntryError, InvalidStateError, NoRollbackTargetError, UsageError
+from bootc_fast.report.rollback import BOOTED, PREVIOUS
+
+if TYPE_CHECKING:
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.types import VerityDigest
+
+_MIN_PREFIX_CHARS = 8
+OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
+
+
+def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> MenuPlan:
+    """Choose what boots next, check that it can, and plan the boot entries. Pure.
+
+    Args:
+        survey: The host's deployments.
+        menu: Its boot entries.
+        to: As for :func:`rollback`.
+
+    Returns:
+        The plan; its first deployment is the chosen one.
+
+    Raises:
+        NoRollbackTargetError, UsageError, InvalidStateError, BootEntryError: As :func:`rollback` does.
+    """
+    shown = menu
+    if menu.is_exchange_unfinished:
+        # bootc's exchange of the sets was cut: nothing is live, and the staged set is what was to be.
+        shown = replace(menu, entries=menu.staged, default=next(iter(menu.staged), None))
+    target = _choose_target(survey, shown, to)
+    _check_target(survey, shown, target)
+    kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
+    return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None)
+
+
+def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDigest:
+    booted = survey.booted.digest
+    order = menu.own_order
+    staged = survey.marker.digest if survey.marker else None
+    previous = find_rollback_target(menu, booted=booted, staged=staged)
+    is_queued = bool(order) and order[0] != booted
+    if to == BOOTED or (to is None and is_queued and booted in order):
+        return booted
+    if to is None or to == PREVIOUS:
+        if previous is None:
+            _refuse_incomplete(menu)
+            raise NoRollbackTargetError(
+                "choosing what to roll back to: there is no other deployment that can boot",
+                hint="`bootc-fast status` lists what is there",
+            )
+        return previous
+    return _find_named(to, survey, menu)
+
+
+def _refuse_incomplete(menu: BootMenu) -> None:
+    """Say that entries cannot be read, where it would else be said that they are not there."""
+    if not menu.is_complete:
+        unread = "; ".join(warning for warning in menu.warnings if "cannot be read" in warning)
+        raise BootEntryError(f"choosing what to roll back to: {unread}")
+
+
+def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
+    text, order = to.lower(), menu.own_order
+    found = [digest for digest in order if digest == text]
+    if not found and len(text) >= _MIN_PREFIX_CHARS:
+        found = [digest for digest in order if digest.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {text}")
+    _refuse_incomplete(menu)
+    has_state = any(one.digest.startswith(text) for one in survey.deployments) and bool(text)
+    if has_state:
+        raise NoRollbackTargetError(f"choosing what to roll back to: {text} has no boot entry")
+    raise UsageError(
+        f"choosing what to roll back to: there is no deployment {text}",
+        hint="name a digest that `bootc-fast status` shows, 'previous' or 'booted'",
+    )
+
+
+def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
+    """Refuse a target that cannot boot."""
+    if target == survey.booted.digest:
+        return
+    state = next((one for one in survey.deployments if one.digest == target), None)
+    if state is None or not state.has_image or not state.has_etc:
+        what = "state directory" if state is None else "etc" if state.has_image else "image"
+        raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing", hint=OTHER_HINT)
+    # Of two entries for one deployment the whole one counts.
+    entry = min((one for one in menu.entries if one.digest == target), key=lambda one: bool(one.missing))
+    if entry.missing:
+        names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
+        message = f"rolling back to {target[:16]}…: its boot entry names {names}, which is missing or empty"
+        raise BootEntryError(message, hint=OTHER_HINT)

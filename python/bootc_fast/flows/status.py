@@ -1,0 +1,296 @@
+"""What is booted, staged and kept, what boots next and why, and whether a staged update will be applied.
+
+Source:
+    Spec commands.md, the row ``status``.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from bootc_fast.composefs.boot_files import check_boot_files, look_boot
+from bootc_fast.composefs.container import parse_image_reference, read_image_facts
+from bootc_fast.composefs.deployments import is_etc_transient, is_read_only, list_deployments, read_booted
+from bootc_fast.composefs.etc import list_missing_changes, plan_merge
+from bootc_fast.composefs.survey import Survey, check_staged_pieces, list_images, open_image, read_marker
+from bootc_fast.errors import BootcFastError, EtcConflictError
+from bootc_fast.etc.merge import conflict_error
+from bootc_fast.flows.ostree_status import get_ostree_status
+from bootc_fast.flows.status_etc import add_rollback_etc
+from bootc_fast.flows.steps import single_error
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.systemd import find_finalize_unit
+from bootc_fast.ostree.sysroot import is_ostree_host
+from bootc_fast.report.finalize import read_outcome
+from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
+from bootc_fast.restart.prepared import read_prepared
+from bootc_fast.restart.soft import judge_soft_reboots
+from bootc_fast.text import describe_error, escape_bytes, flatten
+from bootc_fast.types import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.machine.host import Host
+    from bootc_fast.report.finalize import OutcomeRecord
+    from bootc_fast.types import Loader, VerityDigest
+
+T = TypeVar("T")
+
+_MAX_NAMED = 3
+
+COMPARE_TIMEOUT_S = 3.0
+"""Long enough for 100,000 files in /etc; nobody waits longer for a number at the edge of the screen."""
+
+
+async def get_status(
+    root: Path | str = "/",
+    *,
+    loader: Loader | None = None,
+    compare_etc: bool = False,
+    compare_timeout_s: float = COMPARE_TIMEOUT_S,
+) -> HostStatus:
+    """Find out the state of a host; writes nothing.
+
+    Whatever can be told is told: an unreadable marker, boot partition or deployment becomes a warning.
+    Cancellation: at any moment, nothing is left behind.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        loader: Wins over what the host says.
+        compare_etc: Also find out what a rollback would change in /etc; scans all of it.
+        compare_timeout_s: How long that may take; after it, the comparison is left out, with a warning.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: Which deployment is booted cannot be told.
+        UsageError: `root` is no directory.
+
+    Source:
+        Spec commands.md, the row ``status``; boot.md, "Rollback queued".
+    """
+    host = await run_blocking(open_host, root)
+    notes: list[str] = []
+    prepared = await _or_warn(notes, "what is prepared for a restart cannot be told", read_prepared, host)
+    if await run_blocking(is_ostree_host, host):
+        status = await get_ostree_status(host, compare_timeout_s=compare_timeout_s if compare_etc else None)
+        return replace(status, prepared=prepared, warnings=(*notes, *status.warnings))
+    booted = await run_blocking(read_booted, host)
+    marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)
+    deployments = await _or_warn(notes, "deployments cannot be listed", list_deployments, host) or []
+    record = await _or_warn(notes, "the last finalize cannot be told", read_outcome, host)
+    images = await _or_warn(notes, "images cannot be listed", list_images, host) or ()
+    survey = Survey(host, booted, marker, tuple(deployments), images)
+    async with AsyncExitStack() as stack:
+        boot = await _look_boot(survey, stack, notes, loader)
+        staged_status = await _judge_staged(survey, boot, stack) if marker else None
+        status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
+        if boot is not None:
+            status = await _judge_soft_reboots(status, survey, boot)
+    status = replace(status, prepared=prepared)
+    target = status.rollback
+    if target is None or not compare_etc:
+        return status
+    return await add_rollback_etc(status, lambda: _list_missing(survey, target.digest), compare_timeout_s)
+
+
+async def _list_missing(survey: Survey, target: VerityDigest) -> tuple[EtcDiffEntry, ...] | None:
+    if await run_blocking(is_etc_transient, survey.host):
+        return None
+    async with AsyncExitStack() as stack:
+        return await list_missing_changes(survey.host, survey.booted.digest, target, stack)
+
+
+async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootLook) -> HostStatus:
+    """Add to every other deployment that has a boot entry whether a soft reboot leads to it."""
+    shown = [one for one in (status.staged, status.rollback, *status.others) if one is not None]
+    verdicts = await judge_soft_reboots(survey, boot, [one.digest for one in shown if one.entry_name is not None])
+
+    def add(one: DeploymentStatus) -> DeploymentStatus:
+        return replace(one, soft_reboot=verdicts.get(one.digest))
+
+    return replace(
+        status,
+        staged=add(status.staged) if status.staged else None,
+        rollback=add(status.rollback) if status.rollback else None,
+        others=tuple(add(one) for one in status.others),
+    )
+
+
+async def _or_warn(notes: list[str], what: str, function: Callable[..., T], *args: object) -> T | None:
+    try:
+        return await run_blocking(function, *args)
+    except (BootcFastError, OSError) as error:
+        notes.append(f"{what}: {describe_error(error)}")
+        return None
+
+
+async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], loader: Loader | None) -> BootLook | None:
+    try:
+        with single_error():
+            return await look_boot(survey, stack, loader=loader, read_only=True)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        notes += [f"boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
+        return None
+
+
+async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitStack) -> StagedStatus:
+    """Try what a finalize would do, as far as it writes nothing."""
+    marker = survey.marker
+    assert marker is not None  # noqa: S101 the caller asks for a staged deployment only
+    if boot and boot.menu.default and boot.menu.default.digest == marker.digest:
+        return StagedStatus(will_be_applied=True, reasons=("it is the next boot already",), is_finalized=True)
+    reasons: list[str] = []
+    if marker.finalization_locked:
+        reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
+    hints: list[str] = []
+    for error in await _find_obstacles(survey, marker.digest, boot, stack):
+        reasons.append(_describe_obstacle(error))
+        hints += [error.hint] if isinstance(error, BootcFastError) and error.hint else []
+    runs, why = await find_finalize_unit(survey.host)
+    if runs is False:
+        reasons.append(why)
+    if reasons:
+        return StagedStatus(
+            will_be_applied=False,
+            reasons=tuple(reasons),
+            finalization_locked=marker.finalization_locked,
+            hints=tuple(dict.fromkeys(hints)),
+        )
+    return StagedStatus(will_be_applied=runs, reasons=(why,))
+
+
+async def _find_obstacles(
+    survey: Survey, staged: VerityDigest, boot: BootLook | None, stack: AsyncExitStack
+) -> list[BaseException]:
+    """Find what a finalize would fail with."""
+    try:
+        with single_error():
+            await run_blocking(check_staged_pieces, survey.host, staged)
+            if boot is not None:
+                await check_boot_files(survey, staged, boot)
+            if not await run_blocking(is_etc_transient, survey.host):
+                pristine = await open_image(survey.host, survey.booted.digest, stack)
+                new = await open_image(survey.host, staged, stack)
+                plan = await plan_merge(survey.host, pristine, new, stack)
+                if plan.has_fatal_conflicts:
+                    return [conflict_error(plan.report.conflicts)]
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        return flatten(error)
+    return []
+
+
+def _describe_obstacle(error: BaseException) -> str:
+    """One line; the first conflicts by name, since they are what has to be looked at."""
+    text = describe_error(error)
+    if not isinstance(error, EtcConflictError):
+        return text
+    names = [f"/etc/{escape_bytes(conflict.path)}" for conflict in error.conflicts[:_MAX_NAMED]]
+    more = len(error.conflicts) - len(names)
+    return f"{text}: {', '.join(names)}" + (f" and {more} more" if more else "")
+
+
+def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, DeploymentStatus]:
+    """Describe every deployment that has a state directory, an entry, or is booted or staged."""
+    entries: dict[VerityDigest, MenuEntry] = {}
+    # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
+    for entry in (*menu.entries, *menu.files) if menu else ():
+        if entry.is_own and entry.digest is not None:
+            entries.setdefault(entry.digest, entry)
+    staged_entries = {entry.digest: entry for entry in menu.staged} if menu else {}
+    states = {one.digest: one for one in survey.deployments}
+    wanted = [*entries, survey.booted.digest, *([survey.marker.digest] if survey.marker else []), *states]
+    default = menu.default.digest if menu and menu.default else None
+    needs_no_entry = {survey.booted.digest, survey.marker.digest if survey.marker else None}
+    return {
+        digest: _describe(
+            survey.host,
+            states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
+            entries.get(digest) or staged_entries.get(digest),
+            boots_next=digest == default,
+            needs_entry=menu is not None and digest not in needs_no_entry,
+        )
+        for digest in dict.fromkeys(wanted)
+    }
+
+
+def _describe(
+    host: Host, deployment: Deployment, entry: MenuEntry | None, *, boots_next: bool, needs_entry: bool
+) -> DeploymentStatus:
+    origin = deployment.origin
+    reference = origin.image_reference if origin else None
+    problems = list(deployment.problems)
+    if entry is not None and entry.missing:
+        problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
+    elif entry is None and needs_entry:
+        problems.append("it has no boot entry")
+    return DeploymentStatus(
+        digest=deployment.digest,
+        deployment=deployment,
+        image=parse_image_reference(reference) if reference else None,
+        facts=read_image_facts(host, deployment),
+        boot_type=entry.boot_type if entry else origin.boot_type if origin else None,
+        title=_text(entry.title) if entry else None,
+        version=_text(entry.version) if entry else None,
+        entry_name=entry.label if entry else None,
+        boots_next=boots_next,
+        problems=tuple(problems),
+    )
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else escape_bytes(value)
+
+
+def _arrange(
+    survey: Survey,
+    boot: BootLook | None,
+    staged_status: StagedStatus | None,
+    *,
+    record: OutcomeRecord | None,
+    notes: list[str],
+) -> HostStatus:
+    described = _describe_all(survey, boot.menu if boot else None)
+    menu = boot.menu if boot else None
+    chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
+    with_entry = dict.fromkeys(one.digest for one in menu.entries if one.is_own and one.digest) if menu else {}
+    rest = [digest for digest in with_entry if digest not in chosen]
+    stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
+    default = menu.default if menu else None
+    return HostStatus(
+        booted=described[survey.booted.digest],
+        staged=described[survey.marker.digest] if survey.marker else None,
+        rollback=described[rest[0]] if rest else None,
+        others=tuple(described[digest] for digest in [*rest[1:], *stranded]),
+        staged_status=staged_status,
+        next_boot=_next_boot(menu),
+        rollback_queued=default is not None and default.is_own and default.digest != survey.booted.digest,
+        loader=menu.loader if menu else None,
+        missing_verity_allowed=survey.booted.missing_verity_allowed,
+        last_finalize=record,
+        is_read_only=is_read_only(survey.host),
+        warnings=(*notes, *(boot.warnings if boot else ())),
+    )
+
+
+def _next_boot(menu: BootMenu | None) -> NextBoot:
+    if menu is None:
+        return NextBoot(None, None, "the boot entries cannot be read")
+    default, override = menu.default, menu.override
+    if default is None:
+        return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.value)
+    return NextBoot(
+        default.digest if default.is_own else None,
+        default.label,
+        menu.default_reason,
+        menu.rule.value,
+        None if override is None else override.kind.value,
+    )

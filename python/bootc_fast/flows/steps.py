@@ -1,0 +1,104 @@
+"""Steps of a flow: an event when one starts and ends, a time limit for each and for all."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from bootc_fast.errors import StepTimeoutError
+from bootc_fast.events import StepDone, StepStarted
+from bootc_fast.text import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from bootc_fast.events import EventSink
+
+
+class Steps:
+    """What has run, for how long, and what may still.
+
+    Args:
+        on_event: Gets the events.
+        flow: What the whole is called in errors, e.g. ``"finalizing"``.
+        timeout_s: For the whole flow, in seconds.
+    """
+
+    def __init__(self, on_event: EventSink, *, flow: str, timeout_s: float) -> None:
+        self.on_event = on_event
+        self.flow = flow
+        self.timeout_s = timeout_s
+        self.seconds: dict[str, float] = {}
+        self._interrupted: list[str] = []
+
+    @contextmanager
+    def limit_all(self) -> Generator[None]:
+        """Give the block the flow's whole time.
+
+        Raises:
+            StepTimeoutError: It was not enough; names the steps that were running.
+        """
+        with anyio.move_on_after(self.timeout_s) as scope:
+            yield
+        if scope.cancelled_caught:
+            interrupted = self._interrupted
+            where = f" (while at: {', '.join(interrupted)})" if interrupted else ""
+            raise StepTimeoutError(
+                f"{self.flow}: not done after {self.timeout_s:g} s{where}",
+                step=interrupted[0] if interrupted else "",
+                timeout_s=self.timeout_s,
+                hint="give it more time with --timeout",
+            )
+
+    @contextmanager
+    def run(self, name: str, message: str, *, timeout_s: float) -> Generator[None]:
+        """Run the block as a step.
+
+        Cancellation: passes; no ``StepDone`` is sent then.
+
+        Args:
+            name: For events and ``phase_s``.
+            message: For people, e.g. ``"Reading boot entries"``.
+            timeout_s: For this step, in seconds.
+
+        Raises:
+            StepTimeoutError: The step took longer.
+        """
+        self.on_event(StepStarted(name, message))
+        started = anyio.current_time()
+        try:
+            with anyio.move_on_after(timeout_s) as scope:
+                yield
+            if scope.cancelled_caught:
+                raise StepTimeoutError(
+                    f"{self.flow}: step '{name}' took longer than {timeout_s:g} s", step=name, timeout_s=timeout_s
+                )
+        except BaseException as error:
+            # Trio wraps the cancellations of a nursery's tasks in a group.
+            if any(isinstance(leaf, anyio.get_cancelled_exc_class()) for leaf in flatten(error)):
+                self._interrupted.append(name)
+            raise
+        finally:
+            self.seconds[name] = anyio.current_time() - started
+        self.on_event(StepDone(name, self.seconds[name]))
+
+
+@contextmanager
+def single_error() -> Generator[None]:
+    """Let the only error of a task group leave as itself; several leave as their group.
+
+    The group itself stays its ``__context__``; its own cause and notes are kept.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        leaves = flatten(group)
+        if len(leaves) != 1:
+            raise
+        leaf = leaves[0]
+    else:
+        return
+    cause = leaf.__cause__
+    raise leaf from cause

@@ -1,0 +1,1 @@
+"""The other kind of host: deployments of commits, through libostree."""

@@ -1,0 +1,80 @@
+"""What a rollback did, on composefs and ostree hosts alike, and the marker by which others hear of it.
+
+Source:
+    Spec commands.md, "rollback"; bootc ``deploy.rs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast.errors import InvalidStateError
+
+if TYPE_CHECKING:
+    from bootc_fast.machine.host import Host
+    from bootc_fast.restart.ways import RestartWay
+    from bootc_fast.types import VerityDigest
+
+PREVIOUS = "previous"
+BOOTED = "booted"
+
+REBOOT_TEXT = "bootc: Reboot required for image: "
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackOutcome:
+    """What a rollback did, or with ``dry_run`` would do.
+
+    Attributes:
+        booted: The deployment that runs.
+        next_boot: The deployment that boots next.
+        is_revert: The booted deployment boots next: a queued rollback was undone.
+        is_changed: The boot order was, or would be, another one than before.
+        dropped_staged: The staged deployment that was dropped; None where none was.
+        image_reference: Of the next boot's origin.
+        manifest_digest: Of the next boot's origin.
+        etc_changes_missing: How many local changes of the running /etc the next boot's /etc does not have; None where
+            that cannot be told, or where the booted deployment boots next.
+        entry_name: File name of the entry that the loader takes first.
+        dry_run: Nothing was written.
+        restart: The way into the next boot that was asked for, e.g. ``"soft-reboot"``; None where none was, or where
+            the booted deployment boots next.
+        restart_notes: Why it is no faster way, or none.
+        warnings: Everything odd.
+        is_ostree: The deployments are ostree's: ``<commit>.<serial>`` instead of digests.
+    """
+
+    booted: VerityDigest
+    next_boot: VerityDigest
+    is_revert: bool
+    is_changed: bool
+    dropped_staged: VerityDigest | None = None
+    image_reference: str | None = None
+    manifest_digest: str | None = None
+    etc_changes_missing: int | None = None
+    entry_name: str | None = None
+    dry_run: bool = False
+    restart: RestartWay | None = None
+    restart_notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    is_ostree: bool = False
+
+
+def note_reboot(host: Host, outcome: RollbackOutcome) -> None:
+    """Leave, or take away, the marker by which others know that a reboot is wanted; blocks."""
+    if outcome.is_revert:
+        # What runs boots next: whoever waits for this marker has nothing to reboot for any more.
+        _remove_reboot_marker(host)
+    else:
+        text = REBOOT_TEXT + (outcome.manifest_digest or outcome.next_boot)
+        host.write_file(host.reboot_marker, text.encode())
+
+
+def _remove_reboot_marker(host: Host) -> None:
+    try:
+        text = host.read_bytes(host.reboot_marker)
+    except (OSError, InvalidStateError):
+        return
+    if text.startswith(REBOOT_TEXT.encode()):
+        host.remove_file(host.reboot_marker)

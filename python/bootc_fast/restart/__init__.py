@@ -1,0 +1,1 @@
+"""Ways into another deployment around the firmware: soft reboot, kexec."""
