@@ -11,7 +11,8 @@ from vm import machine
 from vm.grub import make_image
 from vm.tables import make_equal_table, make_grub_table, parse_table
 
-from bootc_fast.boot.loaders.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders import grub_upstream
+from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def menu(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def _titles(table: dict[str, bytes]) -> list[str]:
-    return [(entry.title or b"").decode() for entry in sort_entries(parse_table(table), OrderRule.GRUB_UPSTREAM)]
+    return [(entry.title or b"").decode() for entry in sort_entries(parse_table(table), grub_upstream.RULE)]
 
 
 def test_grub_shows_the_entries_that_we_say_it_shows(menu: list[str]) -> None:

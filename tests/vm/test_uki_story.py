@@ -18,7 +18,8 @@ from vm.secure_boot import add_arguments, make_keys, sign_in_place, write_enrolm
 from vm.story import SYSTEMD_BOOT, Story, play, prepare_host, prepare_tree
 from vm.tables import KERNEL, make_systemd_table, parse_table
 
-from bootc_fast.boot.loaders.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders import systemd_boot
+from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.lab.rootfs import STUB_NAME
 from bootc_fast.types import Loader
 
@@ -69,7 +70,7 @@ def _loader(story: Story, number: int, name: str = "loader") -> dict[str, object
 
 
 def _table_ids() -> list[str]:
-    entries = sort_entries(parse_table(make_systemd_table()), OrderRule.SYSTEMD_BOOT)
+    entries = sort_entries(parse_table(make_systemd_table()), systemd_boot.RULE)
     return [entry.loader_id.decode() for entry in entries]
 
 

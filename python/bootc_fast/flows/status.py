@@ -286,11 +286,11 @@ def _next_boot(menu: BootMenu | None) -> NextBoot:
         return NextBoot(None, None, "the boot entries cannot be read")
     default, override = menu.default, menu.override
     if default is None:
-        return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.value)
+        return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.name)
     return NextBoot(
         default.digest if default.is_own else None,
         default.label,
         menu.default_reason,
-        menu.rule.value,
+        menu.rule.name,
         None if override is None else override.kind.value,
     )

@@ -11,8 +11,9 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.etc.render import encode_entries
-from bootc_fast.types import BootType, Loader
+from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
     from bootc_fast.composefs.container import ImageFacts, ImageName
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 API_VERSION = "org.containers.bootc/v1"
 KIND = "BootcHost"
 
-_BOOTLOADERS = {Loader.SYSTEMD_BOOT: "systemd", Loader.GRUB: "grub", Loader.GRUB_CC: "grub-cc", None: "none"}
 _BOOT_TYPES = {BootType.BLS: "Bls", BootType.UKI: "Uki"}
 # By libostree's name of how /usr was unlocked.
 _USR_OVERLAYS = {
@@ -119,7 +119,7 @@ def _backend(one: DeploymentStatus, status: HostStatus) -> Document:
         "composefs": {
             "verity": one.digest,
             "bootType": _BOOT_TYPES[one.boot_type or BootType.BLS],
-            "bootloader": _BOOTLOADERS[status.loader],
+            "bootloader": "none" if status.loader is None else record_of(status.loader).status_name,
             "bootDigest": origin.boot_digest if origin else None,
             "missingVerityAllowed": status.missing_verity_allowed,
         },

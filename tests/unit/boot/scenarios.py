@@ -9,8 +9,9 @@ from bootc_fast.boot.entries.menu import BootMenu, read_volumes
 from bootc_fast.boot.entries.plan import MenuPlan, order_after_finalize, order_after_rollback, plan_menu
 from bootc_fast.boot.entries.publish import PublishOutcome, publish_volumes
 from bootc_fast.boot.loaders.entry import MenuEntry, parse_entry, replace_sort_key
-from bootc_fast.boot.loaders.grub import parse_user_cfg
-from bootc_fast.boot.loaders.order import rules_of, sort_entries
+from bootc_fast.boot.loaders.order import sort_entries
+from bootc_fast.boot.loaders.table import record_of
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def find_boots(model: FatModel, scenario: Scenario) -> list[MenuEntry | None]:
         except OSError:
             chunks = []
     picked: list[MenuEntry | None] = []
-    for rule in rules_of(scenario.loader):
+    for rule in record_of(scenario.loader).rules:
         shown = [*chunks, *sort_entries(entries, rule)]
         picked.append(next((entry for entry in shown if entry.is_own), None))
     return picked

@@ -27,16 +27,17 @@ from bootc_fast.boot.area.disks import (
     find_extended_boot,
     parse_lsblk,
 )
-from bootc_fast.boot.efi.firmware import LoaderEvidence, choose_loader, read_loader_variables
+from bootc_fast.boot.efi.firmware import read_loader_variables
+from bootc_fast.boot.loaders.table import LoaderEvidence, choose_loader, record_of
 from bootc_fast.errors import CommandError, EspError, FileSystemError, InvalidStateError, MountError
 from bootc_fast.machine import mounts
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
-from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from bootc_fast.machine.host import Host
+    from bootc_fast.types import Loader
 
 _ENTRIES = ("loader/entries", "loader/entries.staged")
 _STDERR_TAIL_BYTES = 2000
@@ -247,7 +248,7 @@ def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None) -> B
     if loader is None:
         loader, warnings = choose_loader(info, _read_evidence(opened))
     warnings = (*warnings, *opened.warnings)
-    if loader is Loader.GRUB:
+    if not record_of(loader).is_on_esp:
         if opened.boot_fd is None:
             raise opened.boot_error or EspError(
                 "opening the boot directory: there is neither a /boot nor a /sysroot/boot",

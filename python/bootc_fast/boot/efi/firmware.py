@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError
-from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -307,54 +306,3 @@ def _write_efivarfs(host: Host, path: Path, data: bytes | None) -> None:
         os.write(fd, data)
     finally:
         os.close(fd)
-
-
-@dataclass(frozen=True, slots=True)
-class LoaderEvidence:
-    """What is on disk that tells the loader.
-
-    Attributes:
-        esp_has_entries: ``loader/entries`` or ``loader/entries.staged`` on the ESP.
-        boot_has_grub: ``grub2`` or ``grub`` in the boot directory.
-        boot_has_entries: ``loader/entries`` or ``loader/entries.staged`` in a boot directory that is not the ESP.
-    """
-
-    esp_has_entries: bool
-    boot_has_grub: bool
-    boot_has_entries: bool
-
-
-def parse_loader_info(info: str | None) -> Loader:
-    """Tell the loader from ``LoaderInfo``.
-
-    Source:
-        Spec host.md, "Boot loader".
-    """
-    text = (info or "").lower()
-    if "systemd-boot" in text:
-        return Loader.SYSTEMD_BOOT
-    return Loader.GRUB_CC if "grub cc" in text else Loader.GRUB
-
-
-def choose_loader(info: str | None, evidence: LoaderEvidence) -> tuple[Loader, tuple[str, ...]]:
-    """Decide which loader boots this host: the variable is a hint, what is on disk confirms it.
-
-    Where they disagree, what is on disk wins: entries that are written where no loader's files are would never be
-    read. (A loader that starts another one leaves its own name in the variable.)
-
-    Returns:
-        The loader, and warnings about a disagreement.
-    """
-    hinted = parse_loader_info(info)
-    said = f"LoaderInfo says {info!r}" if info is not None else "there is no LoaderInfo, which means GRUB"
-    has_grub = evidence.boot_has_grub or evidence.boot_has_entries
-    hint = "--bootloader overrides"
-    if hinted is Loader.GRUB:
-        if has_grub or not evidence.esp_has_entries:
-            return hinted, ()
-        found = "only the ESP has boot entries: taking systemd-boot"
-        return Loader.SYSTEMD_BOOT, (f"boot loader: {said}, but {found} ({hint})",)
-    if evidence.esp_has_entries or not has_grub:
-        return hinted, ()
-    found = "the ESP has no loader/entries and the boot directory has GRUB's files: taking GRUB"
-    return Loader.GRUB, (f"boot loader: {said}, but {found} ({hint})",)

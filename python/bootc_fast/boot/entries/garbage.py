@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
-from bootc_fast.types import Loader, VerityDigest
+from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from bootc_fast.boot.area.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.entries.menu import BootMenu
-
-KERNEL_DIRECTORY = b"EFI/Linux"
-"""Where kernels' directories are on an ESP; a GRUB host has them at the boot directory's root."""
 
 GONE_PREFIX = b"bootc-fast-gone-"
 """Put before the name of a directory that is being removed: one with an initrd and no kernel breaks bootc."""
@@ -137,7 +134,7 @@ def collect_volumes(
     if not menu.is_complete:
         return GarbageOutcome(warnings=("boot files are left as they are: not all boot entries could be read",))
     run = _Collection(list_named_paths(menu), frozenset(known))
-    run.collect(boot, b"" if menu.loader is Loader.GRUB else KERNEL_DIRECTORY, is_for_ukis=False)
+    run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)
     for path in UKI_DIRECTORIES if esp is not None else ():
         if esp is not None:
             run.collect(esp, path, is_for_ukis=True)

@@ -17,19 +17,20 @@ from bootc_fast.boot.entries.reader import (
     StagedRename,
     find_rule,
 )
-from bootc_fast.boot.loaders.grub import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
-from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys, find_version_without_uki_key
-from bootc_fast.boot.loaders.order import OrderRule, sort_entries
+from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
+from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, find_default
+from bootc_fast.boot.loaders.table import record_of
+from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import FileSystemError
-from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from bootc_fast.boot.area.directory import Area, BootVolume
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.types import VerityDigest
+    from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
+    from bootc_fast.types import Loader, VerityDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class BootMenu:
     """
 
     loader: Loader
-    rule: OrderRule
+    rule: LoaderRule
     form: str
     entries: tuple[MenuEntry, ...]
     staged: tuple[MenuEntry, ...]
@@ -91,6 +92,11 @@ class BootMenu:
     knows_uki_key: bool = True
 
     @property
+    def record(self) -> LoaderRecord:
+        """What is to be known about the loader."""
+        return record_of(self.loader)
+
+    @property
     def own_order(self) -> tuple[VerityDigest, ...]:
         """Our deployments in the loader's order, the default first, each once."""
         shown = [entry for entry in self.entries if entry.is_own and entry.digest is not None]
@@ -99,7 +105,7 @@ class BootMenu:
         return tuple(dict.fromkeys(entry.digest for entry in shown if entry.digest is not None))
 
 
-def sort_menu(chunks: Sequence[Chunk], files: Sequence[MenuEntry], rule: OrderRule) -> tuple[MenuEntry, ...]:
+def sort_menu(chunks: Sequence[Chunk], files: Sequence[MenuEntry], rule: LoaderRule) -> tuple[MenuEntry, ...]:
     """Return the menu: GRUB reads user.cfg before it reads the entries."""
     menuentries = [chunk.entry for chunk in chunks if chunk.entry is not None]
     return (*menuentries, *sort_entries(files, rule))
@@ -119,7 +125,7 @@ def read_volumes(
         OSError: A directory cannot be listed.
     """
     reader = MenuReader(boot, esp, frozenset(known))
-    rule = find_rule(boot, loader)
+    record, rule = record_of(loader), find_rule(boot, loader)
     renames = reader.find_renames()
     available = frozenset(b"/" + item.directory.lower() + b"/" + item.new.lower() for item in renames)
     live = reader.read_set(ENTRIES)
@@ -127,11 +133,11 @@ def read_volumes(
     staged = reader.read_set(STAGED_ENTRIES)
     files = [reader.find_missing(entry, available) for entry in live[0]] if live else []
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
-    chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, loader, available)
+    chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, record, available)
     entries = sort_menu(chunks, files, rule)
     overrides = reader.read_overrides(rule, variables)
     choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
-    old_version = find_version_without_uki_key(variables) if loader is Loader.SYSTEMD_BOOT else None
+    old_version = record.find_version_without_uki_key(variables.info if variables is not None else None)
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
     return BootMenu(
@@ -183,9 +189,9 @@ def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ..
 
 
 def _read_user_cfg(
-    reader: MenuReader, loader: Loader, available: frozenset[bytes]
+    reader: MenuReader, record: LoaderRecord, available: frozenset[bytes]
 ) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...], bytes | None, bool]:
-    if loader is not Loader.GRUB:
+    if not record.has_user_cfg:
         return (), (), None, False
     live = reader.read_optional(GRUB_DIRECTORY, USER_CFG, MAX_USER_CFG_BYTES)
     staged = reader.read_optional(GRUB_DIRECTORY, USER_CFG_STAGED, MAX_USER_CFG_BYTES)

@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import replace_file
-from bootc_fast.boot.entries.reader import GRUB_DIRECTORY, GRUBENV, LOADER_CONF, LOADER_DIRECTORY
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES
-from bootc_fast.boot.loaders.override import (
-    CONF_KEYS,
-    LoaderOverride,
-    OverrideKind,
-    replace_grubenv_value,
-    replace_loader_conf,
-)
+from bootc_fast.boot.loaders.grubenv import GRUBENV_KEYS, replace_grubenv_value
+from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind
+from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS, replace_loader_conf
 
 if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import BootVolume
     from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.record import LoaderRule
 
 _VARIABLES = (OverrideKind.ONE_SHOT, OverrideKind.PREFERRED_VARIABLE, OverrideKind.DEFAULT_VARIABLE)
 
@@ -32,8 +28,7 @@ def move_override(
     override: LoaderOverride,
     default: MenuEntry,
     set_variable: VariableSetter | None,
-    *,
-    grub: bytes = GRUB_DIRECTORY,
+    rule: LoaderRule,
 ) -> list[str]:
     """Write the new default's name where `override` stands.
 
@@ -42,7 +37,7 @@ def move_override(
         override: What named an entry that goes.
         default: What it is to name.
         set_variable: Sets an EFI variable; None where that cannot be done.
-        grub: The directory of GRUB's environment block.
+        rule: Whose override it is.
 
     Returns:
         Why it was left, in words; empty where it was changed.
@@ -53,18 +48,17 @@ def move_override(
     if override.kind in _VARIABLES:
         if set_variable is None:
             return [f"{override.kind.value} still names an entry that is gone"]
-        set_variable(override.kind, default.loader_id)
+        set_variable(override.kind, rule.identify(default))
         return []
-    if override.kind in CONF_KEYS:
-        with opened(boot, LOADER_DIRECTORY) as directory:
-            raw = directory.read(LOADER_CONF, MAX_ENTRY_BYTES)
-            replace_file(directory, LOADER_CONF, replace_loader_conf(raw, default.loader_id, CONF_KEYS[override.kind]))
-        return []
-    key = b"next_entry" if override.kind is OverrideKind.GRUB_NEXT else b"saved_entry"
-    with opened(boot, grub) as directory:
-        block = replace_grubenv_value(directory.read(GRUBENV, MAX_ENTRY_BYTES), key, default.grub_id)
+    with opened(boot, rule.home) as directory:
+        raw = directory.read(rule.settings, MAX_ENTRY_BYTES)
+        if override.kind in CONF_KEYS:
+            changed = replace_loader_conf(raw, rule.identify(default), CONF_KEYS[override.kind])
+            replace_file(directory, rule.settings, changed)
+            return []
+        block = replace_grubenv_value(raw, GRUBENV_KEYS[override.kind], rule.identify(default))
         if block is None:
             return [f"{override.kind.value}: the new value does not fit"]
         # In place: GRUB finds the block by its sectors, and a torn one picks nothing.
-        directory.overwrite(GRUBENV, block)
+        directory.overwrite(rule.settings, block)
     return []

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key
-from bootc_fast.boot.loaders.order import OrderRule, compare_entries, rules_of
+from bootc_fast.boot.loaders.table import RULES, record_of
 from bootc_fast.errors import BootEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from bootc_fast.boot.loaders.record import LoaderRule
     from bootc_fast.types import Loader
 
 MAX_GENERATION = 99_999_999
@@ -66,8 +67,8 @@ class NameMaker:
         )
 
 
-def _outranks(entry: MenuEntry, others: Sequence[MenuEntry], rules: Sequence[OrderRule]) -> bool:
-    return all(compare_entries(entry, other, rule) < 0 for other in others for rule in rules)
+def _outranks(entry: MenuEntry, others: Sequence[MenuEntry], rules: Sequence[LoaderRule]) -> bool:
+    return all(rule.compare(entry, other) < 0 for other in others for rule in rules)
 
 
 def choose_names(
@@ -89,7 +90,7 @@ def choose_names(
     generation = 1 + max(found, default=0)
     if generation >= MAX_GENERATION:
         raise BootEntryError(f"the boot entries' generation number {generation - 1} is the last one")
-    for rules in (tuple(OrderRule), rules_of(loader)):
+    for rules in (RULES, record_of(loader).rules):
         for file_prefix in _FILE_PREFIXES:
             for key_prefix in _KEY_PREFIXES:
                 maker = NameMaker(file_prefix, key_prefix, generation)

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.entries.menu import BootMenu, sort_menu
 from bootc_fast.boot.entries.naming import choose_names
 from bootc_fast.boot.loaders.entry import parse_entry, rename_key, replace_sort_key
-from bootc_fast.boot.loaders.grub import parse_user_cfg, render_user_cfg
-from bootc_fast.boot.loaders.order import compare_entries, is_shown, rules_of
 from bootc_fast.boot.loaders.override import find_default
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
-from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -75,8 +73,8 @@ def _short(digest: VerityDigest) -> str:
 
 
 def _is_usable(entry: MenuEntry, menu: BootMenu) -> bool:
-    rules = rules_of(menu.loader)
-    return entry.menu_id is not None or any(is_shown(replace(entry, missing=()), rule) for rule in rules)
+    bare = replace(entry, missing=())
+    return entry.menu_id is not None or any(rule.shows(bare) for rule in menu.record.rules)
 
 
 def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
@@ -182,7 +180,7 @@ def _find_picked(menu: BootMenu) -> frozenset[bytes]:
 def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
     """How many of the wanted entries, from the end, can keep their files as they are."""
     live = {entry.file_name: entry for entry in menu.files}
-    rules = rules_of(menu.loader)
+    rules = menu.record.rules
     by_digest: dict[VerityDigest | None, int] = {}
     for entry in _own_files(menu):
         by_digest[entry.digest] = by_digest.get(entry.digest, 0) + 1
@@ -194,14 +192,14 @@ def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
         if entry.file_name in picked and entry is not wanted[0]:
             break
         is_live = live.get(entry.file_name) == entry and by_digest[entry.digest] == 1
-        if not is_live or not all(is_shown(replace(entry, missing=()), rule) for rule in rules):
+        if not is_live or not all(rule.shows(replace(entry, missing=())) for rule in rules):
             break
-        if below is not None and any(compare_entries(entry, below, rule) >= 0 for rule in rules):
+        if below is not None and any(rule.compare(entry, below) >= 0 for rule in rules):
             break
         kept, below = kept + 1, entry
     if kept == len(wanted) and kept:
         others = [entry for entry in _own_files(menu) if entry.file_name != wanted[0].file_name]
-        if any(compare_entries(wanted[0], other, rule) >= 0 for other in others for rule in rules):
+        if any(rule.compare(wanted[0], other) >= 0 for other in others for rule in rules):
             kept -= 1
     return kept
 
@@ -215,12 +213,12 @@ def _check_result(files: Sequence[MenuEntry], chunks_raw: bytes, wanted: Sequenc
     known = {entry.digest for entry in wanted if entry.digest is not None}
     chunks = parse_user_cfg(chunks_raw, known=known)
     warning = ""
-    for rule in rules_of(menu.loader):
+    for rule in menu.record.rules:
         shown = sort_menu(chunks, files, rule)
         first = next((entry for entry in shown if entry.is_own), None)
         if first is None or first.digest != wanted[0].digest:
             label = "nothing" if first is None else first.label
-            raise BootEntryError(f"planning the boot entries: {rule.value} would boot {label}, not {wanted[0].label}")
+            raise BootEntryError(f"planning the boot entries: {rule.name} would boot {label}, not {wanted[0].label}")
         if shown[0] is not first and rule is menu.rule:
             warning = f"the loader boots {shown[0].label} first, which is not of this host"
     return warning
@@ -308,7 +306,7 @@ def _sort_renames(renames: Collection[StagedRename]) -> tuple[StagedRename, ...]
 
 
 def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | None:
-    if menu.loader is not Loader.GRUB:
+    if not menu.record.has_user_cfg:
         return None
     if menu.is_user_cfg_unread and menuentries:
         raise BootEntryError(

@@ -52,10 +52,8 @@ from bootc_fast.boot.entries.reader import (
     STAGED_ENTRIES,
     USER_CFG,
     USER_CFG_STAGED,
-    grub_directory,
 )
-from bootc_fast.boot.loaders.grub import MAX_USER_CFG_BYTES
-from bootc_fast.boot.loaders.order import rules_of
+from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.machine import native
 
@@ -208,11 +206,11 @@ class _Publication:
         is_user_cfg_pending = self.plan.user_cfg is not None and not self.is_user_cfg_new
         if is_user_cfg_pending:
             return
-        for rule in rules_of(menu.loader):
+        for rule in menu.record.rules:
             first = next((entry for entry in sort_menu(menu.chunks, menu.files, rule) if entry.is_own), None)
             if first is None or first.digest != self.plan.order[0] or first.missing:
                 label = "nothing" if first is None else first.label
-                raise BootEntryError(f"after writing, {rule.value} would boot {label}, not {self.plan.default.label}")
+                raise BootEntryError(f"after writing, {rule.name} would boot {label}, not {self.plan.default.label}")
 
     def replace_user_cfg(self) -> None:
         """Step 6."""
@@ -252,7 +250,7 @@ class _Publication:
         for override in self.plan.moved_overrides:
             try:
                 self.warnings += move_override(
-                    self.boot, override, self.plan.default, self.set_variable, grub=grub_directory(self.menu.rule)
+                    self.boot, override, self.plan.default, self.set_variable, self.menu.rule
                 )
             except OSError as error:
                 self.warnings.append(f"changing {override.kind.value}: {error.strerror or error}")

@@ -8,28 +8,24 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
-from bootc_fast.boot.loaders.order import OrderRule, rules_of
-from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside, collect_overrides, find_outside
+from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside
+from bootc_fast.boot.loaders.table import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
+    from bootc_fast.boot.loaders.record import LoaderRule
     from bootc_fast.types import Loader, VerityDigest
 
 ENTRIES = b"loader/entries"
 STAGED_ENTRIES = b"loader/entries.staged"
-LOADER_DIRECTORY = b"loader"
-LOADER_CONF = b"loader.conf"
 GRUB_DIRECTORY = b"grub2"
-GRUB_UPSTREAM_DIRECTORY = b"grub"
+"""Where bootc writes ``user.cfg``, whatever the GRUB."""
+
 USER_CFG = b"user.cfg"
 USER_CFG_STAGED = b"user.cfg.staged"
-GRUBENV = b"grubenv"
-IMAGE_DIRECTORY = b"EFI/Linux"
-"""systemd-boot shows every UKI in it, with or without an entry file."""
-
-UKI_DIRECTORIES = (b"EFI/Linux/bootc", IMAGE_DIRECTORY)
+UKI_DIRECTORIES = (b"EFI/Linux/bootc", b"EFI/Linux")
 
 OWN_NAME = re.compile(rb"(?:bootc[_-]|bootd-|zz_bootc-).*\.conf", re.DOTALL | re.IGNORECASE)
 """Names that bootc and we give to entries: a file that says nothing else about itself is ours by such a name."""
@@ -76,7 +72,13 @@ class MenuReader:
     unread: list[bytes] = field(default_factory=list)
 
     def read_file(
-        self, directory: BootDirectory, name: bytes, max_bytes: int, *, what: str = "boot entry file"
+        self,
+        directory: BootDirectory,
+        name: bytes,
+        max_bytes: int,
+        *,
+        what: str = "boot entry file",
+        is_setting: bool = False,
     ) -> bytes | None:
         """Read a file; a warning and None where that fails, None where it is absent."""
         try:
@@ -84,18 +86,18 @@ class MenuReader:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.is_complete = self.is_complete and name in (LOADER_CONF, GRUBENV)
+            self.is_complete = self.is_complete and is_setting
             self.unread.append(name)
             self.warnings.append(f"{what} {show_name(name)} cannot be read: {error.strerror or error}")
             return None
 
-    def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
-        """Read a file in a directory that may be absent."""
+    def read_optional(self, path: bytes, name: bytes, max_bytes: int, *, is_setting: bool = False) -> bytes | None:
+        """Read a file in a directory that may be absent; a setting names no boot files, so that it may be unread."""
         directory = self.boot.open_directory(path)
         if directory is None:
             return None
         with closing(directory):
-            return self.read_file(directory, name, max_bytes, what="the loader's")
+            return self.read_file(directory, name, max_bytes, what="the loader's", is_setting=is_setting)
 
     def read_set(self, path: bytes) -> tuple[list[MenuEntry], list[bytes]] | None:
         """Read a directory of entries: the entries, and all names. None where it is absent."""
@@ -123,23 +125,22 @@ class MenuReader:
                 self.torn.append(name)
         return entry
 
-    def read_overrides(self, rule: OrderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
+    def read_overrides(self, rule: LoaderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
         """Read everything that picks another entry than the first."""
-        conf = self.read_optional(LOADER_DIRECTORY, LOADER_CONF, MAX_ENTRY_BYTES)
-        grubenv = self.read_optional(grub_directory(rule), GRUBENV, MAX_ENTRY_BYTES)
-        return collect_overrides(rule, variables=variables, loader_conf=conf, grubenv=grubenv)
+        settings = self.read_optional(rule.home, rule.settings, MAX_ENTRY_BYTES, is_setting=True)
+        return rule.collect_overrides(settings, variables)
 
     def find_outside(
-        self, rule: OrderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
+        self, rule: LoaderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
     ) -> Outside:
         """Tell what systemd-boot shows that is no entry file."""
-        if rule is not OrderRule.SYSTEMD_BOOT:
+        if rule.image_directory is None:
             return Outside()
-        directory = self.boot.open_directory(IMAGE_DIRECTORY)
+        directory = self.boot.open_directory(rule.image_directory)
         if directory is None:
-            return find_outside((), variables, overrides, OWN_NAME)
+            return rule.find_outside((), variables, overrides, OWN_NAME)
         with closing(directory):
-            return find_outside(directory.list_names(), variables, overrides, OWN_NAME)
+            return rule.find_outside(directory.list_names(), variables, overrides, OWN_NAME)
 
     def find_missing(self, entry: MenuEntry, available: frozenset[bytes]) -> MenuEntry:
         """Fill in which of the entry's files are not there or empty."""
@@ -210,19 +211,12 @@ def _staged_names(path: bytes, names: Sequence[bytes]) -> list[StagedRename]:
     return found
 
 
-def grub_directory(rule: OrderRule) -> bytes:
-    """Where GRUB has its environment block."""
-    return GRUB_UPSTREAM_DIRECTORY if rule is OrderRule.GRUB_UPSTREAM else GRUB_DIRECTORY
-
-
-def find_rule(boot: BootVolume, loader: Loader) -> OrderRule:
-    """Fedora and its kin keep GRUB in ``grub2``, upstream in ``grub``."""
-    rules = rules_of(loader)
-    if len(rules) == 1:
-        return rules[0]
-    for name, rule in ((GRUB_DIRECTORY, OrderRule.GRUB_FEDORA), (GRUB_UPSTREAM_DIRECTORY, OrderRule.GRUB_UPSTREAM)):
-        directory = boot.open_directory(name)
+def find_rule(boot: BootVolume, loader: Loader) -> LoaderRule:
+    """Tell which build of the loader it is: Fedora and its kin keep GRUB in ``grub2``, upstream in ``grub``."""
+    rules = record_of(loader).rules
+    for rule in rules if len(rules) > 1 else ():
+        directory = boot.open_directory(rule.home)
         if directory is not None:
             directory.close()
             return rule
-    return OrderRule.GRUB_FEDORA
+    return rules[0]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders.order import OrderRule, find_dropped
+from bootc_fast.boot.loaders.order import find_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.boot.loaders.override import DefaultChoice, LoaderVariables
-
-_SYSTEMD_BOOT = re.compile(r"systemd-boot (\d{1,4})\b")
-_FIRST_WITH_UKI_KEY = 258
+    from bootc_fast.boot.loaders.override import DefaultChoice
+    from bootc_fast.boot.loaders.record import LoaderRule
 
 
 def find_oddities(
-    entries: Sequence[MenuEntry], files: Sequence[MenuEntry], rule: OrderRule, choice: DefaultChoice
+    entries: Sequence[MenuEntry], files: Sequence[MenuEntry], rule: LoaderRule, choice: DefaultChoice
 ) -> list[str]:
     """Tell names that GRUB takes for equal, files of our entries that are missing, and a foreign default.
 
@@ -28,9 +25,8 @@ def find_oddities(
         rule: The loader's.
         choice: What it boots, and why.
     """
-    fate = "drops" if rule is OrderRule.GRUB_FEDORA else "stops reading entries at"
     found = [
-        f"{rule.value} {fate} {entry.label}: its name compares equal to another one's"
+        f"{rule.name} {rule.fate_of_equals} {entry.label}: its name compares equal to another one's"
         for entry in find_dropped(files, rule)
     ]
     found += [
@@ -42,12 +38,6 @@ def find_oddities(
     if choice.entry is not None and not choice.entry.is_own:
         found.append(f"the loader boots {choice.entry.label} first, which is not of this host ({choice.reason})")
     return found
-
-
-def find_version_without_uki_key(variables: LoaderVariables | None) -> str | None:
-    """Return the version of the running systemd-boot where it does not know the key ``uki``, else None."""
-    running = _SYSTEMD_BOOT.match((variables.info or "") if variables is not None else "")
-    return running[1] if running is not None and int(running[1]) < _FIRST_WITH_UKI_KEY else None
 
 
 def find_unknown_keys(files: Sequence[MenuEntry], version: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""boot/firmware.py: EFI variables and the choice of the loader (spec host.md)."""
+"""boot/firmware.py: EFI variables (spec host.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from bootc_fast.boot.efi import firmware
 from bootc_fast.errors import BootEntryError, InvalidStateError
-from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,34 +127,3 @@ def test_a_loader_variable_is_written_read_back_and_removed(tmp_path: Path) -> N
 def test_a_variable_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BootEntryError, match="LoaderEntryDefault: writing"):
         firmware.write_loader_variable(make_host(tmp_path), "LoaderEntryDefault", "x")
-
-
-NOTHING = firmware.LoaderEvidence(esp_has_entries=False, boot_has_grub=False, boot_has_entries=False)
-ON_ESP = firmware.LoaderEvidence(esp_has_entries=True, boot_has_grub=False, boot_has_entries=False)
-GRUB = firmware.LoaderEvidence(esp_has_entries=False, boot_has_grub=True, boot_has_entries=True)
-BOTH = firmware.LoaderEvidence(esp_has_entries=True, boot_has_grub=True, boot_has_entries=True)
-
-
-@pytest.mark.parametrize(
-    ("info", "evidence", "loader", "is_reported"),
-    [
-        ("systemd-boot 257", ON_ESP, Loader.SYSTEMD_BOOT, False),
-        ("systemd-boot 257", BOTH, Loader.SYSTEMD_BOOT, False),
-        ("systemd-boot 257", NOTHING, Loader.SYSTEMD_BOOT, False),
-        ("systemd-boot 257", GRUB, Loader.GRUB, True),
-        ("GRUB CC 1", ON_ESP, Loader.GRUB_CC, False),
-        ("GRUB 2.12", GRUB, Loader.GRUB, False),
-        ("GRUB 2.12", ON_ESP, Loader.SYSTEMD_BOOT, True),
-        ("something else", BOTH, Loader.GRUB, False),
-        (None, GRUB, Loader.GRUB, False),
-        (None, BOTH, Loader.GRUB, False),
-        (None, NOTHING, Loader.GRUB, False),
-        (None, ON_ESP, Loader.SYSTEMD_BOOT, True),
-    ],
-)
-def test_the_variable_is_a_hint_that_the_disk_confirms(
-    info: str | None, evidence: firmware.LoaderEvidence, loader: Loader, *, is_reported: bool
-) -> None:
-    chosen, warnings = firmware.choose_loader(info, evidence)
-    assert chosen is loader
-    assert bool(warnings) is is_reported

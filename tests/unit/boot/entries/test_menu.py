@@ -14,8 +14,9 @@ from unit.boot.scenarios import HEADER, KNOWN, A, B, bls_text, kernel_directory,
 from bootc_fast.boot.efi.firmware import LoaderVariables
 from bootc_fast.boot.entries.menu import read_volumes
 from bootc_fast.boot.entries.plan import plan_menu
+from bootc_fast.boot.loaders import grub_fedora, grub_upstream, systemd_boot
 from bootc_fast.boot.loaders.entry import replace_sort_key
-from bootc_fast.boot.loaders.order import OrderRule
+from bootc_fast.boot.loaders.record import LoaderRule
 from bootc_fast.types import Loader
 
 ENTRY = bls_text(A, "42", "bootc-fedora-0")
@@ -80,11 +81,11 @@ def test_a_host_without_any_entry_has_an_empty_menu() -> None:
     assert menu.default_reason == "GRUB (Fedora blscfg): there is no entry"
 
 
-@pytest.mark.parametrize(("name", "rule"), [(b"grub2", OrderRule.GRUB_FEDORA), (b"grub", OrderRule.GRUB_UPSTREAM)])
-def test_grubs_directory_tells_which_grub_it_is(name: bytes, rule: OrderRule) -> None:
+@pytest.mark.parametrize(("name", "rule"), [(b"grub2", grub_fedora.RULE), (b"grub", grub_upstream.RULE)])
+def test_grubs_directory_tells_which_grub_it_is(name: bytes, rule: LoaderRule) -> None:
     volume = _volume({b"/" + name + b"/grub.cfg": b""})
     assert read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN).rule is rule
-    assert read_volumes(volume, None, loader=Loader.SYSTEMD_BOOT, known=KNOWN).rule is OrderRule.SYSTEMD_BOOT
+    assert read_volumes(volume, None, loader=Loader.SYSTEMD_BOOT, known=KNOWN).rule is systemd_boot.RULE
 
 
 @pytest.mark.parametrize(("directory", "fate"), [(b"grub2", "drops"), (b"grub", "stops reading entries at")])
@@ -138,7 +139,7 @@ def test_uki_entry_that_this_systemd_boot_does_not_show_is_written_so_that_it_do
 
 def test_grub_cc_follows_fedoras_rule_whatever_lies_on_its_esp() -> None:
     volume = _volume({b"/loader/entries/bootc_a-1-1.conf": ENTRY, b"/grub/grub.cfg": b"\n"})
-    assert read_volumes(volume, volume, loader=Loader.GRUB_CC, known=KNOWN).rule is OrderRule.GRUB_FEDORA
+    assert read_volumes(volume, volume, loader=Loader.GRUB_CC, known=KNOWN).rule is grub_fedora.RULE
 
 
 def test_grub_paths_may_start_with_boot() -> None:

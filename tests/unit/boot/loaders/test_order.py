@@ -6,18 +6,14 @@ import pytest
 from unit.boot.scenarios import A, B, bls_text
 
 from bootc_fast.boot.loaders.entry import MenuEntry, parse_entry
-from bootc_fast.boot.loaders.order import (
-    OrderRule,
-    compare_systemd,
-    find_dropped,
-    is_shown,
-    rules_of,
-    sort_entries,
-    split_package,
-)
+from bootc_fast.boot.loaders.grub_fedora import split_package
+from bootc_fast.boot.loaders.order import find_dropped, sort_entries
+from bootc_fast.boot.loaders.record import LoaderRule
+from bootc_fast.boot.loaders.systemd_boot import compare_systemd
+from bootc_fast.boot.loaders.table import RULES, record_of
 from bootc_fast.types import Loader
 
-SYSTEMD, FEDORA, UPSTREAM = OrderRule
+SYSTEMD, FEDORA, UPSTREAM = RULES
 
 
 def _make(name: str, **fields: str) -> MenuEntry:
@@ -25,7 +21,7 @@ def _make(name: str, **fields: str) -> MenuEntry:
     return parse_entry(name.encode(), "\n".join(["linux /k", *lines, ""]).encode(), known=())
 
 
-def _sorted(entries: list[MenuEntry], rule: OrderRule) -> list[str]:
+def _sorted(entries: list[MenuEntry], rule: LoaderRule) -> list[str]:
     return [entry.label for entry in sort_entries(entries, rule)]
 
 
@@ -132,24 +128,24 @@ def test_grub_drops_one_of_two_names_that_compare_equal_and_it_is_told() -> None
 
 def test_systemd_boot_hides_what_it_cannot_start() -> None:
     entry = parse_entry(b"x.conf", bls_text(A, "1", None), known={A})
-    assert is_shown(entry, SYSTEMD)
+    assert SYSTEMD.shows(entry)
     for name in ("auto-x.conf", ".x.conf", "x.txt"):
-        assert not is_shown(_make(name), SYSTEMD)
-    assert is_shown(_make("auto-x.conf"), FEDORA)
+        assert not SYSTEMD.shows(_make(name))
+    assert FEDORA.shows(_make("auto-x.conf"))
 
 
 def test_upstream_grub_shows_hidden_names_and_no_efi_programs() -> None:
-    assert is_shown(_make(".x.conf"), UPSTREAM)
-    assert not is_shown(_make(".x.conf"), FEDORA)
+    assert UPSTREAM.shows(_make(".x.conf"))
+    assert not FEDORA.shows(_make(".x.conf"))
     program = parse_entry(b"x.conf", b"title x\nefi /x.efi\n", known=())
-    assert is_shown(program, FEDORA)
-    assert not is_shown(program, UPSTREAM)
+    assert FEDORA.shows(program)
+    assert not UPSTREAM.shows(program)
     both = parse_entry(b"x.conf", b"linux /x\nefi /x.efi\n", known=())
-    assert is_shown(both, UPSTREAM)
+    assert UPSTREAM.shows(both)
 
 
 def test_each_loader_has_its_rules() -> None:
-    assert rules_of(Loader.SYSTEMD_BOOT) == (SYSTEMD,)
-    assert rules_of(Loader.GRUB) == (FEDORA, UPSTREAM)
-    assert rules_of(Loader.GRUB_CC) == (FEDORA,)
+    assert record_of(Loader.SYSTEMD_BOOT).rules == (SYSTEMD,)
+    assert record_of(Loader.GRUB).rules == (FEDORA, UPSTREAM)
+    assert record_of(Loader.GRUB_CC).rules == (FEDORA,)
     assert A != B

@@ -14,18 +14,10 @@ from bootc_fast.boot.entries.menu import BootMenu, read_volumes
 from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.boot.loaders.order import OrderRule
-from bootc_fast.boot.loaders.override import (
-    GRUBENV_HEADER,
-    LoaderOverride,
-    OverrideKind,
-    collect_overrides,
-    find_default,
-    parse_grubenv,
-    parse_loader_conf,
-    replace_grubenv_value,
-    replace_loader_conf,
-)
+from bootc_fast.boot.loaders import grub_fedora, systemd_boot
+from bootc_fast.boot.loaders.grubenv import GRUBENV_HEADER, parse_grubenv, replace_grubenv_value
+from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind, find_default
+from bootc_fast.boot.loaders.systemd_boot import parse_loader_conf, replace_loader_conf
 from bootc_fast.machine.host import open_host
 from bootc_fast.types import Loader
 
@@ -217,7 +209,7 @@ def test_globs_match_as_systemd_boot_does() -> None:
         ("*", OLD),
     ]:
         override = LoaderOverride(OverrideKind.LOADER_CONF, value.encode())
-        choice = find_default(shown, OrderRule.SYSTEMD_BOOT, [override])
+        choice = find_default(shown, systemd_boot.RULE, [override])
         assert choice.entry is not None
         assert choice.entry.label == f"{expected}.conf"
         assert choice.override is override
@@ -225,4 +217,4 @@ def test_globs_match_as_systemd_boot_does() -> None:
 
 def test_grub_has_no_efi_overrides() -> None:
     variables = LoaderVariables(entry_default="x")
-    assert collect_overrides(OrderRule.GRUB_FEDORA, variables=variables, loader_conf=b"default x", grubenv=None) == ()
+    assert grub_fedora.RULE.collect_overrides(b"default x", variables) == ()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from unit.boot.scenarios import HEADER, KNOWN, A, B, C, menuentry, uki_path
 
 from bootc_fast.boot.loaders.entry import MenuEntry
-from bootc_fast.boot.loaders.grub import parse_user_cfg, render_user_cfg
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 
 
 def _entries(raw: bytes) -> list[MenuEntry]:

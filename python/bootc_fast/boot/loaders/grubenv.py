@@ -1,0 +1,74 @@
+"""GRUB's environment block, and what every GRUB lets pick another entry than the first."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.override import LoaderVariables
+
+GRUBENV = b"grubenv"
+"""Name of the environment block."""
+
+GRUBENV_HEADER = b"# GRUB Environment Block\n"
+
+GRUBENV_KEYS = {OverrideKind.GRUB_NEXT: b"next_entry", OverrideKind.GRUB_SAVED: b"saved_entry"}
+"""Its variables that pick an entry, in GRUB's precedence."""
+
+
+def parse_grubenv(raw: bytes) -> dict[bytes, bytes]:
+    """Return the variables of an environment block; a malformed block has none, as for GRUB.
+
+    Source:
+        GRUB ``grub-core/lib/envblk.c``: a backslash takes the next character, a newline too, as it is.
+    """
+    if not raw.startswith(GRUBENV_HEADER):
+        return {}
+    found: dict[bytes, bytes] = {}
+    for line in re.findall(rb"(?:\\.|[^\\\n])*\n", raw[len(GRUBENV_HEADER) :], re.DOTALL):
+        key, separator, value = line[:-1].partition(b"=")
+        if separator and not line.startswith(b"#"):
+            found[key] = re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL)
+    return found
+
+
+def replace_grubenv_value(raw: bytes, key: bytes, value: bytes) -> bytes | None:
+    """Return the block with another value of `key`, of the same length; None where it does not fit."""
+    escaped = value.replace(b"\\", b"\\\\").replace(b"\n", b"\\\n")
+    body = raw[len(GRUBENV_HEADER) :]
+    match = re.search(rb"(?m)^" + re.escape(key) + rb"=(?:\\.|[^\\\n])*\n", body)
+    if match is None or not raw.startswith(GRUBENV_HEADER):
+        return None
+    changed = body[: match.start()] + key + b"=" + escaped + b"\n" + body[match.end() :]
+    stripped = changed.rstrip(b"#")
+    padded = GRUBENV_HEADER + stripped
+    return padded.ljust(len(raw), b"#") if len(padded) <= len(raw) else None
+
+
+def collect_grub_overrides(
+    grubenv: bytes | None,
+    variables: LoaderVariables | None,  # noqa: ARG001 - the EFI variables are systemd-boot's
+) -> tuple[LoaderOverride, ...]:
+    """Return what the environment block picks, in GRUB's precedence."""
+    values = parse_grubenv(grubenv or b"")
+    return tuple(LoaderOverride(kind, values[key]) for kind, key in GRUBENV_KEYS.items() if values.get(key))
+
+
+def find_grub_match(override: LoaderOverride, shown: Sequence[MenuEntry]) -> MenuEntry | None:
+    """Return the entry with that id or title, else the one at that place in the menu."""
+    for entry in shown:
+        if override.value in (entry.grub_id, entry.title):
+            return entry
+    number = override.value
+    return shown[int(number)] if number.isdigit() and int(number) < len(shown) else None
+
+
+def explain_grub_first(entry: MenuEntry) -> str:  # noqa: ARG001 - the same for every entry
+    """Say why the first entry is the first."""
+    return "first by file name"

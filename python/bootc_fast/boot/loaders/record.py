@@ -1,0 +1,97 @@
+"""What is to be known about a boot loader: one record a loader, made in the loader's own file; `table` has them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.loaders.override import Outside
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Sequence
+
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables
+    from bootc_fast.types import Loader
+
+
+def shows_entries_only(
+    images: Sequence[bytes],  # noqa: ARG001 - for loaders that look for nothing else
+    variables: LoaderVariables | None,  # noqa: ARG001
+    overrides: Sequence[LoaderOverride],  # noqa: ARG001
+    own: re.Pattern[bytes],  # noqa: ARG001
+) -> Outside:
+    """Say that the loader shows nothing but the entries."""
+    return Outside()
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderRule:
+    """How one build of a loader reads, orders and picks boot entries.
+
+    Attributes:
+        name: For people.
+        home: The directory, from the root of the boot directory, that holds what it is told.
+        settings: The file there; it may name another entry than the first.
+        compare: Negative where the left entry is shown first.
+        shows: Whether it shows an entry at all.
+        identify: What it calls an entry in that file and in EFI variables. systemd-boot counts boots in the file's
+            name, which it changes for that, so that its name of the entry has no counters; GRUB counts nothing.
+        collect_overrides: What names another entry than the first, in its precedence: from the content of
+            `settings`, None where absent, and from the EFI variables.
+        find_match: Which of the entries shown an override picks.
+        explain_first: Why the first entry is the first, in words.
+        fate_of_equals: What it does with an entry whose name compares equal to another one's, in words; None where it
+            shows both.
+        image_directory: Where it finds UKIs without an entry; None where it looks for none.
+        find_outside: What it shows besides the entries: from the names in `image_directory`, the EFI variables, its
+            overrides, and a pattern of our entries' names.
+    """
+
+    name: str
+    home: bytes
+    settings: bytes
+    compare: Callable[[MenuEntry, MenuEntry], int]
+    shows: Callable[[MenuEntry], bool]
+    identify: Callable[[MenuEntry], bytes]
+    collect_overrides: Callable[[bytes | None, LoaderVariables | None], tuple[LoaderOverride, ...]]
+    find_match: Callable[[LoaderOverride, Sequence[MenuEntry]], MenuEntry | None]
+    explain_first: Callable[[MenuEntry], str]
+    fate_of_equals: str | None = None
+    image_directory: bytes | None = None
+    find_outside: Callable[
+        [Sequence[bytes], LoaderVariables | None, Sequence[LoaderOverride], re.Pattern[bytes]], Outside
+    ] = shows_entries_only
+
+
+def knows_every_key(info: str | None) -> str | None:  # noqa: ARG001 - for loaders of which no version is too old
+    """Say of every version that it shows an entry whose UKI stands under the key ``uki``."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderRecord:
+    """One loader.
+
+    Attributes:
+        loader: Its public name.
+        info: What ``LoaderInfo`` has in it, in lower case; empty for the one that need not say anything.
+        rules: That it may follow; which build of it is installed can not always be told from outside.
+        is_on_esp: Entries, kernels and initrds lie on the ESP; else in the boot directory: the partition of /boot
+            (XBOOTLDR), or a directory of the root's file system.
+        kernel_directory: Where the kernels' directories are there; empty for its root.
+        has_user_cfg: It reads ``grub2/user.cfg``, which may hold menuentries of ours.
+        status_name: What bootc's own status calls it.
+        find_version_without_uki_key: From ``LoaderInfo``, the version where it does not show entries whose UKI stands
+            under the key ``uki``; else None.
+    """
+
+    loader: Loader
+    info: str
+    rules: tuple[LoaderRule, ...]
+    is_on_esp: bool
+    kernel_directory: bytes
+    status_name: str
+    has_user_cfg: bool = False
+    find_version_without_uki_key: Callable[[str | None], str | None] = knows_every_key

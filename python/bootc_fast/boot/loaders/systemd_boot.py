@@ -1,0 +1,260 @@
+"""systemd-boot: how it orders entries, what it shows, and what it lets pick another one than the first."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.loaders.entry import parse_text
+from bootc_fast.boot.loaders.override import LoaderOverride, Outside, OverrideKind
+from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
+from bootc_fast.boot.loaders.version import compare_uapi
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.override import LoaderVariables
+
+CONF_KEYS = {OverrideKind.PREFERRED_CONF: b"preferred", OverrideKind.LOADER_CONF: b"default"}
+"""The keys of ``loader.conf`` that pick an entry."""
+
+_SAVED = b"@saved"
+_FEATURE_PREFERRED = 1 << 19
+"""Bit of ``LoaderFeatures``: from systemd 260 on the loader knows ``LoaderEntryPreferred`` and ``preferred``."""
+_VERSION = re.compile(r"systemd-boot (\d{1,4})\b")
+_FIRST_WITH_UKI_KEY = 258
+
+
+def _sign(left: bool | int, right: bool | int) -> int:  # noqa: FBT001 - both are compared as numbers
+    return (left > right) - (left < right)
+
+
+_ASCII = range(0x80)
+_CONTINUATION = range(0x80, 0xC0)
+_SURROGATES = range(0xD800, 0xE000)
+_UCS2 = range(0x10000)
+
+
+def _sequence_length(first: int) -> int:
+    """Length of the UTF-8 sequence that a byte begins, in the old form with up to 6 bytes; 1 where it begins none."""
+    leading_ones = 8 - (first ^ 0xFF).bit_length()
+    return leading_ones if leading_ones in range(2, 7) else 1
+
+
+def _ucs2(value: bytes | None) -> list[int]:
+    """What systemd-boot compares: UCS-2. It skips what is no UTF-8, and all characters that UCS-2 does not have.
+
+    Source:
+        systemd ``src/boot/efi-string.c``, ``xstrn8_to_16``; its menu in a machine (``tests/vm/test_uki_story.py``).
+    """
+    data, at, units = value or b"", 0, []
+    while at < len(data):
+        length = _sequence_length(data[at])
+        rest = data[at + 1 : at + length]
+        is_whole = len(rest) == length - 1 and all(byte in _CONTINUATION for byte in rest)
+        unit = data[at] if length == 1 else data[at] & (0x7F >> length)
+        for byte in rest:
+            unit = unit << 6 | byte & 0x3F
+        is_garbage = length == 1 and unit not in _ASCII
+        if is_whole and not is_garbage and unit in _UCS2 and unit not in _SURROGATES:
+            units.append(unit)
+        at += length
+    return units
+
+
+def _compare_text(left: bytes | None, right: bytes | None) -> int:
+    first, second = (left is not None, _ucs2(left)), (right is not None, _ucs2(right))
+    return (first > second) - (first < second)
+
+
+def compare_systemd(left: MenuEntry, right: MenuEntry) -> int:
+    """Compare as systemd-boot does; negative where `left` is shown first.
+
+    The id that is compared last has ``.conf`` at its end and no counters.
+
+    Source:
+        systemd ``src/boot/boot.c``, ``boot_entry_compare``; the same name in ``src/shared/bootspec.c``.
+    """
+    order = _sign(left.tries_left == 0, right.tries_left == 0)
+    order = order or _sign(left.sort_key is None, right.sort_key is None)
+    if not order and left.sort_key is not None:
+        order = _compare_text(left.sort_key, right.sort_key)
+        order = order or _compare_text(left.machine_id, right.machine_id)
+        order = order or -compare_uapi(left.version, right.version)
+    order = order or -compare_uapi(left.loader_id, right.loader_id)
+    if order or left.tries_left is None or right.tries_left is None:
+        return order
+    order = -_sign(left.tries_left, right.tries_left)
+    return order or _sign(left.tries_done or 0, right.tries_done or 0)
+
+
+def _shows(entry: MenuEntry) -> bool:
+    """It leaves out what has no loader file, and names that start with ``.`` or ``auto-``.
+
+    Source:
+        systemd ``src/boot/boot.c``.
+    """
+    name = entry.file_name.lower()
+    if not name.endswith(b".conf") or name.startswith((b".", b"auto-")):
+        return False
+    program = entry.linux if entry.linux is not None else entry.uki
+    return entry.is_bootable and (program is None or program not in entry.missing)
+
+
+def _translate_glob(pattern: bytes) -> re.Pattern[bytes]:
+    """systemd-boot's globs: ``*``, ``?``, ``[a-z]`` without negation, backslash."""
+    out: list[bytes] = []
+    i = 0
+    while i < len(pattern):
+        char = pattern[i : i + 1]
+        i += 1
+        if char == b"*":
+            out.append(b".*")
+        elif char == b"?":
+            out.append(b".")
+        elif char == b"\\" and i < len(pattern):
+            out.append(re.escape(pattern[i : i + 1]))
+            i += 1
+        elif char == b"[" and (end := pattern.find(b"]", i + 1)) > 0:
+            inner = pattern[i:end].replace(b"\\", b"\\\\").replace(b"^", b"\\^").replace(b"[", b"\\[")
+            out.append(b"[" + inner + b"]")
+            i = end + 1
+        else:
+            out.append(re.escape(char))
+    try:
+        return re.compile(b"".join(out), re.DOTALL)
+    except re.error:
+        # A reversed range such as [z-a]; the loader matches nothing with it either.
+        return re.compile(rb"(?!)")
+
+
+def _find_match(override: LoaderOverride, shown: Sequence[MenuEntry]) -> MenuEntry | None:
+    glob = _translate_glob(override.value.lower())
+    usable = [entry for entry in shown if not (override.skips_exhausted and entry.tries_left == 0)]
+    return next((entry for entry in usable if glob.fullmatch(entry.loader_id)), None)
+
+
+def find_outside(
+    images: Sequence[bytes],
+    variables: LoaderVariables | None,
+    overrides: Sequence[LoaderOverride],
+    own: re.Pattern[bytes],
+) -> Outside:
+    """Tell what systemd-boot shows that is no file in ``entries``.
+
+    Where such a thing stands in the order is the loader's own word, ``LoaderEntries`` of the last boot: our entries
+    may have other names since, and still sort under the same constant.
+
+    Args:
+        images: Names in ``EFI/Linux``.
+        variables: The EFI variables.
+        overrides: Of this loader. What begins with ``auto-`` only the loader can find: it counts as there unless
+            the loader has told that it is not.
+        own: File names of ours.
+    """
+    told = [text.lower().encode("utf-8", "replace") for text in (variables.shown if variables is not None else ())]
+    present = tuple(name.lower() for name in images if name.lower().endswith(b".efi"))
+    named = tuple(
+        value for override in overrides if (value := override.value.lower()).startswith(b"auto-") and not told
+    )
+    ids = tuple(dict.fromkeys((*(name for name in told if not name.endswith(b".conf")), *present, *named)))
+    above = []
+    for name in told:
+        if own.fullmatch(name):
+            break
+        above.append(name)
+    else:
+        above = []
+    # A UKI with profiles has one id for each: its file's name, @ and a number.
+    first = next((name for name in above if name.partition(b"@")[0] in present), None)
+    return Outside(ids, first)
+
+
+def parse_loader_conf(raw: bytes, key: bytes = b"default") -> bytes | None:
+    """Return the last value of a key of loader.conf that picks an entry.
+
+    Source:
+        systemd-boot ``config_defaults_load_from_file``: special values but ``@saved`` are ignored.
+    """
+    values = [value for value in parse_text(raw).find_all(key) if value]
+    return next((v for v in reversed(values) if not v.startswith(b"@") or v.lower() == _SAVED), None)
+
+
+def replace_loader_conf(raw: bytes, value: bytes, key: bytes = b"default") -> bytes:
+    """Return loader.conf with another value where its key is last; all else stays."""
+    pattern = rb"(?m)^[ \t]*" + re.escape(key) + rb"[ \t]+([^\r\n]*?)[ \t]*$"
+    matches = list(re.finditer(pattern, raw.replace(b"\r", b"\n")))
+    if not matches:
+        return raw
+    start, end = matches[-1].span(1)
+    return raw[:start] + value + raw[end:]
+
+
+def _collect_overrides(loader_conf: bytes | None, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
+    """Put the overrides in the loader's precedence.
+
+    ``@saved`` stands for the entry that was booted last; its name changes with the set, so that it picks nothing then.
+
+    Source:
+        https://systemd.io/BOOT_LOADER_INTERFACE: one-shot, then preferred (variable, file), then default likewise.
+    """
+    found: dict[OverrideKind, bytes | None] = {
+        kind: parse_loader_conf(loader_conf or b"", key) for kind, key in CONF_KEYS.items()
+    }
+    saved = None
+    if variables is not None:
+        saved = _encode(variables.entry_last_booted)
+        found[OverrideKind.ONE_SHOT] = _encode(variables.entry_oneshot)
+        found[OverrideKind.PREFERRED_VARIABLE] = _encode(variables.entry_preferred)
+        found[OverrideKind.DEFAULT_VARIABLE] = _encode(variables.entry_default)
+    if variables is None or not variables.features & _FEATURE_PREFERRED:
+        found[OverrideKind.PREFERRED_VARIABLE] = found[OverrideKind.PREFERRED_CONF] = None
+    overrides = []
+    for kind in OverrideKind:
+        value = found.get(kind)
+        is_saved = value is not None and value.lower() == _SAVED
+        value = saved if is_saved else value
+        if value:
+            overrides.append(LoaderOverride(kind, value, is_saved=is_saved))
+    return tuple(overrides)
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "replace")
+
+
+def _explain_first(entry: MenuEntry) -> str:
+    return "first by file name" if entry.sort_key is None else "first by sort-key"
+
+
+def find_version_without_uki_key(info: str | None) -> str | None:
+    """Return the version of the running systemd-boot where it does not know the key ``uki``, else None."""
+    running = _VERSION.match(info or "")
+    return running[1] if running is not None and int(running[1]) < _FIRST_WITH_UKI_KEY else None
+
+
+RULE = LoaderRule(
+    name="systemd-boot",
+    home=b"loader",
+    settings=b"loader.conf",
+    compare=compare_systemd,
+    shows=_shows,
+    identify=lambda entry: entry.loader_id,
+    collect_overrides=_collect_overrides,
+    find_match=_find_match,
+    explain_first=_explain_first,
+    image_directory=b"EFI/Linux",
+    find_outside=find_outside,
+)
+
+RECORD = LoaderRecord(
+    loader=Loader.SYSTEMD_BOOT,
+    info="systemd-boot",
+    rules=(RULE,),
+    is_on_esp=True,
+    kernel_directory=b"EFI/Linux",
+    status_name="systemd",
+    find_version_without_uki_key=find_version_without_uki_key,
+)
