@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.deployments import parse_composefs_arguments, parse_digest
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
 from bootc_fast.types import BootType, VerityDigest
 
 if TYPE_CHECKING:
