@@ -60,7 +60,7 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     variables = await run_blocking(read_loader_variables, survey.host)
     area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
-    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.warnings))
+    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings))
 
 
 def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> None:
@@ -88,7 +88,7 @@ def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
 def find_entry(menu: BootMenu, digest: VerityDigest) -> MenuEntry | None:
     """Find a deployment's entry, in the staged set first, as a finalize takes it."""
     # The files last: an entry that lacks its kernel is not shown, and is to be named.
-    candidates = (*menu.staged, *menu.entries, *menu.staged_files, *menu.files)
+    candidates = (*menu.staged.entries, *menu.live.entries, *menu.staged.files, *menu.live.files)
     return next((entry for entry in candidates if entry.is_own and entry.digest == digest), None)
 
 
@@ -184,7 +184,7 @@ def open_boot_file(look: BootLook, path: bytes) -> int:
     """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it."""
     is_uki = path.lower().endswith(b".efi") and look.area.esp_fd is not None
     base = look.area.esp_fd if is_uki and look.area.esp_fd is not None else look.area.boot_fd
-    renamed = {item.directory + b"/" + item.new: item.directory + b"/" + item.old for item in look.menu.renames}
+    renamed = {item.directory + b"/" + item.new: item.directory + b"/" + item.old for item in look.menu.staged.renames}
     inside = path.replace(b"\\", b"/").strip(b"/")
     candidates = [inside, renamed.get(inside), inside.removeprefix(b"boot/")]
     for candidate in filter(None, candidates):

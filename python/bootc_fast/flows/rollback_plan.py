@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.plan import find_rollback_target, order_after_rollback, plan_menu
@@ -37,10 +36,7 @@ def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> M
     Raises:
         NoRollbackTargetError, UsageError, InvalidStateError, BootEntryError: As :func:`rollback` does.
     """
-    shown = menu
-    if menu.is_exchange_unfinished:
-        # bootc's exchange of the sets was cut: nothing is live, and the staged set is what was to be.
-        shown = replace(menu, entries=menu.staged, default=next(iter(menu.staged), None))
+    shown = menu.settled
     target = _choose_target(survey, shown, to)
     _check_target(survey, shown, target)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
@@ -68,8 +64,8 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
 
 def _refuse_incomplete(menu: BootMenu) -> None:
     """Say that entries cannot be read, where it would else be said that they are not there."""
-    if not menu.is_complete:
-        unread = "; ".join(warning for warning in menu.warnings if "cannot be read" in warning)
+    if not menu.odd.is_complete:
+        unread = "; ".join(warning for warning in menu.odd.warnings if "cannot be read" in warning)
         raise BootEntryError(f"choosing what to roll back to: {unread}")
 
 
@@ -101,7 +97,7 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
         raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing", hint=OTHER_HINT)
     # Of two entries for one deployment the whole one counts.
-    entry = min((one for one in menu.entries if one.digest == target), key=lambda one: bool(one.missing))
+    entry = min((one for one in menu.live.entries if one.digest == target), key=lambda one: bool(one.missing))
     if entry.missing:
         names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
         message = f"rolling back to {target[:16]}…: its boot entry names {names}, which is missing or empty"

@@ -202,10 +202,10 @@ def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, D
     """Describe every deployment that has a state directory, an entry, or is booted or staged."""
     entries: dict[VerityDigest, MenuEntry] = {}
     # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
-    for entry in (*menu.entries, *menu.files) if menu else ():
+    for entry in (*menu.live.entries, *menu.live.files) if menu else ():
         if entry.is_own and entry.digest is not None:
             entries.setdefault(entry.digest, entry)
-    staged_entries = {entry.digest: entry for entry in menu.staged} if menu else {}
+    staged_entries = {entry.digest: entry for entry in menu.staged.entries} if menu else {}
     states = {one.digest: one for one in survey.deployments}
     wanted = [*entries, survey.booted.digest, *([survey.marker.digest] if survey.marker else []), *states]
     default = menu.default.digest if menu and menu.default else None
@@ -261,7 +261,7 @@ def _arrange(
     described = _describe_all(survey, boot.menu if boot else None)
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
-    with_entry = dict.fromkeys(one.digest for one in menu.entries if one.is_own and one.digest) if menu else {}
+    with_entry = dict.fromkeys(one.digest for one in menu.live.entries if one.is_own and one.digest) if menu else {}
     rest = [digest for digest in with_entry if digest not in chosen]
     stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
     default = menu.default if menu else None
@@ -284,13 +284,13 @@ def _arrange(
 def _next_boot(menu: BootMenu | None) -> NextBoot:
     if menu is None:
         return NextBoot(None, None, "the boot entries cannot be read")
-    default, override = menu.default, menu.override
+    default, override = menu.default, menu.live.choice.override
     if default is None:
         return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.name)
     return NextBoot(
         default.digest if default.is_own else None,
         default.label,
-        menu.default_reason,
+        menu.live.choice.reason,
         menu.rule.name,
         None if override is None else override.kind.value,
     )

@@ -83,7 +83,7 @@ def boot(host: LabHost) -> Bootup:
     menu = read_boot_menu(host)
     entry = menu.default
     if entry is None:
-        raise BootEntryError(f"lab {host.root}: the loader has nothing to boot ({menu.default_reason})")
+        raise BootEntryError(f"lab {host.root}: the loader has nothing to boot ({menu.live.choice.reason})")
     arguments = _read_kernel_arguments(host, entry)
     digest = next(
         (
@@ -103,9 +103,9 @@ def boot(host: LabHost) -> Bootup:
     host.set_booted(digest, arguments)
     if host.loader is not Loader.GRUB:
         host.write_efi_variable("LoaderEntrySelected", entry.label)
-    if menu.override is not None and menu.override.kind is OverrideKind.ONE_SHOT:
+    if menu.live.choice.override is not None and menu.live.choice.override.kind is OverrideKind.ONE_SHOT:
         host.write_efi_variable("LoaderEntryOneShot", None)
-    return Bootup(digest, previous, entry.label, menu.default_reason)
+    return Bootup(digest, previous, entry.label, menu.live.choice.reason)
 
 
 def _read_kernel_arguments(host: LabHost, entry: MenuEntry) -> str:

@@ -48,9 +48,9 @@ def collect_facts(host: LabHost) -> dict[str, Any]:
         "staged": staged,
         "locked": locked,
         "deployments": list(host.deployments),
-        "entries": describe(menu.entries),
-        "staged_entries": describe(menu.staged),
-        "warnings": list(menu.warnings),
+        "entries": describe(menu.live.entries),
+        "staged_entries": describe(menu.staged.entries),
+        "warnings": list(menu.odd.warnings),
     }
 
 

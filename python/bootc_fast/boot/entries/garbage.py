@@ -47,8 +47,8 @@ def _normalize(path: bytes) -> bytes:
 
 def list_named_paths(menu: BootMenu) -> frozenset[bytes]:
     """Return every path that any entry names, live or staged, ours or not."""
-    chunks = [chunk.entry for chunk in (*menu.chunks, *menu.staged_chunks) if chunk.entry is not None]
-    entries = (*menu.files, *menu.staged_files, *menu.entries, *menu.staged, *chunks)
+    chunks = [chunk.entry for chunk in (*menu.live.chunks, *menu.staged.chunks) if chunk.entry is not None]
+    entries = (*menu.live.files, *menu.staged.files, *menu.live.entries, *menu.staged.entries, *chunks)
     return frozenset(_normalize(path) for entry in entries for path in entry.paths)
 
 
@@ -131,7 +131,7 @@ def collect_volumes(
     boot: BootVolume, esp: BootVolume | None, menu: BootMenu, *, known: Collection[VerityDigest]
 ) -> GarbageOutcome:
     """Do what ``collect_garbage`` does, on volumes."""
-    if not menu.is_complete:
+    if not menu.odd.is_complete:
         return GarbageOutcome(warnings=("boot files are left as they are: not all boot entries could be read",))
     run = _Collection(list_named_paths(menu), frozenset(known))
     run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)

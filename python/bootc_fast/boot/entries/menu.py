@@ -19,7 +19,7 @@ from bootc_fast.boot.entries.reader import (
 )
 from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
 from bootc_fast.boot.loaders.order import sort_entries
-from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, find_default
+from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, find_default
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import FileSystemError
@@ -34,61 +34,90 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveMenu:
+    """What the loader reads now.
+
+    Attributes:
+        entries: What it shows, in its order.
+        choice: Which of these boots next, and why.
+        overrides: All overrides, also those that match nothing.
+        files: Every entry file in ``entries`` that could be read, shown or not.
+        names: All names there.
+        chunks: ``user.cfg``; empty where it is absent.
+        user_cfg: Content of ``user.cfg``; None where absent.
+    """
+
+    entries: tuple[MenuEntry, ...]
+    choice: DefaultChoice
+    overrides: tuple[LoaderOverride, ...] = ()
+    files: tuple[MenuEntry, ...] = ()
+    names: frozenset[bytes] = frozenset()
+    chunks: tuple[Chunk, ...] = ()
+    user_cfg: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedMenu:
+    """What bootc staged beside it.
+
+    Attributes:
+        entries: What the loader would show of it, in its order.
+        files: Every entry file in ``entries.staged`` that could be read, shown or not.
+        names: All names there.
+        chunks: ``user.cfg.staged``; empty where it is absent.
+        renames: UKIs and addons with staged names.
+        is_present: ``entries.staged`` or ``user.cfg.staged`` is there.
+    """
+
+    entries: tuple[MenuEntry, ...] = ()
+    files: tuple[MenuEntry, ...] = ()
+    names: frozenset[bytes] = frozenset()
+    chunks: tuple[Chunk, ...] = ()
+    renames: tuple[StagedRename, ...] = ()
+    is_present: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OddMenu:
+    """What is not as it should be.
+
+    Attributes:
+        warnings: All of it, in words.
+        torn: Names of ours in ``entries`` whose file is empty or cut.
+        leftovers: Names of ours in ``entries`` that are no entries and can be removed.
+        is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
+        is_complete: Every file could be read, so that what nobody names is garbage.
+        is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
+    """
+
+    warnings: tuple[str, ...] = ()
+    torn: tuple[bytes, ...] = ()
+    leftovers: tuple[bytes, ...] = ()
+    is_exchange_unfinished: bool = False
+    is_complete: bool = True
+    is_user_cfg_unread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BootMenu:
     """What is there.
 
     Attributes:
         loader: Who reads it.
         rule: In which order.
-        form: ``"user.cfg"`` where GRUB's user.cfg holds, or is to hold, menuentries of ours; else ``"entries"``.
-        entries: What the loader shows, in its order.
-        staged: The staged set, in the loader's order.
-        default: What boots next; None where nothing is shown.
-        default_reason: Why, in words.
-        override: What picked the default; None where it is the first entry.
-        overrides: All overrides, also those that match nothing.
-        warnings: Everything odd.
-        files: Every entry file in ``entries`` that could be read, shown or not.
-        torn: Names of ours in ``entries`` whose file is empty or cut.
-        leftovers: Names of ours in ``entries`` that are no entries and can be removed.
-        names: All names in ``entries`` and ``entries.staged``: none of them is given again.
-        chunks: ``user.cfg``; empty where it is absent.
-        staged_chunks: ``user.cfg.staged``; empty where it is absent.
-        user_cfg: Content of ``user.cfg``; None where absent.
-        renames: UKIs and addons with staged names.
-        is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
-        has_staged: ``entries.staged`` or ``user.cfg.staged`` is there.
-        is_complete: Every file could be read, so that what nobody names is garbage.
         known: The deployments whose entries are ours.
-        is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
-        staged_files: Every entry file in ``entries.staged`` that could be read, shown or not.
+        live: What the loader reads now.
+        staged: What is staged.
+        odd: What is not as it should be.
         knows_uki_key: The loader shows entries whose UKI stands under the key ``uki``.
     """
 
     loader: Loader
     rule: LoaderRule
-    form: str
-    entries: tuple[MenuEntry, ...]
-    staged: tuple[MenuEntry, ...]
-    default: MenuEntry | None
-    default_reason: str
-    override: LoaderOverride | None
-    overrides: tuple[LoaderOverride, ...] = ()
-    warnings: tuple[str, ...] = ()
-    files: tuple[MenuEntry, ...] = ()
-    torn: tuple[bytes, ...] = ()
-    leftovers: tuple[bytes, ...] = ()
-    names: frozenset[bytes] = frozenset()
-    chunks: tuple[Chunk, ...] = ()
-    staged_chunks: tuple[Chunk, ...] = ()
-    user_cfg: bytes | None = None
-    renames: tuple[StagedRename, ...] = ()
-    is_exchange_unfinished: bool = False
-    has_staged: bool = False
-    is_complete: bool = True
-    known: frozenset[VerityDigest] = frozenset()
-    staged_files: tuple[MenuEntry, ...] = ()
-    is_user_cfg_unread: bool = False
+    known: frozenset[VerityDigest]
+    live: LiveMenu
+    staged: StagedMenu
+    odd: OddMenu
     knows_uki_key: bool = True
 
     @property
@@ -97,9 +126,28 @@ class BootMenu:
         return record_of(self.loader)
 
     @property
+    def default(self) -> MenuEntry | None:
+        """What boots next; None where nothing is shown."""
+        return self.live.choice.entry
+
+    @property
+    def names(self) -> frozenset[bytes]:
+        """All names in ``entries`` and ``entries.staged``: none of them is given again."""
+        return self.live.names | self.staged.names
+
+    @property
+    def settled(self) -> BootMenu:
+        """The menu as it is to be: where bootc's exchange of the sets was cut, the staged set is live."""
+        if not self.odd.is_exchange_unfinished:
+            return self
+        shown = self.staged.entries
+        choice = find_default(shown, self.rule)
+        return replace(self, live=replace(self.live, entries=shown, choice=choice))
+
+    @property
     def own_order(self) -> tuple[VerityDigest, ...]:
         """Our deployments in the loader's order, the default first, each once."""
-        shown = [entry for entry in self.entries if entry.is_own and entry.digest is not None]
+        shown = [entry for entry in self.live.entries if entry.is_own and entry.digest is not None]
         if self.default in shown:
             shown.insert(0, self.default)
         return tuple(dict.fromkeys(entry.digest for entry in shown if entry.digest is not None))
@@ -139,36 +187,40 @@ def read_volumes(
     choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
     old_version = record.find_version_without_uki_key(variables.info if variables is not None else None)
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
-    is_user_cfg = any(chunk.entry is not None and chunk.entry.is_own for chunk in (*chunks, *staged_chunks))
+    warnings = (
+        *reader.warnings,
+        *find_oddities(entries, files, rule, choice),
+        *find_unknown_keys([*files, *staged_files], old_version),
+    )
     return BootMenu(
         loader=loader,
         rule=rule,
-        form="user.cfg" if is_user_cfg else "entries",
-        entries=entries,
-        staged=sort_menu(staged_chunks, staged_files, rule),
-        default=choice.entry,
-        default_reason=choice.reason,
-        override=choice.override,
-        overrides=overrides,
-        warnings=(
-            *reader.warnings,
-            *find_oddities(entries, files, rule, choice),
-            *find_unknown_keys([*files, *staged_files], old_version),
-        ),
-        files=tuple(files),
-        torn=torn,
-        leftovers=_find_leftovers(boot, live_names),
-        names=frozenset((*live_names, *staged_names)),
-        chunks=chunks,
-        staged_chunks=staged_chunks,
-        user_cfg=user_cfg,
-        renames=renames,
-        is_exchange_unfinished=live is None and bool(staged_files),
-        has_staged=has_staged_cfg or (staged is not None and _has_staged(staged_names)),
-        is_complete=reader.is_complete,
         known=reader.known,
-        staged_files=tuple(staged_files),
-        is_user_cfg_unread=USER_CFG in reader.unread,
+        live=LiveMenu(
+            entries=entries,
+            choice=choice,
+            overrides=overrides,
+            files=tuple(files),
+            names=frozenset(live_names),
+            chunks=chunks,
+            user_cfg=user_cfg,
+        ),
+        staged=StagedMenu(
+            entries=sort_menu(staged_chunks, staged_files, rule),
+            files=tuple(staged_files),
+            names=frozenset(staged_names),
+            chunks=staged_chunks,
+            renames=renames,
+            is_present=has_staged_cfg or (staged is not None and _has_staged(staged_names)),
+        ),
+        odd=OddMenu(
+            warnings=warnings,
+            torn=torn,
+            leftovers=_find_leftovers(boot, live_names),
+            is_exchange_unfinished=live is None and bool(staged_files),
+            is_complete=reader.is_complete,
+            is_user_cfg_unread=USER_CFG in reader.unread,
+        ),
         knows_uki_key=old_version is None,
     )
 

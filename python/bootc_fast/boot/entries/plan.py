@@ -79,7 +79,7 @@ def _is_usable(entry: MenuEntry, menu: BootMenu) -> bool:
 
 def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
     """Better sources first: whole, with all its files, high in the menu."""
-    position = menu.entries.index(entry) if entry in menu.entries else len(menu.entries)
+    position = menu.live.entries.index(entry) if entry in menu.live.entries else len(menu.live.entries)
     return not _is_usable(entry, menu), bool(entry.missing), position
 
 
@@ -97,7 +97,7 @@ def _translate(entry: MenuEntry, menu: BootMenu) -> MenuEntry:
 
 def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) -> MenuEntry | None:
     """Find the one entry that counts for a deployment."""
-    groups = ((*menu.entries, *menu.files), _staged_entries(menu))
+    groups = ((*menu.live.entries, *menu.live.files), _staged_entries(menu))
     live, staged = (
         [_translate(entry, menu) for entry in group if entry.digest == digest and entry.is_own] for group in groups
     )
@@ -121,7 +121,7 @@ def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None
 
 def _staged_entries(menu: BootMenu) -> tuple[MenuEntry, ...]:
     """The staged set, also what a loader would not show because its files are missing."""
-    return (*menu.staged, *(entry for entry in menu.staged_files if entry not in menu.staged))
+    return (*menu.staged.entries, *(entry for entry in menu.staged.files if entry not in menu.staged.entries))
 
 
 def _describe_staged(menu: BootMenu) -> str:
@@ -164,12 +164,12 @@ def _collect_sources(
 
 
 def _own_files(menu: BootMenu) -> list[MenuEntry]:
-    return [entry for entry in menu.files if entry.is_own]
+    return [entry for entry in menu.live.files if entry.is_own]
 
 
 def _find_picked(menu: BootMenu) -> frozenset[bytes]:
     """Names of our entries that some override picks."""
-    choices = [find_default(menu.entries, menu.rule, [override]) for override in menu.overrides]
+    choices = [find_default(menu.live.entries, menu.rule, [override]) for override in menu.live.overrides]
     return frozenset(
         choice.entry.file_name
         for choice in choices
@@ -179,7 +179,7 @@ def _find_picked(menu: BootMenu) -> frozenset[bytes]:
 
 def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
     """How many of the wanted entries, from the end, can keep their files as they are."""
-    live = {entry.file_name: entry for entry in menu.files}
+    live = {entry.file_name: entry for entry in menu.live.files}
     rules = menu.record.rules
     by_digest: dict[VerityDigest | None, int] = {}
     for entry in _own_files(menu):
@@ -259,9 +259,9 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
     new_files, kept_files = _plan_files(menu, wanted)
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
     # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
-    carried = tuple(one for one in menu.staged_files if not one.is_own) if menu.is_exchange_unfinished else ()
-    foreign = [*(entry for entry in menu.files if not entry.is_own), *carried]
-    cfg_after = user_cfg if user_cfg is not None else menu.user_cfg or b""
+    carried = tuple(one for one in menu.staged.files if not one.is_own) if menu.odd.is_exchange_unfinished else ()
+    foreign = [*(entry for entry in menu.live.files if not entry.is_own), *carried]
+    cfg_after = user_cfg if user_cfg is not None else menu.live.user_cfg or b""
     default = sources[0] if is_in_user_cfg else (*new_files, *kept_files)[0]
     results = [*menuentries, *new_files, *kept_files]
     foreign_first = _check_result([*new_files, *kept_files, *foreign], cfg_after, results, menu)
@@ -273,13 +273,13 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
         order=tuple(entry.digest for entry in sources if entry.digest is not None),
         default=default,
         new_files=new_files,
-        removed=(*sorted(replaced), *menu.torn, *menu.leftovers),
-        renames=_sort_renames([item for item in menu.renames if item.digest in digests]),
+        removed=(*sorted(replaced), *menu.odd.torn, *menu.odd.leftovers),
+        renames=_sort_renames([item for item in menu.staged.renames if item.digest in digests]),
         user_cfg=user_cfg,
         is_default_in_user_cfg=is_in_user_cfg,
         moved_overrides=_find_moves(menu, shown, default),
-        removes_staged=menu.has_staged,
-        makes_directory=menu.is_exchange_unfinished or (bool(new_files) and not menu.files),
+        removes_staged=menu.staged.is_present,
+        makes_directory=menu.odd.is_exchange_unfinished or (bool(new_files) and not menu.live.files),
         size_bytes=sum(len(entry.raw) for entry in new_files) + len(user_cfg or b""),
         warnings=tuple(warnings),
     )
@@ -288,11 +288,11 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
 def _find_moves(menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry) -> tuple[LoaderOverride, ...]:
     """Overrides that pick one of ours now, and afterwards something that is not the default, or nothing."""
     found = []
-    for override in menu.overrides:
+    for override in menu.live.overrides:
         if override.is_saved:
             # The loader writes what it boots; the name that it has is gone, so that it picks nothing until then.
             continue
-        before = find_default(menu.entries, menu.rule, [override])
+        before = find_default(menu.live.entries, menu.rule, [override])
         after = find_default(shown, menu.rule, [override])
         is_right = after.override is not None and after.entry is not None and after.entry.digest == default.digest
         if before.override is not None and before.entry is not None and before.entry.is_own and not is_right:
@@ -308,18 +308,18 @@ def _sort_renames(renames: Collection[StagedRename]) -> tuple[StagedRename, ...]
 def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | None:
     if not menu.record.has_user_cfg:
         return None
-    if menu.is_user_cfg_unread and menuentries:
+    if menu.odd.is_user_cfg_unread and menuentries:
         raise BootEntryError(
             "planning the boot entries: grub2/user.cfg cannot be read, and would be replaced",
-            hint="; ".join(menu.warnings),
+            hint="; ".join(menu.odd.warnings),
         )
-    chunks = menu.chunks
-    if menu.user_cfg is None or not menu.user_cfg.strip():
+    chunks = menu.live.chunks
+    if menu.live.user_cfg is None or not menu.live.user_cfg.strip():
         if not menuentries:
             return None
-        chunks = menu.staged_chunks
+        chunks = menu.staged.chunks
     content = render_user_cfg(chunks, menuentries)
-    return None if content == (menu.user_cfg or b"") else content
+    return None if content == (menu.live.user_cfg or b"") else content
 
 
 def _plan_files(menu: BootMenu, wanted: Sequence[MenuEntry]) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
@@ -343,7 +343,7 @@ def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:
     default = menu.default
     if default is not None and default.is_own and default.digest != target:
         raise BootEntryError(
-            f"the new boot entries are in place, but the loader boots {default.label} ({menu.default_reason})",
+            f"the new boot entries are in place, but the loader boots {default.label} ({menu.live.choice.reason})",
             hint="clear what names that entry, or run this again once all entries can be read",
         )
 
@@ -393,5 +393,5 @@ def is_rollback_queued(menu: BootMenu, *, booted: VerityDigest) -> bool:
 def explain_default(menu: BootMenu) -> str:
     """Say in words what boots next and why."""
     if menu.default is None:
-        return menu.default_reason
-    return f"{menu.default.label} ({menu.default_reason})"
+        return menu.live.choice.reason
+    return f"{menu.default.label} ({menu.live.choice.reason})"

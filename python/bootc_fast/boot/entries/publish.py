@@ -191,11 +191,11 @@ class _Publication:
         """
         self.doing = "reading the boot entries back"
         menu = read_volumes(self.boot, self.esp, loader=self.menu.loader, known=self.menu.known)
-        found = {entry.file_name: entry.raw for entry in menu.files}
+        found = {entry.file_name: entry.raw for entry in menu.live.files}
         for entry in self.plan.new_files:
             if found.get(entry.file_name) != entry.raw:
                 raise BootEntryError(f"the boot entry {entry.label} reads back otherwise than it was written")
-        stays = [entry for entry in self.menu.files if entry.file_name not in self.plan.removed]
+        stays = [entry for entry in self.menu.live.files if entry.file_name not in self.plan.removed]
         for entry in stays:
             if found.get(entry.file_name) != entry.raw:
                 raise BootEntryError(
@@ -207,7 +207,7 @@ class _Publication:
         if is_user_cfg_pending:
             return
         for rule in menu.record.rules:
-            first = next((entry for entry in sort_menu(menu.chunks, menu.files, rule) if entry.is_own), None)
+            first = next((entry for entry in sort_menu(menu.live.chunks, menu.live.files, rule) if entry.is_own), None)
             if first is None or first.digest != self.plan.order[0] or first.missing:
                 label = "nothing" if first is None else first.label
                 raise BootEntryError(f"after writing, {rule.name} would boot {label}, not {self.plan.default.label}")
@@ -240,10 +240,10 @@ class _Publication:
 
     def _take_user_cfg_back(self) -> None:
         with opened(self.boot, GRUB_DIRECTORY) as directory:
-            if self.menu.user_cfg is None:
+            if self.menu.live.user_cfg is None:
                 remove_files(directory, [USER_CFG], linked=find_linked(directory, _user_cfg_names(directory)))
-            elif directory.read(USER_CFG, MAX_USER_CFG_BYTES) != self.menu.user_cfg:
-                replace_file(directory, USER_CFG, self.menu.user_cfg)
+            elif directory.read(USER_CFG, MAX_USER_CFG_BYTES) != self.menu.live.user_cfg:
+                replace_file(directory, USER_CFG, self.menu.live.user_cfg)
 
     def move_overrides(self) -> None:
         """Step 7: failures are warnings, since an override that names nothing is passed over by the loaders."""
@@ -266,7 +266,7 @@ class _Publication:
                 gone = [name for name in self.plan.removed if name in names]
                 if self.boot.is_fat():
                     # A torn file's blocks may be free already, or another file's.
-                    linked |= {name for name in self.menu.torn if name in gone and directory.first_block(name)}
+                    linked |= {name for name in self.menu.odd.torn if name in gone and directory.first_block(name)}
                 self.warnings += remove_files(directory, gone, linked=linked)
                 return len(gone)
         except OSError as error:

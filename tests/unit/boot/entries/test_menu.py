@@ -43,10 +43,10 @@ def test_unreadable_empty_and_torn_entries_are_warnings() -> None:
     volume.make_directory(b"/loader/entries/directory.conf")
     menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
     assert menu.own_order == (A,)
-    assert len([warning for warning in menu.warnings if "empty or torn" in warning]) == 4
-    assert [warning for warning in menu.warnings if "directory.conf cannot be read" in warning]
-    assert menu.torn == (b"bootc_b-1-1.conf", b"bootc_c-1-1.conf")
-    assert not menu.is_complete
+    assert len([warning for warning in menu.odd.warnings if "empty or torn" in warning]) == 4
+    assert [warning for warning in menu.odd.warnings if "directory.conf cannot be read" in warning]
+    assert menu.odd.torn == (b"bootc_b-1-1.conf", b"bootc_c-1-1.conf")
+    assert not menu.odd.is_complete
 
 
 def test_an_io_error_in_one_file_is_a_warning() -> None:
@@ -56,14 +56,14 @@ def test_an_io_error_in_one_file_is_a_warning() -> None:
     first_read = trigger.calls.index("read")
     broken = FaultyVolume(volume, Trigger(first_read, errno.EIO))
     menu = read_volumes(broken, None, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
-    assert [entry.label for entry in menu.entries] == ["bootc_b-1-1.conf"]
-    assert any("bootc_a-1-1.conf cannot be read" in warning for warning in menu.warnings)
+    assert [entry.label for entry in menu.live.entries] == ["bootc_b-1-1.conf"]
+    assert any("bootc_a-1-1.conf cannot be read" in warning for warning in menu.odd.warnings)
 
 
 def test_a_file_name_that_is_not_utf8_is_read_and_shown() -> None:
     volume = _volume({b"/loader/entries/\xff\xfe.conf": ENTRY})
     menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
-    assert menu.entries[0].file_name == b"\xff\xfe.conf"
+    assert menu.live.entries[0].file_name == b"\xff\xfe.conf"
 
 
 def test_reading_writes_nothing() -> None:
@@ -76,9 +76,9 @@ def test_reading_writes_nothing() -> None:
 def test_a_host_without_any_entry_has_an_empty_menu() -> None:
     volume = _volume({})
     menu = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN)
-    assert menu.entries == ()
+    assert menu.live.entries == ()
     assert menu.default is None
-    assert menu.default_reason == "GRUB (Fedora blscfg): there is no entry"
+    assert menu.live.choice.reason == "GRUB (Fedora blscfg): there is no entry"
 
 
 @pytest.mark.parametrize(("name", "rule"), [(b"grub2", grub_fedora.RULE), (b"grub", grub_upstream.RULE)])
@@ -93,7 +93,7 @@ def test_names_that_compare_equal_are_told_with_what_this_grub_does(directory: b
     files = {b"/loader/entries/a-1-1.conf": b"linux /k\n", b"/loader/entries/a-01-1.conf": b"linux /k\n"}
     volume = _volume({**files, b"/" + directory + b"/grub.cfg": b"\n"})
     menu = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN)
-    (told,) = [warning for warning in menu.warnings if "compares equal" in warning]
+    (told,) = [warning for warning in menu.odd.warnings if "compares equal" in warning]
     assert f") {fate} a-" in told
 
 
@@ -111,7 +111,7 @@ def test_uki_entry_that_this_systemd_boot_does_not_show_is_told(info: str | None
     volume = _volume({b"/loader/entries/bootc_a-1-1.conf": uki_text(A, "1", "bootc-a-0", word=word), uki_path(A): b"u"})
     variables = LoaderVariables(info=info)
     menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN, variables=variables)
-    assert any("systemd-boot 257 does not show bootc_a-1-1.conf" in warning for warning in menu.warnings) is is_told
+    assert any("systemd-boot 257 does not show bootc_a-1-1.conf" in warning for warning in menu.odd.warnings) is is_told
 
 
 @pytest.mark.parametrize("has_live_entry", [False, True])
@@ -145,7 +145,7 @@ def test_grub_cc_follows_fedoras_rule_whatever_lies_on_its_esp() -> None:
 def test_grub_paths_may_start_with_boot() -> None:
     raw = ENTRY.replace(b"/EFI/Linux/", b"/boot/EFI/Linux/")
     volume = _volume({b"/loader/entries/bootc_a-1-1.conf": raw})
-    (entry,) = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN).entries
+    (entry,) = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN).live.entries
     assert entry.missing == ()
 
 
@@ -160,8 +160,8 @@ def test_staged_ukis_and_addons_are_found_and_count_as_there() -> None:
     }
     volume = _volume(files)
     menu = read_volumes(volume, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
-    assert menu.staged[0].missing == ()
-    found = {(item.directory, item.old, item.new) for item in menu.renames}
+    assert menu.staged.entries[0].missing == ()
+    found = {(item.directory, item.old, item.new) for item in menu.staged.renames}
     name = os.path.basename(uki_path(B))
     assert found == {
         (b"EFI/Linux/bootc", name + b".staged", name),
@@ -172,5 +172,5 @@ def test_staged_ukis_and_addons_are_found_and_count_as_there() -> None:
 def test_a_menuentry_on_a_host_whose_esp_was_not_found_is_a_warning() -> None:
     volume = _volume({b"/grub2/user.cfg": HEADER + menuentry(A)})
     menu = read_volumes(volume, None, loader=Loader.GRUB, known=KNOWN)
-    assert menu.entries[0].missing == (uki_path(A),)
-    assert any("ESP that was not found" in warning for warning in menu.warnings)
+    assert menu.live.entries[0].missing == (uki_path(A),)
+    assert any("ESP that was not found" in warning for warning in menu.odd.warnings)

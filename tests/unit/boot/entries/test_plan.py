@@ -86,7 +86,7 @@ def test_a_rollback_takes_effect_whatever_the_versions_are(loader: Loader, old: 
         assert set(menu.own_order) == {A, C}
         # A set that this loader has right already is left alone; a new one is right for every loader.
         for rule in RULES if plan.new_files else record_of(loader).rules:
-            shown = [entry for entry in sort_entries(menu.files, rule) if entry.is_own]
+            shown = [entry for entry in sort_entries(menu.live.files, rule) if entry.is_own]
             assert shown[0].digest == first, rule
 
 
@@ -104,7 +104,7 @@ def test_a_finalize_puts_the_new_one_first_and_the_booted_one_second(loader: Loa
     assert order == (B, C, A, D)
     menu = _publish(volume, menu, plan_menu(menu, order=order, staged=B))
     assert menu.own_order == (B, C, A, D)
-    assert not menu.has_staged
+    assert not menu.staged.is_present
 
 
 def test_a_deployment_without_state_or_image_goes_and_foreign_entries_stay_byte_for_byte() -> None:
@@ -159,7 +159,7 @@ def test_the_second_entry_of_a_deployment_goes() -> None:
     menu = _read(volume)
     assert menu.own_order == (A, C)
     menu = _publish(volume, menu, plan_menu(menu, order=(A, C), staged=None))
-    assert sorted(entry.digest or "" for entry in menu.files) == [A, C]
+    assert sorted(entry.digest or "" for entry in menu.live.files) == [A, C]
 
 
 def test_oldest_names_and_bare_sort_keys_are_outranked() -> None:
@@ -286,7 +286,7 @@ def test_an_order_that_is_none_is_a_bug_of_the_caller(order: tuple[VerityDigest,
 def test_another_deployment_without_entry_or_kernel_is_a_warning() -> None:
     volume = _volume(_two(Loader.SYSTEMD_BOOT), kernels="A")
     menu = _read(volume)
-    assert any("missing or empty" in warning for warning in menu.warnings)
+    assert any("missing or empty" in warning for warning in menu.odd.warnings)
     plan = plan_menu(menu, order=(A, D, C), staged=None)
     assert any("has no boot entry" in warning for warning in plan.warnings)
 
@@ -295,7 +295,7 @@ def test_a_foreign_entry_that_comes_first_is_a_warning() -> None:
     files = {**_two(Loader.GRUB), "/loader/entries/windows-11-1.conf": b"title W\nlinux /w\n"}
     volume = _volume(files, Loader.GRUB)
     menu = _read(volume, Loader.GRUB)
-    assert any("boots windows-11-1.conf first" in warning for warning in menu.warnings)
+    assert any("boots windows-11-1.conf first" in warning for warning in menu.odd.warnings)
     assert is_rollback_queued(menu, booted=A)
     plan = plan_menu(menu, order=(C, A), staged=None)
     assert any("boots windows-11-1.conf first" in warning for warning in plan.warnings)
@@ -312,11 +312,11 @@ def test_an_exchange_of_bootcs_that_was_cut_is_finished() -> None:
     }
     volume = _volume(files)
     menu = _read(volume)
-    assert menu.is_exchange_unfinished
+    assert menu.odd.is_exchange_unfinished
     assert menu.default is None
     menu = _publish(volume, menu, plan_menu(menu, order=(B, A), staged=B))
     assert menu.own_order == (B, A)
-    assert not menu.has_staged
+    assert not menu.staged.is_present
 
 
 def test_an_old_set_left_in_the_staged_directory_does_not_become_live() -> None:
@@ -339,7 +339,6 @@ def test_user_cfg_keeps_text_and_foreign_menuentries_where_they_are() -> None:
     files = {"/grub2/user.cfg": cfg, "/grub2/user.cfg.staged": HEADER + menuentry(B) + menuentry(A)}
     volume = _volume(files, Loader.GRUB)
     menu = _read(volume, Loader.GRUB)
-    assert menu.form == "user.cfg"
     plan = plan_menu(menu, order=(B, A, C), staged=B)
     expected = cfg.replace(menuentry(A), menuentry(B) + menuentry(A))
     assert plan.user_cfg == expected
@@ -352,7 +351,7 @@ def test_grub_goes_from_bls_to_uki_and_keeps_the_old_entry() -> None:
     menu = _read(volume, Loader.GRUB)
     menu = _publish(volume, menu, plan_menu(menu, order=(B, A, C), staged=B))
     assert menu.own_order == (B, A, C)
-    assert menu.default_reason == "GRUB: first menuentry in user.cfg"
+    assert menu.live.choice.reason == "GRUB: first menuentry in user.cfg"
 
 
 def test_grub_goes_from_uki_to_bls_and_says_that_the_menuentry_goes() -> None:

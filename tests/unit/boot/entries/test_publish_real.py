@@ -62,8 +62,8 @@ async def test_a_set_is_replaced_on_a_real_file_system(scenario: Scenario, tmp_p
         assert after.default.digest == scenario.new
         assert after.default.label == outcome.next_boot
         assert after.default.missing == ()
-        assert not after.has_staged
-        assert after.renames == ()
+        assert not after.staged.is_present
+        assert after.staged.renames == ()
         assert collect_garbage(area, after, known=scenario.kept).removed == ()
     for path, data in scenario.foreign.items():
         assert (tmp_path / path.decode().lstrip("/")).read_bytes() == data

@@ -56,7 +56,7 @@ def _make(loader: Loader, files: dict[bytes, bytes], **variables: str) -> _Case:
 
 def _default(case: _Case) -> tuple[str | None, str]:
     menu = case.read()
-    return (menu.default.label if menu.default else None), menu.default_reason
+    return (menu.default.label if menu.default else None), menu.live.choice.reason
 
 
 def test_without_an_override_the_first_entry_boots() -> None:
@@ -111,7 +111,7 @@ def test_an_override_of_one_of_ours_moves_along_with_the_change(
 ) -> None:
     case = _make(loader, files, **variables)
     menu = case.read()
-    assert menu.override is not None
+    assert menu.live.choice.override is not None
     plan = plan_menu(menu, order=order_after_rollback(menu, first=C, kept=KNOWN), staged=None)
     assert [override.kind for override in plan.moved_overrides] == [where]
     written: dict[OverrideKind, str] = {}
@@ -127,14 +127,14 @@ def test_an_override_of_one_of_ours_moves_along_with_the_change(
     after = case.read()
     assert after.default is not None
     assert after.default.digest == C
-    assert after.override is not None
-    assert after.override.kind is where
+    assert after.live.choice.override is not None
+    assert after.live.choice.override.kind is where
 
 
 def test_an_override_of_a_foreign_entry_stays_and_is_told() -> None:
     case = _make(Loader.SYSTEMD_BOOT, {}, entry_default="aa_other-1-1.conf")
     menu = case.read()
-    assert any("boots aa_other-1-1.conf first" in warning for warning in menu.warnings)
+    assert any("boots aa_other-1-1.conf first" in warning for warning in menu.odd.warnings)
     plan = plan_menu(menu, order=order_after_rollback(menu, first=C, kept=KNOWN), staged=None)
     assert plan.moved_overrides == ()
 
@@ -201,7 +201,7 @@ def test_an_environment_block_keeps_its_length_and_all_else() -> None:
 
 def test_globs_match_as_systemd_boot_does() -> None:
     case = _make(Loader.SYSTEMD_BOOT, {})
-    shown = case.read().entries
+    shown = case.read().live.entries
     for value, expected in [
         ("bootc_fedora-4?-0.conf", OTHER),
         ("bootc_fedora-4[0-1]*", OTHER),
