@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot_state
+from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import check_next_boot, find_rollback_target
+from bootc_fast.boot.entries.plan import check_next_boot
 from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import escape_bytes
@@ -42,12 +43,18 @@ class BootLook:
         menu: What was read.
         variables: What loader and firmware say.
         warnings: Of both.
+        staged: The marker's deployment.
     """
 
     area: BootArea
     menu: BootMenu
     variables: LoaderVariables
     warnings: tuple[str, ...]
+    staged: VerityDigest | None = None
+
+    def find_entry(self, digest: VerityDigest) -> MenuEntry | None:
+        """Return the entry from which a deployment boots, or is to boot; None where it has none."""
+        return choose_entry(self.menu, digest, prefers_staged=digest == self.staged)
 
 
 async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> BootLook:
@@ -60,7 +67,8 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     variables = await run_blocking(read_loader_variables, survey.host)
     area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
-    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings))
+    staged = survey.marker.digest if survey.marker else None
+    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings), staged)
 
 
 def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> None:
@@ -83,13 +91,6 @@ def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
     staged = survey.marker.digest if survey.marker else None
     target = find_rollback_target(menu, booted=survey.booted.digest, staged=staged)
     return frozenset(filter(None, (survey.booted.digest, staged, target)))
-
-
-def find_entry(menu: BootMenu, digest: VerityDigest) -> MenuEntry | None:
-    """Find a deployment's entry, in the staged set first, as a finalize takes it."""
-    # The files last: an entry that lacks its kernel is not shown, and is to be named.
-    candidates = (*menu.staged.entries, *menu.live.entries, *menu.staged.files, *menu.live.files)
-    return next((entry for entry in candidates if entry.is_own and entry.digest == digest), None)
 
 
 async def check_boot_files(
@@ -126,7 +127,7 @@ async def check_boot_files(
         Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
     """
     what = f"looking at the boot entry of the staged deployment {digest[:16]}…"
-    entry = find_entry(look.menu, digest) if entry is None else entry
+    entry = look.find_entry(digest) if entry is None else entry
     if entry is None:
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
@@ -173,7 +174,7 @@ async def _check_uki(
     from bootc_fast.boot.efi.secureboot import verify_uki
 
     state = await run_blocking(read_secure_boot_state, survey.host)
-    booted_entry = find_entry(look.menu, survey.booted.digest)
+    booted_entry = look.find_entry(survey.booted.digest)
     booted = None
     if booted_entry is not None and booted_entry.uki is not None and not booted_entry.missing:
         booted = await run_native(read_boot_file, look, booted_entry.uki)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
-from bootc_fast.composefs.boot_files import find_entry, hash_files, read_boot_file
+from bootc_fast.composefs.boot_files import hash_files, read_boot_file
 from bootc_fast.errors import BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
@@ -42,7 +42,7 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
     Raises:
         BootEntryError: It has none, or one that names files which are not there.
     """
-    entry = find_entry(look.menu, digest)
+    entry = look.find_entry(digest)
     if entry is None or not entry.paths:
         raise BootEntryError(f"looking for the boot entry of {digest[:16]}…: there is none")
     if entry.missing:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entries.plan import find_rollback_target, order_after_rollback, plan_menu
+from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target, is_rollback_queued
+from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
 from bootc_fast.errors import BootEntryError, InvalidStateError, NoRollbackTargetError, UsageError
 from bootc_fast.report.rollback import BOOTED, PREVIOUS
 
@@ -48,7 +49,7 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
     order = menu.own_order
     staged = survey.marker.digest if survey.marker else None
     previous = find_rollback_target(menu, booted=booted, staged=staged)
-    is_queued = bool(order) and order[0] != booted
+    is_queued = is_rollback_queued(menu, booted=booted)
     if to == BOOTED or (to is None and is_queued and booted in order):
         return booted
     if to is None or to == PREVIOUS:
@@ -96,9 +97,8 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     if state is None or not state.has_image or not state.has_etc:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
         raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing", hint=OTHER_HINT)
-    # Of two entries for one deployment the whole one counts.
-    entry = min((one for one in menu.live.entries if one.digest == target), key=lambda one: bool(one.missing))
-    if entry.missing:
+    entry = choose_entry(menu, target, prefers_staged=False)
+    if entry is not None and entry.missing:
         names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
         message = f"rolling back to {target[:16]}…: its boot entry names {names}, which is missing or empty"
         raise BootEntryError(message, hint=OTHER_HINT)

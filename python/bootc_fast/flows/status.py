@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.deployments import is_etc_transient, is_read_only, list_deployments, read_booted
@@ -200,21 +201,19 @@ def _describe_obstacle(error: BaseException) -> str:
 
 def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, DeploymentStatus]:
     """Describe every deployment that has a state directory, an entry, or is booted or staged."""
-    entries: dict[VerityDigest, MenuEntry] = {}
     # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
-    for entry in (*menu.live.entries, *menu.live.files) if menu else ():
-        if entry.is_own and entry.digest is not None:
-            entries.setdefault(entry.digest, entry)
-    staged_entries = {entry.digest: entry for entry in menu.staged.entries} if menu else {}
+    found = (*menu.live.entries, *menu.live.files) if menu else ()
+    with_entry = [entry.digest for entry in found if entry.is_own and entry.digest is not None]
+    marked = survey.marker.digest if survey.marker else None
     states = {one.digest: one for one in survey.deployments}
-    wanted = [*entries, survey.booted.digest, *([survey.marker.digest] if survey.marker else []), *states]
+    wanted = [*with_entry, survey.booted.digest, *([marked] if marked else []), *states]
     default = menu.default.digest if menu and menu.default else None
-    needs_no_entry = {survey.booted.digest, survey.marker.digest if survey.marker else None}
+    needs_no_entry = {survey.booted.digest, marked}
     return {
         digest: _describe(
             survey.host,
             states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
-            entries.get(digest) or staged_entries.get(digest),
+            choose_entry(menu, digest, prefers_staged=digest == marked) if menu else None,
             boots_next=digest == default,
             needs_entry=menu is not None and digest not in needs_no_entry,
         )
@@ -264,7 +263,6 @@ def _arrange(
     with_entry = dict.fromkeys(one.digest for one in menu.live.entries if one.is_own and one.digest) if menu else {}
     rest = [digest for digest in with_entry if digest not in chosen]
     stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
-    default = menu.default if menu else None
     return HostStatus(
         booted=described[survey.booted.digest],
         staged=described[survey.marker.digest] if survey.marker else None,
@@ -272,7 +270,7 @@ def _arrange(
         others=tuple(described[digest] for digest in [*rest[1:], *stranded]),
         staged_status=staged_status,
         next_boot=_next_boot(menu),
-        rollback_queued=default is not None and default.is_own and default.digest != survey.booted.digest,
+        rollback_queued=menu is not None and is_rollback_queued(menu, booted=survey.booted.digest),
         loader=menu.loader if menu else None,
         missing_verity_allowed=survey.booted.missing_verity_allowed,
         last_finalize=record,

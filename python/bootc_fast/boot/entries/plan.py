@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.entries.choose import choose_entry, list_staged
 from bootc_fast.boot.entries.menu import BootMenu, sort_menu
 from bootc_fast.boot.entries.naming import choose_names
-from bootc_fast.boot.loaders.entry import parse_entry, rename_key, replace_sort_key
 from bootc_fast.boot.loaders.override import find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
@@ -72,60 +72,8 @@ def _short(digest: VerityDigest) -> str:
     return digest[:_SHOWN_DIGEST_CHARS] + "…"
 
 
-def _is_usable(entry: MenuEntry, menu: BootMenu) -> bool:
-    bare = replace(entry, missing=())
-    return entry.menu_id is not None or any(rule.shows(bare) for rule in menu.record.rules)
-
-
-def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
-    """Better sources first: whole, with all its files, high in the menu."""
-    position = menu.live.entries.index(entry) if entry in menu.live.entries else len(menu.live.entries)
-    return not _is_usable(entry, menu), bool(entry.missing), position
-
-
-def _translate(entry: MenuEntry, menu: BootMenu) -> MenuEntry:
-    """Write an entry so that the loader shows it.
-
-    bootc chooses the key of a UKI by the systemd of its image; the systemd-boot on the ESP may be older, and would
-    boot something else without a word. All versions know ``efi``.
-    """
-    if menu.knows_uki_key or not entry.needs_uki_key:
-        return entry
-    written = parse_entry(entry.file_name, rename_key(entry.raw, b"uki", b"efi"), known=menu.known)
-    return replace(written, missing=entry.missing)
-
-
-def _pick_source(digest: VerityDigest, menu: BootMenu, *, prefers_staged: bool) -> MenuEntry | None:
-    """Find the one entry that counts for a deployment."""
-    groups = ((*menu.live.entries, *menu.live.files), _staged_entries(menu))
-    live, staged = (
-        [_translate(entry, menu) for entry in group if entry.digest == digest and entry.is_own] for group in groups
-    )
-    staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
-    if staged_best is None or live_best is None:
-        return live_best or staged_best
-    if live_best.missing and not staged_best.missing:
-        # bootc renames kernels' directories and then exchanges the sets: it may have been cut in between.
-        return staged_best
-    if not prefers_staged:
-        return live_best
-    # A run that was cut short may have put the staged entry in its place already.
-    is_same = live_best.sort_key is not None and replace_sort_key(staged_best.raw, live_best.sort_key) == live_best.raw
-    return live_best if is_same or (staged_best.missing and not live_best.missing) else staged_best
-
-
-def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None:
-    usable = [entry for entry in entries if _is_usable(entry, menu)]
-    return min(usable, key=lambda entry: _rank_source(entry, menu), default=None)
-
-
-def _staged_entries(menu: BootMenu) -> tuple[MenuEntry, ...]:
-    """The staged set, also what a loader would not show because its files are missing."""
-    return (*menu.staged.entries, *(entry for entry in menu.staged.files if entry not in menu.staged.entries))
-
-
 def _describe_staged(menu: BootMenu) -> str:
-    found = sorted({_short(entry.digest) for entry in _staged_entries(menu) if entry.digest is not None})
+    found = sorted({_short(entry.digest) for entry in list_staged(menu) if entry.digest is not None})
     return f"the staged set has entries for {', '.join(found)}" if found else "there are no staged entries"
 
 
@@ -151,7 +99,7 @@ def _collect_sources(
     found: list[MenuEntry] = []
     warnings: list[str] = []
     for i, digest in enumerate(order):
-        entry = _pick_source(digest, menu, prefers_staged=digest == staged)
+        entry = choose_entry(menu, digest, prefers_staged=digest == staged)
         if i == 0:
             entry = _check_default(digest, entry, menu)
         if entry is None:
@@ -374,24 +322,3 @@ def order_after_rollback(
         kept: Deployments that have both a state directory and an image, and the booted one.
     """
     return tuple(dict.fromkeys((first, *(digest for digest in menu.own_order if digest in kept))))
-
-
-def find_rollback_target(menu: BootMenu, *, booted: VerityDigest, staged: VerityDigest | None) -> VerityDigest | None:
-    """Return the first of our other deployments in the loader's order; None where there is none.
-
-    Source:
-        Spec boot.md, "The order is the loader's".
-    """
-    return next((digest for digest in menu.own_order if digest not in (booted, staged)), None)
-
-
-def is_rollback_queued(menu: BootMenu, *, booted: VerityDigest) -> bool:
-    """Say whether the loader's default is not the booted deployment."""
-    return menu.default is not None and menu.default.digest != booted
-
-
-def explain_default(menu: BootMenu) -> str:
-    """Say in words what boots next and why."""
-    if menu.default is None:
-        return menu.live.choice.reason
-    return f"{menu.default.label} ({menu.live.choice.reason})"
