@@ -12,6 +12,7 @@ from bootc_fast.composefs.boot_files import hash_files, read_boot_file
 from bootc_fast.errors import BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
     if entry is None or not entry.paths:
         raise BootEntryError(f"looking for the boot entry of {digest[:16]}…: there is none")
     if entry.missing:
-        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in entry.missing)
+        names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"looking at the boot entry of {digest[:16]}…: it names {names}, which is not there")
     return entry
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from bootc_fast.text import escape_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -12,10 +14,6 @@ if TYPE_CHECKING:
 
 GONE_SUFFIX = b".gone"
 NEW_SUFFIX = b".new"
-
-
-def _show(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
 
 
 def find_linked(directory: BootDirectory, names: Collection[bytes]) -> frozenset[bytes]:
@@ -74,7 +72,7 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
             except FileNotFoundError:
                 continue
             except OSError as error:
-                problems.append(f"{_show(name)} cannot be removed: {error.strerror or error}")
+                problems.append(f"{escape_bytes(name)} cannot be removed: {error.strerror or error}")
         directory.barrier()
     finally:
         for handle in held:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import BootEntryError, SignatureError
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +104,7 @@ def _read_headers(data: bytes) -> pefile.PE:
 def _parse_sections(headers: pefile.PE, size: int) -> tuple[Section, ...]:
     found: list[Section] = []
     for header in headers.sections:
-        name = header.Name.rstrip(b"\0").decode("ascii", "backslashreplace")
+        name = escape_bytes(header.Name.rstrip(b"\0"))
         section = Section(name, header.PointerToRawData, header.SizeOfRawData, header.Misc_VirtualSize)
         if section.raw_bytes and section.offset + section.raw_bytes > size:
             raise BootEntryError(f"reading a PE file: its section {name!r} ends behind the end of the file")

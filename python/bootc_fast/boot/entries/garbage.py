@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _Collection:
 
 
 def _text(path: bytes) -> str:
-    return path.strip(b"/").decode("utf-8", "backslashreplace")
+    return escape_bytes(path.strip(b"/"))
 
 
 def _show(path: bytes, name: bytes) -> str:

@@ -11,6 +11,7 @@ from bootc_fast.boot.entries.naming import choose_names
 from bootc_fast.boot.loaders.override import find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -84,7 +85,7 @@ def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu
     if not entry.paths:
         raise BootEntryError(f"the boot entry {entry.label} names nothing to boot")
     if entry.missing:
-        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in entry.missing)
+        names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"the boot entry {entry.label} names what is missing or empty: {names}")
     return entry
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside
 from bootc_fast.boot.loaders.table import record_of
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +55,6 @@ class StagedRename:
     digest: VerityDigest
 
 
-def show_name(name: bytes) -> str:
-    """A name for people."""
-    return name.decode("utf-8", "backslashreplace")
-
-
 @dataclass
 class MenuReader:
     """Collects while it reads."""
@@ -88,7 +84,7 @@ class MenuReader:
         except OSError as error:
             self.is_complete = self.is_complete and is_setting
             self.unread.append(name)
-            self.warnings.append(f"{what} {show_name(name)} cannot be read: {error.strerror or error}")
+            self.warnings.append(f"{what} {escape_bytes(name)} cannot be read: {error.strerror or error}")
             return None
 
     def read_optional(self, path: bytes, name: bytes, max_bytes: int, *, is_setting: bool = False) -> bytes | None:
@@ -119,7 +115,7 @@ class MenuReader:
             return None
         entry = parse_entry(name, raw, known=self.known)
         if b"\0" in raw or not (entry.is_bootable or entry.is_grub_bootable or entry.is_grub_linux):
-            self.warnings.append(f"{show_name(path)}/{show_name(name)} is empty or torn: the loader skips it")
+            self.warnings.append(f"{escape_bytes(path)}/{escape_bytes(name)} is empty or torn: the loader skips it")
             # Text that is no entry may be an admin's note; nothing, or zeros, is what a power cut leaves.
             if (not raw.strip() or b"\0" in raw) and not entry.is_own and OWN_NAME.fullmatch(name):
                 self.torn.append(name)
@@ -152,14 +148,14 @@ class MenuReader:
             return True
         volume = self.esp if entry.menu_id is not None else self.boot
         if volume is None:
-            self.warnings.append(f"{entry.label} names {show_name(path)} on an ESP that was not found")
+            self.warnings.append(f"{entry.label} names {escape_bytes(path)} on an ESP that was not found")
             return False
         # GRUB's paths start at the root of the partition, which may have /boot as a directory.
         candidates = [path, path.removeprefix(b"/boot")] if path.startswith(b"/boot/") else [path]
         try:
             return any(volume.find_size(candidate) for candidate in candidates)
         except OSError as error:
-            self.warnings.append(f"{show_name(path)} cannot be looked at: {error.strerror or error}")
+            self.warnings.append(f"{escape_bytes(path)} cannot be looked at: {error.strerror or error}")
             return False
 
     def find_renames(self) -> tuple[StagedRename, ...]:

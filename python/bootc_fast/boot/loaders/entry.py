@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootType, VerityDigest
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ class MenuEntry:
     @property
     def label(self) -> str:
         """Its file name, for people."""
-        name = self.menu_id if self.menu_id is not None else self.file_name
-        return name.decode("utf-8", "backslashreplace")
+        return escape_bytes(self.menu_id if self.menu_id is not None else self.file_name)
 
 
 def _unquote(value: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.order import find_dropped
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def find_oddities(
         for entry in find_dropped(files, rule)
     ]
     found += [
-        f"{entry.label} names {path.decode('utf-8', 'backslashreplace')}, which is missing or empty"
+        f"{entry.label} names {escape_bytes(path)}, which is missing or empty"
         for entry in (*entries, *(file for file in files if file not in entries))
         if entry.is_own
         for path in entry.missing

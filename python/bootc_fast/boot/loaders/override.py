@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.loaders.entry import MenuEntry
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def find_default(
     for override in overrides:
         entry = rule.find_match(override, shown) or rule.find_match(override, outside.entries)
         if entry is not None:
-            value = override.value.decode("utf-8", "backslashreplace")
-            return DefaultChoice(entry, f"{override.kind.value} names {value}", override)
+            return DefaultChoice(entry, f"{override.kind.value} names {escape_bytes(override.value)}", override)
     if outside.first is not None:
         return DefaultChoice(make_outside_entry(outside.first), f"{rule.name} showed it first at the last boot")
     if not shown:
