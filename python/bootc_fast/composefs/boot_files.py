@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 _READ_BYTES = 1 << 20
-# A UKI holds a whole initrd; the largest seen are about 300 MiB, and firmware cannot load much more.
-MAX_UKI_BYTES = 1 << 30
+MAX_BOOT_FILE_BYTES = 1 << 30
+"""Longest kernel, initrd or UKI that is read: the largest seen have 300 MiB, and firmware cannot load much more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
         FileSystemError: They cannot be read.
     """
     variables = await run_blocking(read_loader_variables, survey.host)
-    area = await stack.enter_async_context(open_boot_area(survey.host, loader=loader, read_only=read_only))
+    opening = open_boot_area(survey.host, loader=loader, read_only=read_only, variables=variables)
+    area = await stack.enter_async_context(opening)
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
     staged = survey.marker.digest if survey.marker else None
     return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings), staged)
@@ -182,7 +183,13 @@ async def _check_uki(
 
 
 def open_boot_file(look: BootLook, path: bytes) -> int:
-    """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it."""
+    """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it.
+
+    Raises:
+        BootEntryError: It is not there.
+        FileSystemError: It is longer than ``MAX_BOOT_FILE_BYTES``.
+        OSError: It cannot be opened.
+    """
     is_uki = path.lower().endswith(b".efi") and look.area.esp_fd is not None
     base = look.area.esp_fd if is_uki and look.area.esp_fd is not None else look.area.boot_fd
     renamed = {item.directory + b"/" + item.new: item.directory + b"/" + item.old for item in look.menu.staged.renames}
@@ -190,9 +197,15 @@ def open_boot_file(look: BootLook, path: bytes) -> int:
     candidates = [inside, renamed.get(inside), inside.removeprefix(b"boot/")]
     for candidate in filter(None, candidates):
         try:
-            return _core.open_in_root(base, candidate, os.O_RDONLY | os.O_NONBLOCK)
+            fd = _core.open_in_root(base, candidate, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             continue
+        try:
+            _check_length(path, os.fstat(fd).st_size)
+        except FileSystemError:
+            os.close(fd)
+            raise
+        return fd
     raise BootEntryError(f"reading {escape_bytes(path)}: there is no such file in {look.area.description}")
 
 
@@ -201,7 +214,7 @@ def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], 
 
     Raises:
         BootEntryError: One is not there.
-        FileSystemError: One cannot be read.
+        FileSystemError: One cannot be read, or is longer than ``MAX_BOOT_FILE_BYTES``.
     """
     hasher = hashlib.sha256()
     for path in paths:
@@ -215,19 +228,25 @@ def read_boot_file(look: BootLook, path: bytes, *, check: Callable[[], object]) 
 
     Raises:
         BootEntryError: It is not there.
-        FileSystemError: It cannot be read, or is longer than ``MAX_UKI_BYTES``.
+        FileSystemError: It cannot be read, or is longer than ``MAX_BOOT_FILE_BYTES``.
     """
-    data = b"".join(_read_chunks(look, path, check))
-    if len(data) > MAX_UKI_BYTES:
-        raise FileSystemError(f"reading {escape_bytes(path)}: it is longer than {MAX_UKI_BYTES} bytes")
-    return data
+    return b"".join(_read_chunks(look, path, check))
 
 
 def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:
     try:
         with os.fdopen(open_boot_file(look, path), "rb", buffering=0) as file:
+            # It may grow meanwhile, and a device does not say how long it is.
+            length = 0
             while chunk := file.read(_READ_BYTES):
                 check()
+                length += len(chunk)
+                _check_length(path, length)
                 yield chunk
     except OSError as error:
         raise FileSystemError(f"reading {escape_bytes(path)}: {error.strerror}") from error
+
+
+def _check_length(path: bytes, length: int) -> None:
+    if length > MAX_BOOT_FILE_BYTES:
+        raise FileSystemError(f"reading {escape_bytes(path)}: it is longer than {MAX_BOOT_FILE_BYTES} bytes")

@@ -178,9 +178,9 @@ async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) ->
         # Without waiting, in case somebody put a FIFO there.
         fd = await run_blocking(host.open_file, path, os.O_RDONLY | os.O_NONBLOCK)
         stack.callback(os.close, fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG((await run_blocking(os.fstat, fd)).st_mode):
             raise InvalidStateError(f"opening the image {path}: it is not a regular file")
-        measured = _core.measure_fd(fd)
+        measured = await run_blocking(_core.measure_fd, fd)
         algorithm = Algorithm.SHA256 if len(digest) == _SHA256_HEX_CHARS else Algorithm.SHA512
         found = await run_native(_core.digest_fd, fd, algorithm=algorithm) if measured is None else measured
     except FileNotFoundError as error:

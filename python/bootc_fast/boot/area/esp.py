@@ -32,10 +32,12 @@ from bootc_fast.boot.loaders.table import LoaderEvidence, choose_loader, record_
 from bootc_fast.errors import CommandError, EspError, FileSystemError, InvalidStateError, MountError
 from bootc_fast.machine import mounts
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
+from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from bootc_fast.boot.efi.firmware import LoaderVariables
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Loader
 
@@ -172,14 +174,14 @@ def find_boot_device(
 async def _open_live(host: Host, stack: AsyncExitStack, *, part_uuid: str | None, read_only: bool) -> _Opened:
     opened = _Opened()
     devices = await _run_lsblk()
-    mounted = parse_mountinfo(host.read_bytes(host.mountinfo))
-    root = _root_device(devices, mounted)
+    mounted = parse_mountinfo(await run_blocking(host.read_bytes, host.mountinfo))
+    root = await run_blocking(_root_device, devices, mounted)
     esp = find_esp(devices, root, part_uuid=part_uuid)
     if esp is None:
         opened.esp_error = EspError(f"looking for the ESP: the disk of {root.path} has no partition of that type")
     else:
         await _mount_esp(stack, opened, esp, read_only=read_only)
-    boot = find_boot_device(host, mounted, devices, root, esp)
+    boot = await run_blocking(find_boot_device, host, mounted, devices, root, esp)
     if boot is not None and esp is not None and boot.path == esp.device.path:
         opened.boot_fd, opened.boot_name, opened.boot_error = opened.esp_fd, opened.esp_name, opened.esp_error
         return opened
@@ -214,7 +216,8 @@ async def _mount_boot(
     opened.boot_name = str(boot)
     try:
         # Not through a writable clone of /sysroot: before Linux 6.15 a detached mount cannot be cloned.
-        dir_fd = stack.enter_context(replace(host, sysroot_fd=None).open_directory(boot))
+        directory = replace(host, sysroot_fd=None).open_directory(boot)
+        dir_fd = await run_blocking(stack.enter_context, directory)
     except OSError as error:
         opened.boot_error = FileSystemError(f"opening the boot directory {boot}: {error.strerror}")
         opened.boot_error.__cause__ = error
@@ -263,7 +266,9 @@ def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None) -> B
 
 
 @asynccontextmanager
-async def open_boot_area(host: Host, *, loader: Loader | None = None, read_only: bool) -> AsyncIterator[BootArea]:
+async def open_boot_area(
+    host: Host, *, loader: Loader | None = None, read_only: bool, variables: LoaderVariables | None = None
+) -> AsyncIterator[BootArea]:
     """Find and open the directories that the boot loader reads.
 
     Cancellation: at any moment; what was mounted is gone with the block. No flag of an existing mount changes.
@@ -272,6 +277,7 @@ async def open_boot_area(host: Host, *, loader: Loader | None = None, read_only:
         host: Where.
         loader: Overrides what the EFI variables and the files say.
         read_only: Mounts refuse writes; for commands that only look.
+        variables: The EFI variables, where they have been read already.
 
     Yields:
         The area; its descriptors are valid inside the block.
@@ -286,10 +292,11 @@ async def open_boot_area(host: Host, *, loader: Loader | None = None, read_only:
     Source:
         Spec host.md, "Boot loader", "ESP"; commands.md, "--root DIR".
     """
-    variables = read_loader_variables(host)
+    if variables is None:
+        variables = await run_blocking(read_loader_variables, host)
     async with AsyncExitStack() as stack:
         if host.is_live:
             opened = await _open_live(host, stack, part_uuid=variables.device_part_uuid, read_only=read_only)
         else:
-            opened = _open_lab(host, stack)
-        yield _make_area(opened, info=variables.info, loader=loader)
+            opened = await run_blocking(_open_lab, host, stack)
+        yield await run_blocking(_make_area, opened, info=variables.info, loader=loader)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     import pefile
 
-MAX_PE_BYTES = 1 << 30
-"""Largest file that is read: an ESP has seldom more, and firmware loads it into memory below 4 GiB."""
 MAX_HEADERS_BYTES = 1 << 20
 """Headers are looked for in this much of the file; a stub's are 1 KiB."""
 MAX_SECTIONS = 96

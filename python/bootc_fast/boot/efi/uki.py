@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.efi.pe import MAX_PE_BYTES, PeFile, parse_pe
+from bootc_fast.boot.efi.pe import PeFile, parse_pe
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bootc_fast.types import VerityDigest
-
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,40 +88,6 @@ def parse_uki(data: bytes) -> Uki:
     pe = parse_pe(data)
     os_release = parse_os_release(_text_of(pe, ".osrel") or "")
     return Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe))
-
-
-def read_bytes(fd: int) -> bytes:
-    """Read a whole boot file from its beginning; not mapped, since a FAT may fail under a map with a signal.
-
-    Raises:
-        BootEntryError: It has more than ``MAX_PE_BYTES`` bytes.
-        OSError: As from ``pread``.
-    """
-    size = os.fstat(fd).st_size
-    if size > MAX_PE_BYTES:
-        raise BootEntryError(f"reading a UKI: it has {size} bytes, more than {MAX_PE_BYTES}")
-    # One call gives all of it, and no second copy, unless the file grows or the kernel feels otherwise.
-    parts: list[bytes] = []
-    length = 0
-    while chunk := os.pread(fd, size - length + 1 if length < size else _READ_BYTES, length):
-        parts.append(chunk)
-        length += len(chunk)
-        if length > MAX_PE_BYTES:
-            raise BootEntryError(f"reading a UKI: it grows beyond {MAX_PE_BYTES} bytes")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def read_uki(fd: int) -> Uki:
-    """Read and parse a UKI; some 100 MB of memory and disk reads, so call it in a thread.
-
-    Raises:
-        BootEntryError: It cannot be read, or is no UKI that we can parse.
-    """
-    try:
-        data = read_bytes(fd)
-    except OSError as error:
-        raise BootEntryError(f"reading a UKI: {error.strerror}") from error
-    return parse_uki(data)
 
 
 def list_digests(uki: Uki) -> tuple[VerityDigest, ...]:
