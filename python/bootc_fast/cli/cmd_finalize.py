@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import print_json, print_lines, text_seconds
-from bootc_fast.composefs.deployments import read_booted, read_staged_marker
+from bootc_fast.composefs.deployments import read_booted, read_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.host import open_host
 from bootc_fast.text import escape
@@ -91,11 +91,11 @@ def _find_nothing_staged(root: str) -> FinalizeOutcome | None:
     """
     try:
         host = open_host(root)
-        booted, marker = read_booted(host), read_staged_marker(host)
+        booted = read_booted(host)
+        marker = read_marker(host, booted)
     except (BootcFastError, OSError):
         return None
-    # One that names the booted deployment is what a soft reboot leaves behind.
-    if marker is not None and marker.digest != booted.digest:
+    if marker is not None:
         return None
     return FinalizeOutcome(Result.NOTHING_STAGED, booted=booted.digest)
 

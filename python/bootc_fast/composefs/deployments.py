@@ -197,6 +197,16 @@ def read_staged_marker(host: Host) -> StagedMarker | None:
     return parse_staged_marker(text, what=f"reading {host.staged_marker}")
 
 
+def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
+    """Read what is staged: a marker that names the booted deployment, as a soft reboot leaves it, counts as none.
+
+    Raises:
+        InvalidStateError: The marker is malformed.
+    """
+    marker = read_staged_marker(host)
+    return None if marker is not None and marker.digest == booted.digest else marker
+
+
 def remove_staged_marker(host: Host) -> None:
     """Remove the marker; an absent one is fine.
 

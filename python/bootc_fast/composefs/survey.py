@@ -13,6 +13,7 @@ from bootc_fast.composefs.deployments import (
     list_deployments,
     parse_digest,
     read_booted,
+    read_marker,
     read_staged_marker,
     remove_staged_marker,
 )
@@ -67,12 +68,6 @@ class Survey:
         """Other deployments that still have state and image, so that they can boot."""
         chosen = {self.booted.digest, self.marker.digest if self.marker else None}
         return tuple(one.digest for one in self.deployments if one.has_image and one.digest not in chosen)
-
-
-def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
-    """Read the staged marker; one that names the booted deployment counts as none."""
-    marker = read_staged_marker(host)
-    return None if marker is not None and marker.digest == booted.digest else marker
 
 
 def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:

@@ -20,9 +20,9 @@ from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
-from bootc_fast.composefs.deployments import is_etc_transient, read_booted
+from bootc_fast.composefs.deployments import is_etc_transient, read_booted, read_marker
 from bootc_fast.composefs.etc import plan_merge
-from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_marker, read_survey
+from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError, VerityMismatchError
 from bootc_fast.etc.merge import conflict_error
 from bootc_fast.events import ignore_event
