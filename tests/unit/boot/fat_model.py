@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FREE, END = 0, -1
 ROOT = 2
-_FAT_ENTRIES_PER_SECTOR = 128
 _LFN_CHARS = 13
 
 
@@ -63,8 +62,11 @@ def make_error(number: int, what: object = "") -> OSError:
 class FatModel:
     """A mounted FAT file system, and the log of what it writes."""
 
-    def __init__(self, *, clusters: int = 600, cluster_bytes: int = 512, slots_per_sector: int = 16) -> None:
+    def __init__(
+        self, *, clusters: int = 600, cluster_bytes: int = 512, slots_per_sector: int = 16, fat_entries: int = 128
+    ) -> None:
         self.clusters = clusters
+        self.fat_entries = fat_entries
         self.cluster_bytes = cluster_bytes
         self.slots_per_sector = slots_per_sector
         self.cache: dict[tuple[str, int], Any] = {}
@@ -72,10 +74,11 @@ class FatModel:
         self.log: list[tuple[str, tuple[str, int], Any]] = []
         self.next_tag = 1
         self.is_read_only = False
+        self.can_exchange = True
         self.held: dict[int, Inode] = {}
         self.next_handle = 1
-        for i in range(0, clusters, _FAT_ENTRIES_PER_SECTOR):
-            self.cache["fat", i // _FAT_ENTRIES_PER_SECTOR] = (FREE,) * _FAT_ENTRIES_PER_SECTOR
+        for i in range(0, clusters, self.fat_entries):
+            self.cache["fat", i // self.fat_entries] = (FREE,) * self.fat_entries
         self.root = Inode(start=ROOT, is_dir=True)
         self._set_fat(ROOT, END)
         self._put(("data", ROOT), self._empty_directory())
@@ -101,12 +104,12 @@ class FatModel:
     def _fat(self, cluster: int) -> int:
         if not ROOT <= cluster < self.clusters:
             return END
-        return self.cache["fat", cluster // _FAT_ENTRIES_PER_SECTOR][cluster % _FAT_ENTRIES_PER_SECTOR]
+        return self.cache["fat", cluster // self.fat_entries][cluster % self.fat_entries]
 
     def _set_fat(self, cluster: int, value: int) -> None:
-        key = ("fat", cluster // _FAT_ENTRIES_PER_SECTOR)
+        key = ("fat", cluster // self.fat_entries)
         entries = list(self.cache[key])
-        entries[cluster % _FAT_ENTRIES_PER_SECTOR] = value
+        entries[cluster % self.fat_entries] = value
         self._put(key, tuple(entries))
 
     def _allocate(self, count: int) -> list[int]:
@@ -137,6 +140,20 @@ class FatModel:
             cluster = self._fat(cluster)
         return found
 
+    def is_broken(self, start: int) -> bool:
+        """Say whether firmware takes what starts here for empty: its chain runs into a free cluster, or in a circle.
+
+        Source: EDK II, FatPhysicalDirSize.
+        """
+        seen: set[int] = set()
+        cluster = start
+        while cluster != END:
+            if cluster == FREE or cluster in seen or self._fat(cluster) == FREE:
+                return True
+            seen.add(cluster)
+            cluster = self._fat(cluster)
+        return False
+
     # -- directories --------------------------------------------------------------------------------------------
 
     def _directory_slots(self, directory: Inode) -> list[tuple[int, int]]:
@@ -153,15 +170,22 @@ class FatModel:
             self._put(("data", cluster), tuple(sector))
 
     def _add_slots(self, directory: Inode, name: bytes, inode: Inode) -> None:
-        parts = [name[i : i + _LFN_CHARS] for i in range(0, len(name), _LFN_CHARS)]
+        # A name that is short and upper case needs no long one.
+        is_short = len(name) <= 8 and name.isalnum() and name.isupper()
+        parts = [] if is_short else [name[i : i + _LFN_CHARS] for i in range(0, len(name), _LFN_CHARS)]
         count = len(parts) + 1
         positions = self._directory_slots(directory)
         usable = [self.cache["data", c][i].kind in ("free", "deleted") for c, i in positions]
         for start in range(len(positions) + 1):
             if start + count > len(positions):
-                cluster = self._allocate(1)[0]
+                last = self.chain(directory.start)[-1]
+                cluster = next((c for c in range(ROOT + 1, self.clusters) if self._fat(c) == FREE), None)
+                if cluster is None:
+                    raise make_error(errno.ENOSPC)
+                # Link and end mark go in one epoch; the link first is the order that a plain prefix shows.
                 self._put(("data", cluster), self._empty_directory())
-                self._set_fat(self.chain(directory.start)[-1], cluster)
+                self._set_fat(last, cluster)
+                self._set_fat(cluster, END)
                 self._add_slots(directory, name, inode)
                 return
             if all(usable[start : start + count]):
@@ -169,7 +193,7 @@ class FatModel:
         tag, self.next_tag = self.next_tag, self.next_tag + 1
         slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(parts)]
         # Start cluster and size come when the inode is written.
-        slots.append(Slot("short", tag, total=len(parts), is_dir=inode.is_dir))
+        slots.append(Slot("short", tag, name if is_short else b"", total=len(parts), is_dir=inode.is_dir))
         inode.slots = positions[start : start + count]
         self._write_slots(inode.slots, slots)
 
@@ -182,7 +206,7 @@ class FatModel:
             return
         cluster, index = inode.slots[-1]
         old = self.cache["data", cluster][index]
-        new = Slot("short", old.tag, total=old.total, start=inode.start, size=inode.size, is_dir=inode.is_dir)
+        new = Slot("short", old.tag, old.part, total=old.total, start=inode.start, size=inode.size, is_dir=inode.is_dir)
         self._write_slots([inode.slots[-1]], [new])
 
     # -- operations ---------------------------------------------------------------------------------------------
@@ -312,8 +336,12 @@ class FatModel:
     def mount(self, disk: dict[tuple[str, int], Any]) -> FatModel:
         """Mount what a crash left."""
         model = FatModel(
-            clusters=self.clusters, cluster_bytes=self.cluster_bytes, slots_per_sector=self.slots_per_sector
+            clusters=self.clusters,
+            cluster_bytes=self.cluster_bytes,
+            slots_per_sector=self.slots_per_sector,
+            fat_entries=self.fat_entries,
         )
+        model.can_exchange = self.can_exchange
         model.cache, model.disk = dict(disk), dict(disk)
         model.log.clear()
         model.next_tag = self.next_tag + 1000
@@ -337,6 +365,7 @@ class FatModel:
             parts = longs.pop(slot.tag, {})
             is_named = len(parts) == slot.total
             name = b"".join(parts[i][0] for i in range(slot.total)) if is_named else b"BOOTC~%d.CON" % slot.tag
+            name = slot.part or name
             inode = Inode(slot.start, slot.size, slot.is_dir)
             inode.slots = [*(parts[i][1] for i in sorted(parts)), position]
             directory.children[name] = inode

@@ -58,6 +58,15 @@ class FatDirectory:
     def first_block(self, name: bytes) -> int | None:
         return self._child(name).start or None
 
+    def exchange(self, one: bytes, two: bytes) -> None:
+        if not self.model.can_exchange:
+            raise make_error(errno.EINVAL, one)
+        self.model.exchange(self.inode, one, two)
+
+    def capacity_slots(self) -> int | None:
+        # The model's directories lack the two slots of `.` and `..`.
+        return len(self.model._directory_slots(self.inode)) + 2
+
     def barrier(self) -> None:
         self.model.syncfs()
         self.model.fsync(self.inode)
@@ -106,6 +115,12 @@ class FatVolume:
         except OSError:
             return None
         return None if inode.is_dir else inode.size
+
+    def is_alias(self, path: bytes, other: bytes) -> bool:
+        try:
+            return self.model.find(path) is self.model.find(other)
+        except OSError:
+            return False
 
     def is_fat(self) -> bool:
         return True

@@ -224,9 +224,21 @@ def find_boots(model: FatModel, scenario: Scenario) -> list[MenuEntry | None]:
     return picked
 
 
+def _find_broken(model: FatModel) -> list[bytes]:
+    found = []
+    for path in (b"/loader", b"/loader/entries"):
+        try:
+            inode = model.find(path)
+        except OSError:
+            continue
+        if inode.start and model.is_broken(inode.start):
+            found.append(path)
+    return found
+
+
 def judge(model: FatModel, scenario: Scenario, *, wanted: tuple[VerityDigest, ...] | None = None) -> list[str]:
     """Say what is wrong with what is on the disk; nothing is wrong where the machine boots what it should."""
-    wrong = []
+    wrong = [f"{path!r} counts as empty for firmware" for path in _find_broken(model)]
     texts = {_normal(raw) for path, raw in scenario.files.items() if path.endswith(b".conf")}
     for entry in find_boots(model, scenario):
         if entry is None:

@@ -7,6 +7,7 @@ cannot lead out of it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from bootc_fast.types import Loader
 
 _FIBMAP = 1
+_RENAME_EXCHANGE = 2
+_SLOT_BYTES = 32
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What the kernel says where a file system or a caller without CAP_SYS_RAWIO can not map blocks.
@@ -74,6 +77,12 @@ class BootDirectory(Protocol):
     def first_block(self, name: bytes) -> int | None:
         """Return where the file's first block is; None where it has none or nobody can tell."""
 
+    def exchange(self, one: bytes, two: bytes) -> None:
+        """Exchange two names, as ``RENAME_EXCHANGE`` does; ``EINVAL`` where the file system cannot."""
+
+    def capacity_slots(self) -> int | None:
+        """Return how many FAT slots it has room for without another cluster; None where it is not on FAT."""
+
     def barrier(self) -> None:
         """Put everything on the disk, in this order: ``syncfs``, then ``fsync`` of the directory.
 
@@ -98,6 +107,9 @@ class BootVolume(Protocol):
 
     def find_size(self, path: bytes) -> int | None:
         """Return a regular file's length in bytes; None where there is none."""
+
+    def is_alias(self, path: bytes, other: bytes) -> bool:
+        """Say whether a path is a symlink, or the same inode as another one."""
 
     def is_fat(self) -> bool:
         """Say whether a power cut can leave names whose blocks are free or another file's."""
@@ -217,6 +229,17 @@ class RealDirectory:
         block: int = struct.unpack("=i", answer)[0]
         return block or None
 
+    def exchange(self, one: bytes, two: bytes) -> None:
+        """See BootDirectory."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.renameat2(self._fd, one, self._fd, two, _RENAME_EXCHANGE) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), one)
+
+    def capacity_slots(self) -> int | None:
+        """See BootDirectory. The size of a vfat directory is that of its clusters."""
+        return os.fstat(self._fd).st_size // _SLOT_BYTES if _core.is_fat(self._fd) else None
+
     def barrier(self) -> None:
         """See BootDirectory."""
         _core.sync_filesystem(self._fd)
@@ -293,6 +316,24 @@ class RealVolume:
         finally:
             os.close(fd)
         return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def is_alias(self, path: bytes, other: bytes) -> bool:
+        """See BootVolume."""
+        head, _slash, name = path.strip(b"/").rpartition(b"/")
+        found: list[os.stat_result] = []
+        try:
+            with contextlib.ExitStack() as stack:
+                parent = self._open(head, _DIRECTORY_FLAGS)
+                stack.callback(os.close, parent)
+                found.append(os.stat(name, dir_fd=parent, follow_symlinks=False))
+                fd = self._open(other, os.O_PATH)
+                stack.callback(os.close, fd)
+                found.append(os.fstat(fd))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        if found and stat.S_ISLNK(found[0].st_mode):
+            return True
+        return len(found) > 1 and os.path.samestat(found[0], found[1])
 
     def is_fat(self) -> bool:
         """See BootVolume."""

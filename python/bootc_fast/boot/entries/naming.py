@@ -33,6 +33,11 @@ _KEY_PREFIXES = (b"bootc-", b"-bootc-", b"!bootc-")
 _GENERATION = re.compile(rb"(?:bootc_zz|bootd|zz_bootc)-([0-9]{8})-[0-9]{2}(?:[+.]|$)")
 
 
+def find_generation(names: Collection[bytes]) -> int:
+    """Return the greatest generation among the names; 0 where there is none."""
+    return max((int(match[1]) for name in names if (match := _GENERATION.match(name))), default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class NameMaker:
     """Makes the names of one generation.
@@ -86,8 +91,7 @@ def choose_names(
     Raises:
         BootEntryError: An entry of ours has a name that nothing can outrank.
     """
-    found = [int(match[1]) for name in names if (match := _GENERATION.match(name))]
-    generation = 1 + max(found, default=0)
+    generation = 1 + find_generation(names)
     if generation >= MAX_GENERATION:
         raise BootEntryError(f"the boot entries' generation number {generation - 1} is the last one")
     for rules in (RULES, record_of(loader).rules):

@@ -19,14 +19,18 @@ fails is a warning. The sequence, with one barrier (``syncfs``, then ``fsync``) 
 ====  =====================================================================================
 1     the deployment's file system, the boot partition and the ESP as they are
 2     each ``*.efi.staged`` gets its final name
-3     ``X.conf.new`` files, written and flushed one by one
-4     ``X.conf.new`` → ``X.conf``, the default's first, one barrier each
+3     the whole set, foreign entries copied, in a directory that no loader reads (``beside``)
+4     ``RENAME_EXCHANGE`` of that directory and the live one, a barrier on both and on their parent
 5     the set is read back and sorted by every rule that the loader may have
 6     ``user.cfg`` is replaced, where GRUB boots UKIs, and read back
 7     overrides that named an entry of ours name the new default
-8     old entries: open, unlink, barrier, close
+8     old entries: open, unlink, barrier, close; then their directory
 9     the staged set
 ====  =====================================================================================
+
+Where the kernel cannot exchange names on the file system, or ``entries`` holds what cannot be copied, 3 and 4 are:
+``X.conf.new`` written and flushed, then renamed to ``X.conf``, the default's first, a barrier each; refused where the
+names could make the live directory grow.
 
 Source:
     Spec boot.md, "Replacing the set", where the sequence was measured on Linux's vfat.
@@ -42,6 +46,17 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.boot.area.directory import RealVolume, hint_for, opened
 from bootc_fast.boot.area.replace import GONE_SUFFIX, NEW_SUFFIX, find_linked, remove_files, replace_file
+from bootc_fast.boot.entries.beside import (
+    UNSUPPORTED,
+    check_names_fit,
+    choose_beside,
+    exchange_with_live,
+    flush_both,
+    is_same_directory,
+    remove_outdated,
+    remove_set,
+    write_set,
+)
 from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.menu import read_volumes, sort_menu
 from bootc_fast.boot.entries.moves import VariableSetter, move_override
@@ -65,6 +80,9 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.boot.entries.reader import StagedRename
     from bootc_fast.types import VerityDigest
+
+MAX_COPIED_BYTES = 1 << 20
+"""Of one file in ``entries``: what is longer is no entry, and the old way of renames leaves it where it is."""
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
@@ -102,6 +120,8 @@ class _Publication:
     set_variable: VariableSetter | None
     protected: Collection[VerityDigest] | None = None
     doing: str = "flushing the boot partition"
+    beside: bytes | None = None
+    is_exchanged: bool = False
     live: list[bytes] = field(default_factory=list)
     written: list[bytes] = field(default_factory=list)
     is_user_cfg_new: bool = False
@@ -171,6 +191,46 @@ class _Publication:
             self.boot.make_directory(ENTRIES)
         if not self.plan.new_files:
             return
+        if not self.plan.makes_directory and self._exchange_sets():
+            return
+        self._write_beside_old()
+
+    def _exchange_sets(self) -> bool:
+        """Build the whole set beside the live one and exchange them; False where that cannot be done."""
+        self.warnings += remove_outdated(self.boot)
+        self.doing = "building the new set of boot entries beside the old one"
+        files = {entry.file_name: entry.raw for entry in self.plan.new_files}
+        with opened(self.boot, ENTRIES) as directory:
+            gone = {*self.plan.removed, *(name for name in directory.list_names() if OWN_LEFTOVER.fullmatch(name))}
+            try:
+                files |= {
+                    name: directory.read(name, MAX_COPIED_BYTES) for name in directory.list_names() if name not in gone
+                }
+            except OSError:
+                # What cannot be copied, a directory say, must stay where it is.
+                self._check_renames_fit()
+                return False
+        path = choose_beside(self.boot)
+        self.beside = path
+        write_set(self.boot, path, files)
+        self.doing = "exchanging the old set of boot entries and the new one"
+        try:
+            self.is_exchanged = True
+            exchange_with_live(self.boot, path)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self.is_exchanged, self.beside = False, None
+            self.warnings += remove_set(self.boot, path)
+            self._check_renames_fit()
+            return False
+        return True
+
+    def _check_renames_fit(self) -> None:
+        names = [entry.file_name + suffix for entry in self.plan.new_files for suffix in (NEW_SUFFIX, b"")]
+        check_names_fit(self.boot, ENTRIES, names)
+
+    def _write_beside_old(self) -> None:
         with opened(self.boot, ENTRIES) as directory:
             for entry in self.plan.new_files:
                 self.doing = f"writing the boot entry {entry.label}"
@@ -228,6 +288,8 @@ class _Publication:
         try:
             if self.is_user_cfg_new:
                 self._take_user_cfg_back()
+            if self.beside is not None:
+                problems += self._take_exchange_back(self.beside)
             if self.written:
                 with opened(self.boot, ENTRIES) as directory:
                     linked = find_linked(directory, [*self.menu.names, *self.live, *self.written])
@@ -237,6 +299,17 @@ class _Publication:
         except OSError as error:
             problems.append(f"putting the old boot entries back: {error.strerror or error}")
         return problems
+
+    def _take_exchange_back(self, path: bytes) -> list[str]:
+        """Nothing is freed before the old set is live again, in memory and on the disk."""
+        if self.is_exchanged:
+            with opened(self.boot, ENTRIES) as directory:
+                is_new_live = self.plan.new_files[0].file_name in directory.list_names()
+            if is_new_live:
+                exchange_with_live(self.boot, path)
+            else:
+                flush_both(self.boot, path)
+        return remove_set(self.boot, path)
 
     def _take_user_cfg_back(self) -> None:
         with opened(self.boot, GRUB_DIRECTORY) as directory:
@@ -257,6 +330,9 @@ class _Publication:
 
     def remove_old(self) -> int:
         """Step 8; returns how many names were to go."""
+        if self.beside is not None:
+            self.warnings += remove_set(self.boot, self.beside)
+            return len(self.plan.removed)
         if not self.plan.removed:
             return 0
         try:
@@ -279,6 +355,10 @@ class _Publication:
             return
         try:
             directory = self.boot.open_directory(STAGED_ENTRIES)
+            if directory is not None and is_same_directory(self.boot, STAGED_ENTRIES):
+                directory.close()
+                directory = None
+                self.warnings.append("entries.staged is the same directory as entries, and is left")
             if directory is not None:
                 try:
                     names = directory.list_names()
@@ -321,7 +401,8 @@ def publish_volumes(
         run.replace_user_cfg()
     except (OSError, BootEntryError) as error:
         problems = run.take_back()
-        hint = "; ".join(filter(None, [*problems, hint_for(error) if isinstance(error, OSError) else None])) or None
+        known = hint_for(error) if isinstance(error, OSError) else error.hint
+        hint = "; ".join(filter(None, [*problems, known])) or None
         if isinstance(error, BootEntryError):
             raise BootEntryError(f"{run.doing}: {error}", hint=hint) from error
         raise FileSystemError(f"{run.doing}: {error.strerror or error}", hint=hint) from error

@@ -7,9 +7,12 @@ from unit.boot.fat_model import FatModel, seeded
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import A, B, Scenario, check_finished, find_boots, judge, make_scenarios
 
+from bootc_fast.boot.entries import publish
+from bootc_fast.boot.entries.beside import count_slots
+from bootc_fast.errors import BootEntryError
 from bootc_fast.types import Loader
 
-GEOMETRIES = [(512, 16), (512, 3), (4096, 16)]
+GEOMETRIES = [(512, 16), (512, 4), (4096, 16)]
 SUBSETS = 12
 
 
@@ -62,7 +65,7 @@ def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
 @pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
 def test_two_crashes_in_a_row_still_boot_and_then_finish(scenario: Scenario) -> None:
     rng = seeded(3)
-    model = _prepare(scenario, 512, 3)
+    model = _prepare(scenario, 512, 5)
     scenario.run(FatVolume(model))
     states = list(model.crash_states(rng, subsets=2))
     for disk in rng.sample(states, min(15, len(states))):
@@ -95,6 +98,77 @@ def test_without_a_marker_the_next_run_after_a_crash_can_go_back_to_the_old_set(
         crashed.start()
         back.run(FatVolume(crashed))
         check_finished(crashed.mount(crashed.cache), back)
+
+
+def _grow_scenario() -> Scenario:
+    return next(s for s in make_scenarios() if s.name == "systemd-boot BLS update")
+
+
+def _prepare_filled(fill: int, *, capacity: int = 16) -> FatModel:
+    """A host whose FAT sectors hold one entry each, with as many long foreign names as `fill` in ``entries``."""
+    scenario = _grow_scenario()
+    model = FatModel(slots_per_sector=capacity, fat_entries=1)
+    volume = FatVolume(model)
+    scenario.install(volume)
+    for number in range(fill):
+        volume.put(b"/loader/entries/other-system-with-a-long-name-%d.conf" % number, b"title other\nlinux /o\n")
+    model.start()
+    return model
+
+
+def _count_bad(model: FatModel, scenario: Scenario, *, seed: int) -> tuple[int, int]:
+    states = [judge(model.mount(disk), scenario) for disk in model.crash_states(seeded(seed), subsets=40)]
+    return sum(bool(problems) for problems in states), len(states)
+
+
+@pytest.mark.parametrize("fill", range(6))
+def test_no_state_has_a_live_directory_that_firmware_takes_for_empty(fill: int) -> None:
+    scenario = _grow_scenario()
+    model = _prepare_filled(fill)
+    before = {name: model.read(inode) for name, inode in model.find(b"/loader/entries").children.items()}
+    scenario.run(FatVolume(model))
+    check_finished(model, scenario)
+    after = {name: model.read(inode) for name, inode in model.find(b"/loader/entries").children.items()}
+    assert {n: raw for n, raw in before.items() if n.startswith(b"other")}.items() <= after.items()
+    assert sorted(model.find(b"/loader").children) == [b"entries"]
+    bad, states = _count_bad(model, scenario, seed=7)
+    assert (bad, states > 200) == (0, True)
+
+
+def test_the_old_way_grows_the_live_directory_and_the_model_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = _grow_scenario()
+    model = _prepare_filled(1)
+    monkeypatch.setattr(publish._Publication, "_exchange_sets", lambda _self: False)
+    scenario.run(FatVolume(model))
+    bad, _states = _count_bad(model, scenario, seed=7)
+    assert bad > 0
+
+
+def test_without_an_exchange_names_that_would_make_the_live_directory_grow_are_refused() -> None:
+    scenario = _grow_scenario()
+    model = _prepare_filled(1)
+    model.can_exchange = False
+    with pytest.raises(BootEntryError, match="would grow") as caught:
+        scenario.run(FatVolume(model))
+    assert "loader/" in (caught.value.hint or "")
+    assert judge(model, scenario, wanted=(scenario.old,)) == []
+    assert _count_bad(model, scenario, seed=9)[0] == 0
+
+
+def test_a_parent_without_a_free_slot_is_refused_before_the_first_write() -> None:
+    scenario = _grow_scenario()
+    model = _prepare_filled(0)
+    volume = FatVolume(model)
+    directory = volume.open_directory(b"/loader")
+    assert directory is not None
+    number = 0
+    while (free := 16 - sum(count_slots(name) for name in directory.list_names())) > 0:
+        volume.put(b"/loader/" + b"%d" % number + b"x" * (12 if free == 2 else 20 if free == 3 else 5), b"f")
+        number += 1
+    model.start()
+    with pytest.raises(BootEntryError, match="would grow"):
+        scenario.run(volume)
+    assert model.log == [] or all(kind == "flush" for kind, _key, _value in model.log)
 
 
 def _bootc_exchange(model: FatModel) -> None:

@@ -98,7 +98,13 @@ async def test_a_cancellation_meanwhile_waits_for_the_end(tmp_path: Path, monkey
         assert read_menu(area, known=scenario.kept).own_order[0] == scenario.new
 
 
-async def test_a_read_only_boot_directory_is_a_file_system_error_and_nothing_changes(tmp_path: Path) -> None:
+async def test_without_an_exchange_a_name_in_the_way_is_a_file_system_error_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: RealDirectory, one: bytes, _two: bytes) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), one)
+
+    monkeypatch.setattr(RealDirectory, "exchange", refuse)
     scenario = make_scenarios()[0]
     with _install(scenario, tmp_path) as area:
         menu = read_menu(area, known=scenario.kept)
