@@ -65,7 +65,7 @@ def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
 @pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
 def test_two_crashes_in_a_row_still_boot_and_then_finish(scenario: Scenario) -> None:
     rng = seeded(3)
-    model = _prepare(scenario, 512, 5)
+    model = _prepare(scenario, 512, 8)
     scenario.run(FatVolume(model))
     states = list(model.crash_states(rng, subsets=2))
     for disk in rng.sample(states, min(15, len(states))):
