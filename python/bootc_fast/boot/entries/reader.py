@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.record import LoaderRule
     from bootc_fast.types import Loader, VerityDigest
 
+LOADER_DIRECTORY = b"loader"
 ENTRIES = b"loader/entries"
 STAGED_ENTRIES = b"loader/entries.staged"
 GRUB_DIRECTORY = b"grub2"
