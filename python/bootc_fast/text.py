@@ -28,7 +28,8 @@ def _code(error: BaseException) -> int:
 def describe_error(error: BaseException) -> str:
     """One line for one error, without its causes; safe for a terminal."""
     if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{_name(error.filename)}: "
+        # A call on a descriptor, as os.listdir(fd), leaves its number for a name: that tells nobody anything.
+        where = "" if error.filename is None or isinstance(error.filename, int) else f"{_name(error.filename)}: "
         return escape(f"{where}{error.strerror}")
     text = str(error)
     if isinstance(error, BootcFastError):

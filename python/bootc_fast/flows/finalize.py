@@ -315,7 +315,7 @@ def _flush(looked: _Looked) -> None:
                 if fd is not None:
                     _core.sync_filesystem(fd)
     except OSError as error:
-        raise FileSystemError(f"flushing what the new deployment needs: {error.strerror}") from error
+        raise FileSystemError(f"flushing what the new deployment needs: {error.strerror or error}") from error
 
 
 def _judge_verity(run: _Run, looked: _Looked, images: Iterable[OpenImage]) -> None:

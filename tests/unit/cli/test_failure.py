@@ -58,3 +58,7 @@ def test_an_os_error_exits_as_a_file_system_error_and_a_defect_as_unexpected() -
 
 def test_control_characters_and_bytes_that_are_not_text_are_escaped() -> None:
     assert escape("a\x1b[31m\n\udcff é") == "a\\x1b[31m\\n\\xff é"
+
+
+def test_a_descriptor_is_no_name_of_a_file() -> None:
+    assert render_error(OSError(5, "Input/output error", 19)) == "error: Input/output error\n"
