@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import flowkit
 import loader_emulation as loaders
+from faults.runner import CHANGES
 
 from bootc_fast import lab
 from bootc_fast.lab.layout import open_lab
@@ -73,14 +74,15 @@ class Seen:
     Attributes:
         boots: The deployment that the loader takes; None where it takes none, or one that is not whole.
         why: Why that is.
-        menu: What the loader shows, foreign entries too.
+        menu: What the loader shows, in its order: deployments, and foreign entries by name. What ours are called and
+            which rank they have depends on what was there when they were written.
         lost: Foreign files that are not what they were.
         etc: Every deployment's /etc, with attributes.
     """
 
     boots: str | None = None
     why: str = ""
-    menu: tuple[tuple[str, str], ...] = ()
+    menu: tuple[str, ...] = ()
     lost: list[str] = field(default_factory=list)
     etc: dict[str, object] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ class Scene:
     new: str
     runner: Runner
     calls: int = 0
+    changes: int = 0
     before: Seen = field(init=False)
     after: Seen = field(init=False)
     kernels: dict[str, bytes] = field(default_factory=dict)
@@ -123,6 +126,8 @@ class Scene:
         ran = self.runner.run(self.root, ARGV[self.flow], log=True)
         assert (ran.exit_code, ran.err) == (0, ""), ran
         self.calls = ran.count
+        self.fresh()
+        self.changes = self.runner.run(self.root, ARGV[self.flow], kinds=CHANGES).count
         self.log = ran.log
         self.kernels |= self._boot_files()
         self.after = self.look()
@@ -150,7 +155,7 @@ class Scene:
     def look(self) -> Seen:
         host, files = open_lab(self.root), self._files()
         seen = Seen(lost=[name for name, data in self.foreign.items() if files.get(name) != data])
-        seen.menu = tuple(sorted((entry.name, entry.text) for entry in loaders.list_menu(host.loader, files)))
+        seen.menu = tuple(entry.digest or entry.name for entry in loaders.list_menu(host.loader, files))
         for digest in host.deployments:
             etc = flowkit.snapshot(host.state_dir(digest) / "etc")
             # Directories' times and link counts of files that a merge writes anew are not the admin's.
