@@ -82,6 +82,19 @@ class LimitExceededError(ImageFormatError):
         self.limit = limit
 
 
+class FatFormatError(FileSystemError):
+    """Not a FAT file system that we can walk: another one, corrupt or truncated.
+
+    Args:
+        message: What is wrong and where.
+        offset: Byte offset on the volume; -1 where no single one is to blame.
+    """
+
+    def __init__(self, message: str, offset: int = -1, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
 class CommandError(FileSystemError):
     """A system tool failed.
 

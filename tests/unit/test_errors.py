@@ -16,6 +16,7 @@ from bootc_fast import errors
         ("NoRollbackTargetError", 4),
         ("EtcConflictError", 5),
         ("ImageFormatError", 6),
+        ("FatFormatError", 6),
         ("MountError", 6),
         ("EspError", 6),
         ("BootEntryError", 7),
