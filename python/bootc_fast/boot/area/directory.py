@@ -120,8 +120,8 @@ class BootVolume(Protocol):
 
 _HINTS = {
     errno.ENOSPC: "make space on the boot partition: only what belongs to deployments that are gone is removed for you",
-    errno.EROFS: "the kernel makes a damaged file system read-only: look at its log, and check it (fsck)",
-    errno.EIO: "the disk fails, or the file system is damaged: look at the kernel's log, and check it (fsck)",
+    errno.EROFS: "the kernel makes a damaged file system read-only: look at its log, and ask `bootc-fast doctor`",
+    errno.EIO: "the disk fails, or the file system is damaged: look at the kernel's log, and ask `bootc-fast doctor`",
 }
 
 

@@ -1,0 +1,70 @@
+"""``bootc-fast doctor``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.progress import show_progress
+from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.cli.runtime import run_async
+from bootc_fast.flows.doctor import DoctorOutcome, doctor
+from bootc_fast.text import escape
+
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION = """\
+Finds what power cuts and other tools leave on the boot partition: entries that are torn, double or absent, an
+exchange of the sets that was cut, a stale staged set, kernels that are missing or damaged, and on FAT broken
+directories and names that share clusters. Without --repair it says what it would do and writes nothing.
+Exits with 0 where nothing is wrong any more, else with 7.
+"""
+EPILOG = """\
+examples:
+  bootc-fast doctor
+  bootc-fast doctor --repair
+"""
+_STILL_WRONG = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("--repair", action="store_true", help="mend what can be mended")
+    add_bootloader(parser)
+    parser.add_argument("--json", action="store_true", help="print what was found and done as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    with show_progress(arguments) as on_event:
+        outcome = run_async(
+            lambda: doctor(arguments.root, repair=arguments.repair, loader=arguments.bootloader, on_event=on_event)
+        )
+    for warning in outcome.warnings:
+        sys.stderr.write(f"warning: {escape(warning)}\n")
+    if arguments.json:
+        from dataclasses import asdict
+
+        print_json(asdict(outcome))
+    else:
+        print_lines(render_outcome(outcome))
+    return _STILL_WRONG if any(not finding.is_harmless for finding in outcome.remaining) else 0
+
+
+def render_outcome(outcome: DoctorOutcome) -> list[str]:
+    """Say what is wrong, and what was or would be done."""
+    lines = []
+    for finding in outcome.findings:
+        lines.append(escape(f"{finding.kind}: {finding.detail}"))
+        verb = "repair" if outcome.repaired else "--repair would"
+        lines.append(escape(f"  {verb}: {finding.repair}" if finding.repair else "  nothing is done about it here"))
+    if not outcome.findings:
+        lines.append("Nothing is wrong on the boot partition.")
+    elif outcome.repaired:
+        lines.append(f"Still wrong: {len(outcome.remaining)} of {len(outcome.findings)}")
+    lines.append(f"Next boot: {escape(outcome.next_boot or 'nothing')}")
+    return lines

@@ -1,0 +1,388 @@
+"""Finding and mending what power cuts and other tools leave on the boot partition.
+
+The plan is made first and is the same with and without ``repair``. Entries are written by ``publish_menu`` only, and
+nothing is written to a FAT volume on which a chain is broken or two names share clusters: the kernel would give the
+clusters of the one to the other. That is for ``fsck.fat -a`` on the unmounted partition.
+
+Source:
+    Spec commands.md, ``doctor``; boot.md, "A directory that grows".
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.fat import FatReader
+from bootc_fast.boot.area.fat_check import FatProblem, check_volume
+from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+from bootc_fast.boot.entries.plan import plan_menu
+from bootc_fast.boot.entries.publish import publish_menu
+from bootc_fast.boot.entries.variables import make_variable_setter
+from bootc_fast.boot.loaders.entry import parse_artifact_digest, parse_entry
+from bootc_fast.composefs.boot_files import BootLook, hash_files, list_protected, look_boot
+from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel, write_boot_file
+from bootc_fast.composefs.survey import Survey, read_survey
+from bootc_fast.errors import BootcFastError, FatFormatError, FileSystemError
+from bootc_fast.events import ignore_event
+from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.machine.cmdline import split_cmdline
+from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.mounts import open_writable
+from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.text import describe_error
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.events import EventSink
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import VerityDigest
+
+STEP_TIMEOUT_S = 120.0
+_NEEDS_NO_FSCK = frozenset({FatProblem.ORPHANS, FatProblem.TORN_NAME, FatProblem.DIRTY})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: For programs.
+        detail: For people.
+        repair: What ``--repair`` does about it; None where it does nothing.
+        is_harmless: Nothing that boots depends on it.
+    """
+
+    kind: str
+    detail: str
+    repair: str | None = None
+    is_harmless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOutcome:
+    """What was found, and what was or would be done.
+
+    Attributes:
+        findings: In the order in which they are mended.
+        repaired: They were mended, those that have a repair.
+        remaining: What is still wrong after that; `findings` where nothing was to be repaired.
+        next_boot: The entry that the loader takes first.
+        warnings: What else was odd.
+    """
+
+    findings: tuple[Finding, ...]
+    repaired: bool
+    remaining: tuple[Finding, ...]
+    next_boot: str | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Diagnosis:
+    """Findings, and the writes that mend them."""
+
+    survey: Survey
+    look: BootLook
+    findings: list[Finding] = field(default_factory=list)
+    files: list[tuple[bytes, bytes]] = field(default_factory=list)
+    made: list[MenuEntry] = field(default_factory=list)
+    is_fat_unsafe: bool = False
+    needs_menu: bool = False
+
+    @property
+    def wanted(self) -> tuple[VerityDigest, ...]:
+        """Deployments that can boot: the running one, and those with state and image."""
+        return (self.survey.booted.digest, *self.survey.kept)
+
+
+async def doctor(
+    root: Path | str = "/",
+    *,
+    repair: bool = False,
+    loader: Loader | None = None,
+    timeout_s: float = 240.0,
+    on_event: EventSink = ignore_event,
+) -> DoctorOutcome:
+    """Find what is wrong on the boot partition, and mend it where asked.
+
+    Cancellation: at any moment before the writes; these are not interrupted.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        repair: Mend what can be mended; without it nothing is written.
+        loader: Wins over what the host says.
+        timeout_s: For the whole, in seconds.
+        on_event: Gets the steps; must not block.
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        BootEntryError, FileSystemError: A repair failed; what booted before still does.
+        LockedError: Another process is at it.
+    """
+    host = await run_blocking(open_host, root)
+    steps = Steps(on_event, flow="looking after the boot partition", timeout_s=timeout_s)
+    with single_error(), steps.limit_all():
+        async with AsyncExitStack() as stack:
+            if repair:
+                await read_survey(host)
+                await stack.enter_async_context(hold_lock(host))
+                host = await stack.enter_async_context(open_writable(host))
+            with steps.run("look", "Looking at the boot partition", timeout_s=STEP_TIMEOUT_S):
+                survey = await read_survey(host)
+                look = await look_boot(survey, stack, loader=loader, read_only=not repair)
+                found = await _diagnose(host, survey, look)
+            if not repair:
+                return _make_outcome(found, found, repaired=False)
+            with steps.run("repair", "Mending the boot entries", timeout_s=STEP_TIMEOUT_S):
+                with anyio.CancelScope(shield=True):
+                    warnings = await _apply(host, found)
+                survey = await read_survey(host)
+                after = await look_boot(survey, stack, loader=loader, read_only=True)
+                left = await _diagnose(host, survey, after)
+            return _make_outcome(found, left, repaired=True, warnings=warnings)
+
+
+def _make_outcome(
+    found: _Diagnosis, left: _Diagnosis, *, repaired: bool, warnings: tuple[str, ...] = ()
+) -> DoctorOutcome:
+    default = left.look.menu.default
+    return DoctorOutcome(
+        findings=tuple(found.findings),
+        repaired=repaired,
+        remaining=tuple(left.findings),
+        next_boot=default.label if default is not None else None,
+        warnings=tuple(dict.fromkeys((*found.look.warnings, *warnings))),
+    )
+
+
+async def _diagnose(host: Host, survey: Survey, look: BootLook) -> _Diagnosis:
+    found = _Diagnosis(survey, look)
+    if host.is_live:
+        for fd in dict.fromkeys(filter(None, (look.area.boot_fd, look.area.esp_fd))):
+            await run_blocking(_check_fat, found, fd)
+    await _check_kernels(found)
+    await _check_absent_entries(found)
+    _check_menu(found)
+    return found
+
+
+def _check_fat(found: _Diagnosis, directory_fd: int) -> None:
+    fd = open_volume_device(directory_fd)
+    if fd is None:
+        return
+    device = device_path_of(directory_fd)
+    try:
+        for one in check_volume(FatReader(fd)):
+            # Linux sets the mark itself while the volume is mounted for writing.
+            if one.problem is FatProblem.DIRTY:
+                continue
+            needs_fsck = one.problem not in _NEEDS_NO_FSCK
+            found.is_fat_unsafe |= needs_fsck
+            advice = f"; unmount it and run `fsck.fat -a {device}`" if needs_fsck else ""
+            detail = f"{device}: /{one.path}: {one.detail}{advice}"
+            found.findings.append(Finding(one.problem.value, detail, is_harmless=one.is_harmless))
+    except (OSError, FatFormatError) as error:
+        found.findings.append(Finding("fat-unreadable", f"{device}: {describe_error(error)}"))
+        found.is_fat_unsafe = True
+    finally:
+        os.close(fd)
+
+
+def _own_entries(menu: BootMenu, digest: VerityDigest) -> list[MenuEntry]:
+    every = (*menu.entries, *menu.files, *menu.staged, *menu.staged_files)
+    found: list[MenuEntry] = []
+    for entry in every:
+        if entry.is_own and entry.digest == digest and entry not in found:
+            found.append(entry)
+    return found
+
+
+async def _check_kernels(found: _Diagnosis) -> None:
+    """Kernels and initrds that are missing, empty or not those of the origin."""
+    done: set[bytes] = set()
+    for digest in found.wanted:
+        for entry in _own_entries(found.look.menu, digest):
+            if entry.linux is None or entry.linux in done or len(entry.initrd) != 1:
+                if entry.uki is not None and entry.missing:
+                    names = os.fsdecode(b", ".join(entry.missing))
+                    found.findings.append(
+                        Finding("uki-missing", f"{entry.label} names {names}, which no image holds: stage it again")
+                    )
+                continue
+            done.add(entry.linux)
+            reason = await _what_is_wrong(found, entry, digest)
+            if reason is not None:
+                await _recover_files(found, entry, digest, reason)
+
+
+async def _what_is_wrong(found: _Diagnosis, entry: MenuEntry, digest: VerityDigest) -> str | None:
+    if entry.missing:
+        return "missing or empty"
+    origin = next((one.origin for one in found.survey.deployments if one.digest == digest), None)
+    if origin is None or origin.boot_digest is None or entry.linux is None:
+        return None
+    try:
+        is_right = await run_native(hash_files, found.look, (entry.linux, *entry.initrd)) == origin.boot_digest
+    except BootcFastError as error:
+        return describe_error(error)
+    return None if is_right else "not what was staged"
+
+
+async def _recover(found: _Diagnosis, digest: VerityDigest) -> Recovered | str:
+    origin = next((one.origin for one in found.survey.deployments if one.digest == digest), None)
+    try:
+        return await recover_kernel(found.survey.host, digest, origin)
+    except BootcFastError as error:
+        return describe_error(error)
+
+
+async def _recover_files(found: _Diagnosis, entry: MenuEntry, digest: VerityDigest, reason: str) -> None:
+    names = f"{os.fsdecode(entry.linux or b'')} and {os.fsdecode(entry.initrd[0])}"
+    detail = f"{names} of deployment {digest[:16]}…: {reason}"
+    if parse_artifact_digest((entry.linux or b"").rpartition(b"/")[0] + b".efi") is None:
+        # Not a place where bootc puts kernels: an admin's own, which is not ours to write.
+        found.findings.append(Finding("boot-files", f"{detail}; not in a directory of bootc's"))
+        return
+    recovered = await _recover(found, digest)
+    if isinstance(recovered, str):
+        found.findings.append(Finding("boot-files", f"{detail}; {recovered}"))
+        return
+    found.files += [(entry.linux or b"", recovered.linux), (entry.initrd[0], recovered.initrd)]
+    found.findings.append(Finding("boot-files", detail, "copy them out of the deployment's image"))
+
+
+async def _check_absent_entries(found: _Diagnosis) -> None:
+    """Deployments that could boot and have no entry anywhere."""
+    menu, survey = found.look.menu, found.survey
+    has_any = any(_own_entries(menu, digest) for digest in found.wanted)
+    for digest in found.wanted:
+        # An older deployment without an entry is how a loader's menu of two looks; the running one needs its own.
+        if _own_entries(menu, digest) or (has_any and digest != survey.booted.digest):
+            continue
+        deployment = next((one for one in survey.deployments if one.digest == digest), None)
+        origin = deployment.origin if deployment is not None else None
+        detail = f"deployment {digest[:16]}… has no boot entry"
+        if origin is not None and origin.boot_type == "uki":
+            found.findings.append(Finding("entry-missing", f"{detail}; it boots from a UKI: stage it again"))
+            continue
+        recovered = await _recover(found, digest)
+        if isinstance(recovered, str):
+            found.findings.append(Finding("entry-missing", f"{detail}; {recovered}"))
+            continue
+        _make_entry(found, digest, recovered)
+        found.findings.append(Finding("entry-missing", detail, "write one from its image and the running command line"))
+        found.needs_menu = True
+
+
+def _kernel_prefix(found: _Diagnosis) -> bytes:
+    """GRUB's paths start at the root of the partition, which has /boot in it where that is no partition of its own."""
+    area, host = found.look.area, found.survey.host
+    if area.loader is not Loader.GRUB:
+        return b"/EFI/Linux"
+    root = host.find_status(host.sysroot)
+    return b"/boot" if root is not None and root.st_dev == os.fstat(area.boot_fd).st_dev else b""
+
+
+def _make_entry(found: _Diagnosis, digest: VerityDigest, recovered: Recovered) -> None:
+    host, booted = found.survey.host, found.survey.booted
+    arguments = split_cmdline(host.read_bytes(host.proc_cmdline).decode("utf-8", "surrogateescape"))
+    base = kernel_base(digest, prefix=_kernel_prefix(found))
+    raw = make_entry_text(
+        digest,
+        recovered,
+        booted_arguments=arguments,
+        has_question_mark=booted.missing_verity_allowed,
+        base=base,
+    )
+    name = b"bootc_recovered-%d-1.conf" % len(found.made)
+    found.made.append(parse_entry(name, raw, known=found.look.menu.known))
+    found.files += [(base + b"/vmlinuz", recovered.linux), (base + b"/initrd", recovered.initrd)]
+
+
+def _check_menu(found: _Diagnosis) -> None:
+    """What a publication of the wanted set mends."""
+    menu = found.look.menu
+    repair = "write the set of entries anew"
+    if menu.is_exchange_unfinished:
+        _add_menu(found, "exchange-unfinished", "loader/entries is missing, a staged set is there", repair)
+    for name in menu.torn:
+        _add_menu(found, "entry-torn", f"loader/entries/{os.fsdecode(name)} is empty or torn", "remove it")
+    for name in menu.leftovers:
+        _add_menu(found, "leftover", f"loader/entries/{os.fsdecode(name)} was left by a cut", "remove it")
+    for digest in found.wanted:
+        raws = [(one.raw, one.file_name) for one in menu.files if one.is_own and one.digest == digest]
+        texts = {_without_rank(raw) for raw, _name in raws}
+        if len(raws) > len(texts):
+            _add_menu(found, "entry-duplicate", f"deployment {digest[:16]}… has {len(raws)} entries", "keep one")
+    if menu.has_staged and found.survey.marker is None and not menu.is_exchange_unfinished:
+        _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
+
+
+def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
+    found.needs_menu = True
+    found.findings.append(Finding(kind, detail, repair))
+
+
+def _without_rank(raw: bytes) -> tuple[bytes, ...]:
+    return tuple(line for line in raw.splitlines() if not line.startswith((b"sort-key", b"version", b"title")))
+
+
+async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
+    if found.is_fat_unsafe:
+        return ("nothing was written: the file system has to be checked first, unmounted",)
+    boot = RealVolume(found.look.area.boot_fd)
+    for path, data in found.files:
+        inside = path.removeprefix(b"/boot") if found.look.area.loader is Loader.GRUB else path
+        try:
+            await run_blocking(write_boot_file, boot, inside, data)
+        except OSError as error:
+            raise FileSystemError(f"writing {os.fsdecode(path)}: {error.strerror or error}") from error
+    if not found.needs_menu:
+        return ()
+    menu = await _reread(found)
+    order = _choose_order(found, menu)
+    if not order:
+        return ("no deployment has an entry whose files are all there: the entries stay as they are",)
+    plan = plan_menu(menu, order=order, staged=None)
+    if found.survey.marker is not None:
+        # An update that waits for its finalize keeps its set.
+        plan = replace(plan, removes_staged=False)
+    protected = list_protected(found.survey, menu)
+    setter = make_variable_setter(host)
+    published = await publish_menu(found.look.area, menu, plan, set_variable=setter, protected=protected)
+    return (*plan.warnings, *published.warnings)
+
+
+async def _reread(found: _Diagnosis) -> BootMenu:
+    """The menu after the kernels are there, with the entries that are made anew among the staged."""
+    from bootc_fast.boot.entries.menu import read_menu
+
+    variables = found.look.variables
+    menu = await run_blocking(read_menu, found.look.area, known=found.survey.known, variables=variables)
+    made = tuple(found.made)
+    return replace(menu, staged=(*menu.staged, *made), staged_files=(*menu.staged_files, *made))
+
+
+def _choose_order(found: _Diagnosis, menu: BootMenu) -> tuple[VerityDigest, ...]:
+    """The menu's own order; where an exchange was cut, that of the staged set; what runs where there is none."""
+    order = menu.own_order
+    marker = found.survey.marker
+    if menu.is_exchange_unfinished and marker is None:
+        order = tuple(entry.digest for entry in menu.staged if entry.is_own and entry.digest is not None)
+    made = [entry.digest for entry in found.made if entry.digest is not None]
+    wanted = [digest for digest in (*order, *found.wanted, *made) if digest in found.wanted]
+    usable = {entry.digest for digest in wanted for entry in _own_entries(menu, digest) if not entry.missing}
+    return tuple(dict.fromkeys(digest for digest in wanted if digest in usable))

@@ -1,0 +1,191 @@
+"""doctor over lab hosts: every kind of damage, under every loader; a dry run changes nothing, a repair boots."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.flowkit import COMBINATIONS, Case, finalize, make_case, run, snapshot
+
+from bootc_fast import lab
+from bootc_fast.types import BootType, Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BLS = [(loader, kind) for loader, kind in COMBINATIONS if kind is BootType.BLS]
+
+
+def _ready(tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType) -> Case:
+    """A host after one update: two deployments, the new one boots next and runs."""
+    case = make_case(tmp_path / "host", loader, boot_type)
+    assert finalize(capsys, case)[0] == 0
+    lab.boot(case.host)
+    return case
+
+
+def _doctor(case: Case, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, object]]:
+    code, out, err = run(capsys, "doctor", "--json", "--root", case.root, *options)
+    assert out, err
+    found: dict[str, object] = json.loads(out)
+    return code, found
+
+
+def _entries(case: Case) -> list[Path]:
+    return sorted((case.host.boot_dir / "loader/entries").glob("*.conf"))
+
+
+def _kernel(case: Case) -> Path:
+    area, _prefix = case.host.kernel_area()
+    return next(path for path in sorted(area.glob("*/vmlinuz")) if case.staged in str(path))
+
+
+def _remove_kernel(case: Case) -> None:
+    _kernel(case).unlink()
+
+
+def _empty_kernel(case: Case) -> None:
+    _kernel(case).write_bytes(b"")
+
+
+def _damage_initrd(case: Case) -> None:
+    _kernel(case).with_name("initrd").write_bytes(b"not an initrd")
+
+
+def _remove_kernel_directory(case: Case) -> None:
+    shutil.rmtree(_kernel(case).parent)
+
+
+def _tear_entry(case: Case) -> None:
+    (case.host.boot_dir / "loader/entries/bootc_fedora-9-9.conf").write_bytes(b"\0" * 100)
+
+
+def _duplicate(case: Case) -> None:
+    first = _entries(case)[0]
+    first.with_name("bootc_old-1-0.conf").write_bytes(first.read_bytes())
+
+
+def _stale_staged(case: Case) -> None:
+    entries = case.host.boot_dir / "loader/entries"
+    shutil.copytree(entries, entries.with_name("entries.staged"))
+
+
+def _cut_exchange(case: Case) -> None:
+    entries = case.host.boot_dir / "loader/entries"
+    entries.rename(entries.with_name("entries.staged"))
+
+
+def _remove_entries(case: Case) -> None:
+    shutil.rmtree(case.host.boot_dir / "loader/entries")
+
+
+def _empty_entries(case: Case) -> None:
+    for path in _entries(case):
+        path.unlink()
+
+
+DAMAGES = [
+    _remove_kernel,
+    _empty_kernel,
+    _damage_initrd,
+    _remove_kernel_directory,
+    _tear_entry,
+    _duplicate,
+    _stale_staged,
+    _cut_exchange,
+    _remove_entries,
+    _empty_entries,
+]
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), COMBINATIONS)
+def test_a_healthy_host_has_nothing_wrong_and_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    case = _ready(tmp_path, capsys, loader, boot_type)
+    before = snapshot(case.root)
+    for options in ((), ("--repair",)):
+        code, found = _doctor(case, capsys, *options)
+        assert (code, found["findings"]) == (0, [])
+        assert snapshot(case.root) == before
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), COMBINATIONS)
+def test_a_staged_update_is_no_damage_and_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    case = make_case(tmp_path / "host", loader, boot_type)
+    assert _doctor(case, capsys, "--repair")[1]["findings"] == []
+    assert finalize(capsys, case)[0] == 0
+    assert lab.boot(case.host).digest == case.staged
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__.strip("_"))
+@pytest.mark.parametrize(("loader", "boot_type"), BLS)
+def test_damage_is_told_then_mended_and_the_right_deployment_boots(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    loader: Loader,
+    boot_type: BootType,
+    damage: Callable[[Case], None],
+) -> None:
+    case = _ready(tmp_path, capsys, loader, boot_type)
+    foreign = case.host.boot_dir / "loader/memtest.conf.note"
+    foreign.write_bytes(b"an admin's own\n")
+    damage(case)
+    before = snapshot(case.root)
+    code, planned = _doctor(case, capsys)
+    assert code == 7
+    assert snapshot(case.root) == before
+    code, mended = _doctor(case, capsys, "--repair")
+    assert mended["findings"] == planned["findings"]
+    assert (mended["remaining"], code) == ([], 0), (mended["findings"], mended["remaining"])
+    assert lab.boot(case.host).digest == case.staged
+    after = snapshot(case.root)
+    assert _doctor(case, capsys, "--repair")[1]["findings"] == []
+    assert snapshot(case.root) == after
+    assert foreign.read_bytes() == b"an admin's own\n"
+
+
+def test_a_kernel_that_an_admin_put_elsewhere_is_told_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
+    own = case.host.esp / "EFI/mine"
+    own.mkdir()
+    (own / "vmlinuz").write_bytes(b"an admin's kernel")
+    (own / "initrd").write_bytes(b"an admin's initrd")
+    text = next(path.read_text() for path in _entries(case) if case.staged in path.read_text())
+    directory = _kernel(case).parent.name
+    variant = case.host.boot_dir / "loader/entries/mine.conf"
+    variant.write_text(text.replace(f"/EFI/Linux/{directory}/", "/EFI/mine/").replace("sort-key ", "sort-key zz"))
+    before = snapshot(case.root)
+    _doctor(case, capsys, "--repair")
+    assert snapshot(case.root) == before
+
+
+def test_a_uki_that_is_gone_is_told_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.UKI)
+    next(path for path in (case.host.esp / "EFI/Linux/bootc").glob("*.efi") if case.staged in path.name).unlink()
+    before = snapshot(case.root)
+    code, found = _doctor(case, capsys, "--repair")
+    assert code == 7
+    assert [one["kind"] for one in found["findings"]] == ["uki-missing"]  # type: ignore[attr-defined]
+    assert snapshot(case.root) == before
+
+
+def test_an_image_whose_kernel_is_not_what_was_staged_is_not_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
+    _remove_kernel(case)
+    origin = case.host.state_dir(case.staged) / f"{case.staged}.origin"
+    lines = ["digest = " + "0" * 64 if line.startswith("digest") else line for line in origin.read_text().splitlines()]
+    origin.write_text("\n".join(lines) + "\n")
+    before = snapshot(case.root)
+    code, found = _doctor(case, capsys, "--repair")
+    assert (code, found["findings"]) == (7, found["remaining"])
+    assert snapshot(case.root) == before
