@@ -19,6 +19,7 @@ from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.native import run_native
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ def _read(image: _core.Image, path: bytes, host: Host, check: Callable[[], objec
         write_file(image, path, fd, objects=host.objects, check=check)
         if os.fstat(fd).st_size > MAX_KERNEL_BYTES:
             raise FileSystemError(
-                f"reading {os.fsdecode(path)} of the image: it is longer than {MAX_KERNEL_BYTES} bytes"
+                f"reading {escape_bytes(path)} of the image: it is longer than {MAX_KERNEL_BYTES} bytes"
             )
         return os.pread(fd, MAX_KERNEL_BYTES, 0)
     finally:
@@ -128,7 +129,7 @@ def write_boot_file(volume: BootVolume, path: bytes, data: bytes) -> None:
         volume.make_directory(head)
         directory = volume.open_directory(head)
     if directory is None:
-        raise FileSystemError(f"opening {os.fsdecode(head)} on the boot partition: there is no such directory")
+        raise FileSystemError(f"opening {escape_bytes(head)} on the boot partition: there is no such directory")
     with closing(directory):
         with suppress(OSError):
             # Absent, longer or unreadable: then it is written.

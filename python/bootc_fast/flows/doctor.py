@@ -25,6 +25,7 @@ from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import parse_artifact_digest, parse_entry
+from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.composefs.boot_files import BootLook, hash_files, list_protected, look_boot
 from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel, write_boot_file
 from bootc_fast.composefs.survey import Survey, read_survey
@@ -35,8 +36,7 @@ from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import describe_error
-from bootc_fast.types import Loader
+from bootc_fast.text import describe_error, escape_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.events import EventSink
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import VerityDigest
+    from bootc_fast.types import Loader, VerityDigest
 
 STEP_TIMEOUT_S = 120.0
 _NEEDS_NO_FSCK = frozenset({FatProblem.ORPHANS, FatProblem.TORN_NAME, FatProblem.DIRTY})
@@ -202,7 +202,7 @@ def _check_fat(found: _Diagnosis, directory_fd: int) -> None:
 
 
 def _own_entries(menu: BootMenu, digest: VerityDigest) -> list[MenuEntry]:
-    every = (*menu.entries, *menu.files, *menu.staged, *menu.staged_files)
+    every = (*menu.live.entries, *menu.live.files, *menu.staged.entries, *menu.staged.files)
     found: list[MenuEntry] = []
     for entry in every:
         if entry.is_own and entry.digest == digest and entry not in found:
@@ -217,7 +217,7 @@ async def _check_kernels(found: _Diagnosis) -> None:
         for entry in _own_entries(found.look.menu, digest):
             if entry.linux is None or entry.linux in done or len(entry.initrd) != 1:
                 if entry.uki is not None and entry.missing:
-                    names = os.fsdecode(b", ".join(entry.missing))
+                    names = escape_bytes(b", ".join(entry.missing))
                     found.findings.append(
                         Finding("uki-missing", f"{entry.label} names {names}, which no image holds: stage it again")
                     )
@@ -250,7 +250,7 @@ async def _recover(found: _Diagnosis, digest: VerityDigest) -> Recovered | str:
 
 
 async def _recover_files(found: _Diagnosis, entry: MenuEntry, digest: VerityDigest, reason: str) -> None:
-    names = f"{os.fsdecode(entry.linux or b'')} and {os.fsdecode(entry.initrd[0])}"
+    names = f"{escape_bytes(entry.linux or b'')} and {escape_bytes(entry.initrd[0])}"
     detail = f"{names} of deployment {digest[:16]}…: {reason}"
     if parse_artifact_digest((entry.linux or b"").rpartition(b"/")[0] + b".efi") is None:
         # Not a place where bootc puts kernels: an admin's own, which is not ours to write.
@@ -290,7 +290,7 @@ async def _check_absent_entries(found: _Diagnosis) -> None:
 def _kernel_prefix(found: _Diagnosis) -> bytes:
     """GRUB's paths start at the root of the partition, which has /boot in it where that is no partition of its own."""
     area, host = found.look.area, found.survey.host
-    if area.loader is not Loader.GRUB:
+    if record_of(area.loader).is_on_esp:
         return b"/EFI/Linux"
     root = host.find_status(host.sysroot)
     return b"/boot" if root is not None and root.st_dev == os.fstat(area.boot_fd).st_dev else b""
@@ -316,18 +316,18 @@ def _check_menu(found: _Diagnosis) -> None:
     """What a publication of the wanted set mends."""
     menu = found.look.menu
     repair = "write the set of entries anew"
-    if menu.is_exchange_unfinished:
+    if menu.odd.is_exchange_unfinished:
         _add_menu(found, "exchange-unfinished", "loader/entries is missing, a staged set is there", repair)
-    for name in menu.torn:
-        _add_menu(found, "entry-torn", f"loader/entries/{os.fsdecode(name)} is empty or torn", "remove it")
-    for name in menu.leftovers:
-        _add_menu(found, "leftover", f"loader/entries/{os.fsdecode(name)} was left by a cut", "remove it")
+    for name in menu.odd.torn:
+        _add_menu(found, "entry-torn", f"loader/entries/{escape_bytes(name)} is empty or torn", "remove it")
+    for name in menu.odd.leftovers:
+        _add_menu(found, "leftover", f"loader/entries/{escape_bytes(name)} was left by a cut", "remove it")
     for digest in found.wanted:
-        raws = [(one.raw, one.file_name) for one in menu.files if one.is_own and one.digest == digest]
+        raws = [(one.raw, one.file_name) for one in menu.live.files if one.is_own and one.digest == digest]
         texts = {_without_rank(raw) for raw, _name in raws}
         if len(raws) > len(texts):
             _add_menu(found, "entry-duplicate", f"deployment {digest[:16]}… has {len(raws)} entries", "keep one")
-    if menu.has_staged and found.survey.marker is None and not menu.is_exchange_unfinished:
+    if menu.staged.is_present and found.survey.marker is None and not menu.odd.is_exchange_unfinished:
         _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
 
 
@@ -345,11 +345,11 @@ async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
         return ("nothing was written: the file system has to be checked first, unmounted",)
     boot = RealVolume(found.look.area.boot_fd)
     for path, data in found.files:
-        inside = path.removeprefix(b"/boot") if found.look.area.loader is Loader.GRUB else path
+        inside = path if record_of(found.look.area.loader).is_on_esp else path.removeprefix(b"/boot")
         try:
             await run_blocking(write_boot_file, boot, inside, data)
         except OSError as error:
-            raise FileSystemError(f"writing {os.fsdecode(path)}: {error.strerror or error}") from error
+            raise FileSystemError(f"writing {escape_bytes(path)}: {error.strerror or error}") from error
     if not found.needs_menu:
         return ()
     menu = await _reread(found)
@@ -373,15 +373,16 @@ async def _reread(found: _Diagnosis) -> BootMenu:
     variables = found.look.variables
     menu = await run_blocking(read_menu, found.look.area, known=found.survey.known, variables=variables)
     made = tuple(found.made)
-    return replace(menu, staged=(*menu.staged, *made), staged_files=(*menu.staged_files, *made))
+    staged = menu.staged
+    return replace(menu, staged=replace(staged, entries=(*staged.entries, *made), files=(*staged.files, *made)))
 
 
 def _choose_order(found: _Diagnosis, menu: BootMenu) -> tuple[VerityDigest, ...]:
     """The menu's own order; where an exchange was cut, that of the staged set; what runs where there is none."""
     order = menu.own_order
     marker = found.survey.marker
-    if menu.is_exchange_unfinished and marker is None:
-        order = tuple(entry.digest for entry in menu.staged if entry.is_own and entry.digest is not None)
+    if menu.odd.is_exchange_unfinished and marker is None:
+        order = tuple(entry.digest for entry in menu.staged.entries if entry.is_own and entry.digest is not None)
     made = [entry.digest for entry in found.made if entry.digest is not None]
     wanted = [digest for digest in (*order, *found.wanted, *made) if digest in found.wanted]
     usable = {entry.digest for digest in wanted for entry in _own_entries(menu, digest) if not entry.missing}
