@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.render import print_json, print_lines, text_seconds
-from bootc_fast.composefs.deployments import read_booted, read_marker
+from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.text import escape
 from bootc_fast.types import FinalizeOutcome, Result, Strategy

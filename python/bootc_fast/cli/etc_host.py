@@ -6,12 +6,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.cmd_etc import Trees, open_path
-from bootc_fast.composefs.deployments import is_etc_transient
-from bootc_fast.composefs.etc import open_directory, open_etc
+from bootc_fast.composefs.etc import open_etc
 from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
 from bootc_fast.errors import UsageError
 from bootc_fast.etc.policy import MergePolicy, read_merge_policy
 from bootc_fast.etc.trees import DirectorySource, ImageSource
+from bootc_fast.machine.booted import is_etc_transient
+from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.types import Strategy
@@ -44,7 +45,7 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
     survey = await read_survey(host)
     if is_merge and is_etc_transient(host):
         raise UsageError("merging /etc: it is transient here, so the new deployment starts with its image's /etc")
-    objects = await open_directory(host, host.objects, stack)
+    objects = await stack.enter_async_context(hold_directory(host, host.objects))
     pristine = await _open_image(host, survey.booted.digest, objects, stack)
     staged = survey.marker.digest if survey.marker else None
     new = None if staged is None else await _open_image(host, staged, objects, stack)
@@ -56,7 +57,7 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
             dest_fd = open_path(arguments.into, stack, kind=stat.S_IFDIR)
         elif staged is not None:
             check_staged_pieces(host, staged)
-            dest_fd = await open_directory(host, host.state_dir(staged) / "etc", stack)
+            dest_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(staged) / "etc"))
     return Trees(pristine, current, new, policy, dest_fd)
 
 

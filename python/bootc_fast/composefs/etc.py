@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.survey import open_image
-from bootc_fast.errors import FileSystemError, MountError
+from bootc_fast.errors import MountError
 from bootc_fast.etc.merge import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
 from bootc_fast.etc.policy import read_merge_policy
+from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.mounts import clone_directory
 from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
-    from pathlib import Path
 
     from bootc_fast.composefs.survey import OpenImage
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.etc.merge import EtcPlan
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Strategy, VerityDigest
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-
-
-async def open_directory(host: Host, path: Path, stack: AsyncExitStack) -> int:
-    """Open a directory for as long as the stack.
-
-    Raises:
-        FileSystemError: It cannot be opened.
-    """
-    try:
-        fd = await run_blocking(host.open_file, path, _DIRECTORY)
-    except OSError as error:
-        raise FileSystemError(f"opening {path}: {error.strerror}") from error
-    stack.callback(os.close, fd)
-    return fd
 
 
 async def open_etc(host: Host, stack: AsyncExitStack) -> int:
@@ -51,7 +34,7 @@ async def open_etc(host: Host, stack: AsyncExitStack) -> int:
     Source:
         Spec etc-merge.md, "The rules, per path": mount points.
     """
-    fd = await open_directory(host, host.etc, stack)
+    fd = await stack.enter_async_context(hold_directory(host, host.etc))
     if not host.is_live:
         return fd
     try:
@@ -80,7 +63,7 @@ async def plan_merge(
         on_conflict: Wins over the policy files.
     """
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
-    objects_fd = await open_directory(host, host.objects, stack)
+    objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
     current_fd = await open_etc(host, stack)
     return await plan_etc_merge(
         ImageSource(pristine.fd, objects_fd),
@@ -105,9 +88,9 @@ async def list_missing_changes(
         FileSystemError: Something cannot be read.
     """
     image = await open_image(host, booted, stack)
-    objects_fd = await open_directory(host, host.objects, stack)
+    objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
     current_fd = await open_etc(host, stack)
-    target_fd = await open_directory(host, host.state_dir(target) / "etc", stack)
+    target_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(target) / "etc"))
     return await find_missing_changes(
         ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd)
     )

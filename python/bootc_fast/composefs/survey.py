@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
-from bootc_fast.composefs.deployments import (
-    list_deployments,
-    parse_digest,
-    read_booted,
-    read_marker,
-    read_staged_marker,
-    remove_staged_marker,
-)
+from bootc_fast.composefs.deployments import list_deployments, read_marker, read_staged_marker, remove_staged_marker
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
+from bootc_fast.machine.booted import read_booted
+from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.types import Algorithm
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast import message_ids
-from bootc_fast.composefs.deployments import read_booted, read_origin
+from bootc_fast.composefs.deployments import read_origin
 from bootc_fast.composefs.survey import drop_outdated_marker
 from bootc_fast.errors import BootcFastError
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.journal import PRIORITY_ERROR, send_journal
 from bootc_fast.machine.mounts import open_writable

@@ -18,12 +18,13 @@ from bootc_fast import message_ids
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import BootLook, check_boot_files, confirm_next_boot, list_protected, look_boot
-from bootc_fast.composefs.deployments import is_etc_transient, remove_staged_marker
+from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.etc import list_missing_changes
 from bootc_fast.composefs.survey import Survey, read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.mounts import open_writable

@@ -20,13 +20,14 @@ from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
-from bootc_fast.composefs.deployments import is_etc_transient, read_booted, read_marker
+from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.composefs.etc import plan_merge
 from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError, VerityMismatchError
 from bootc_fast.etc.merge import conflict_error
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.machine.booted import is_etc_transient, read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking

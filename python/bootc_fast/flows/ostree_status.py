@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.container import ImageFacts, parse_image_reference
-from bootc_fast.composefs.deployments import is_read_only
 from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.flows.status_etc import add_rollback_etc
+from bootc_fast.machine.booted import is_read_only
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import read_unit_state
 from bootc_fast.ostree.etc import list_missing_ostree_changes

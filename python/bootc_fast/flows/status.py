@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
-from bootc_fast.composefs.deployments import is_etc_transient, is_read_only, list_deployments, read_booted, read_marker
+from bootc_fast.composefs.deployments import list_deployments, read_marker
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.survey import Survey, check_staged_pieces, list_images, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
@@ -21,6 +21,7 @@ from bootc_fast.etc.merge import conflict_error
 from bootc_fast.flows.ostree_status import get_ostree_status
 from bootc_fast.flows.status_etc import add_rollback_etc
 from bootc_fast.flows.steps import single_error
+from bootc_fast.machine.booted import is_etc_transient, is_read_only, read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import find_finalize_unit

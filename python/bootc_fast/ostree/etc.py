@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.deployments import is_etc_transient
-from bootc_fast.composefs.etc import open_directory
 from bootc_fast.etc.merge import DirectorySource, find_missing_changes
+from bootc_fast.machine.booted import is_etc_transient
+from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ async def list_missing_ostree_changes(
         return None
     async with AsyncExitStack() as stack:
         parts = [(booted, "usr/etc"), (booted, "etc"), (target, "etc")]
-        fds = [await open_directory(host, host.sysroot / one.path / name, stack) for one, name in parts]
+        fds = [
+            await stack.enter_async_context(hold_directory(host, host.sysroot / one.path / name)) for one, name in parts
+        ]
         pristine, current, other = map(DirectorySource, fds)
         return await find_missing_changes(pristine, current, other)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.composefs.deployments import read_booted
 from bootc_fast.errors import BootEntryError, FileSystemError, NotBootcHostError, SoftRebootError
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.ostree.deployment import OstreeBoot, OstreeDeployment, OstreeImage, OstreeSurvey
 from bootc_fast.ostree.libostree import load_libostree, lock_sysroot, open_sysroot, ostree_errors, run_ostree
 from bootc_fast.ostree.survey import make_key, staged_file, survey_sysroot

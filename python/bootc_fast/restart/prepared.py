@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.deployments import parse_booted_mount
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.machine.booted import parse_booted_mount
 from bootc_fast.machine.mountinfo import find_mount, parse_mountinfo
 
 if TYPE_CHECKING:

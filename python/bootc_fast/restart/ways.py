@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from bootc_fast import message_ids
-from bootc_fast.composefs.deployments import read_booted
 from bootc_fast.composefs.survey import drop_outdated_marker
 from bootc_fast.errors import BootcFastError, CommandError, MountError, SoftRebootError
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.native import run_blocking

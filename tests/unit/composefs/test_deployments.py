@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bootc_fast.composefs import deployments
 from bootc_fast.errors import InvalidStateError, NotBootcHostError
+from bootc_fast.machine.booted import is_etc_transient, read_booted
+from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
 from bootc_fast.types import BootType, StagedMarker
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("text", [A, SHORT])
 def test_accepts_both_digest_lengths(text: str) -> None:
-    assert deployments.parse_digest(text, what="test") == text
+    assert parse_digest(text, what="test") == text
 
 
 @pytest.mark.parametrize(
@@ -28,22 +30,22 @@ def test_accepts_both_digest_lengths(text: str) -> None:
 )
 def test_rejects_what_is_no_digest(text: str) -> None:
     with pytest.raises(InvalidStateError, match="test: "):
-        deployments.parse_digest(text, what="test")
+        parse_digest(text, what="test")
 
 
 def test_the_mount_wins_over_the_command_line(tmp_path: Path) -> None:
     host = make_host(tmp_path, cmdline=f"composefs={B}", mountinfo=mount_line("/", f"composefs:{A}"))
-    booted = deployments.read_booted(host)
+    booted = read_booted(host)
     assert (booted.digest, booted.source, booted.transient_root) == (A, "mountinfo", False)
 
 
 def test_the_topmost_of_two_mounts_at_the_root_counts(tmp_path: Path) -> None:
     lines = mount_line("/", f"composefs:{B}") + mount_line("/", f"composefs:{A}") + mount_line("/etc", "x")
-    assert deployments.read_booted(make_host(tmp_path, mountinfo=lines)).digest == A
+    assert read_booted(make_host(tmp_path, mountinfo=lines)).digest == A
 
 
 def test_a_transient_root_is_recognised(tmp_path: Path) -> None:
-    booted = deployments.read_booted(make_host(tmp_path, mountinfo=mount_line("/", f"transient:composefs={A}")))
+    booted = read_booted(make_host(tmp_path, mountinfo=mount_line("/", f"transient:composefs={A}")))
     assert (booted.digest, booted.transient_root) == (A, True)
 
 
@@ -63,7 +65,7 @@ def test_the_question_mark_is_found_beside_a_mounted_root(
     tmp_path: Path, cmdline: str, options: str, *, allowed: bool
 ) -> None:
     mountinfo = mount_line("/", f"composefs:{A}", options=options)
-    booted = deployments.read_booted(make_host(tmp_path, cmdline=cmdline, mountinfo=mountinfo))
+    booted = read_booted(make_host(tmp_path, cmdline=cmdline, mountinfo=mountinfo))
     assert booted.missing_verity_allowed is allowed
 
 
@@ -71,26 +73,26 @@ def test_of_several_versioned_digests_the_first_with_an_image_counts(tmp_path: P
     cmdline = f"quiet composefs={A} composefs.digest=v1-sha256-12:{SHORT} composefs.digest=?v2-sha512-12:{B}"
     host = make_host(tmp_path, cmdline=cmdline)
     add_image(host, B)
-    booted = deployments.read_booted(host)
+    booted = read_booted(host)
     assert (booted.digest, booted.missing_verity_allowed, booted.source) == (B, True, "cmdline")
 
 
 def test_composefs_counts_where_no_versioned_digest_has_an_image(tmp_path: Path) -> None:
     host = make_host(tmp_path, cmdline=f"composefs.digest=v1-sha256-12:{SHORT} composefs=?{A}")
-    booted = deployments.read_booted(host)
+    booted = read_booted(host)
     assert (booted.digest, booted.missing_verity_allowed) == (A, True)
 
 
 def test_several_digests_without_any_image_are_an_invalid_state(tmp_path: Path) -> None:
     host = make_host(tmp_path, cmdline=f"composefs.digest=v1-sha256-12:{SHORT} composefs.digest=v1-sha512-12:{B}")
     with pytest.raises(InvalidStateError, match="none has an image") as caught:
-        deployments.read_booted(host)
+        read_booted(host)
     assert caught.value.hint is not None
 
 
 def test_quoted_arguments_do_not_hide_or_make_arguments(tmp_path: Path) -> None:
     host = make_host(tmp_path, cmdline=f'dyndbg="file x composefs={B} +p" "composefs={A}"\n')
-    assert deployments.read_booted(host).digest == A
+    assert read_booted(host).digest == A
 
 
 @pytest.mark.parametrize(
@@ -110,32 +112,32 @@ def test_quoted_arguments_do_not_hide_or_make_arguments(tmp_path: Path) -> None:
 )
 def test_malformed_arguments_are_an_invalid_state(tmp_path: Path, argument: str) -> None:
     with pytest.raises(InvalidStateError, match="cmdline: composefs"):
-        deployments.read_booted(make_host(tmp_path, cmdline=f"quiet {argument} rw"))
+        read_booted(make_host(tmp_path, cmdline=f"quiet {argument} rw"))
 
 
 @pytest.mark.parametrize("source", ["composefs:", "composefs:xyz", f"transient:composefs={A}/..", "composefs:\\040"])
 def test_a_composefs_mount_without_a_digest_is_an_invalid_state(tmp_path: Path, source: str) -> None:
     with pytest.raises(InvalidStateError, match="mount at /"):
-        deployments.read_booted(make_host(tmp_path, cmdline=f"composefs={A}", mountinfo=mount_line("/", source)))
+        read_booted(make_host(tmp_path, cmdline=f"composefs={A}", mountinfo=mount_line("/", source)))
 
 
 def test_a_torn_mount_table_is_an_invalid_state(tmp_path: Path) -> None:
     with pytest.raises(InvalidStateError, match="lacks fields"):
-        deployments.read_booted(make_host(tmp_path, mountinfo="30 1 0:25 / / ro\n"))
+        read_booted(make_host(tmp_path, mountinfo="30 1 0:25 / / ro\n"))
 
 
 def test_a_host_without_composefs_is_no_bootc_host(tmp_path: Path) -> None:
     host = make_host(tmp_path, cmdline="quiet", mountinfo=mount_line("/", "/dev/vda3", fstype="ext4"))
     with pytest.raises(NotBootcHostError, match="not a host that bootc installed"):
-        deployments.read_booted(host)
+        read_booted(host)
     host.ostree_booted.write_text("")
     with pytest.raises(NotBootcHostError, match="ostree host"):
-        deployments.read_booted(host)
+        read_booted(host)
 
 
 def test_an_empty_directory_is_no_bootc_host(tmp_path: Path) -> None:
     with pytest.raises(NotBootcHostError):
-        deployments.read_booted(make_host(tmp_path))
+        read_booted(make_host(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_no_origin_text_does_anything_but_parse_or_be_refused(text: str) -> None
 @given(st.text(max_size=300))
 def test_no_command_line_does_anything_but_parse_or_be_refused(text: str) -> None:
     try:
-        deployments.parse_composefs_arguments(text, what="test")
+        parse_composefs_arguments(text, what="test")
     except InvalidStateError:
         return
 
@@ -240,7 +242,7 @@ key = 100%
 def test_reads_all_of_an_origin(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     add_deployment(host, A, FULL_ORIGIN)
-    origin = deployments.read_origin(host, deployments.parse_digest(A, what="test"))
+    origin = deployments.read_origin(host, parse_digest(A, what="test"))
     assert origin.image_reference == "ostree-unverified-image:docker://registry.example/example/os:latest"
     assert (origin.boot_type, origin.boot_digest) == (BootType.UKI, SHORT)
     assert origin.manifest_digest == f"sha256:{SHORT}"
@@ -319,7 +321,7 @@ def test_tells_a_transient_etc_from_a_kept_one(
     tmp_path: Path, lines: list[tuple[str, str, str, str]], *, is_transient: bool
 ) -> None:
     text = "".join(mount_line(point, source, fstype=kind, options=options) for point, source, kind, options in lines)
-    assert deployments.is_etc_transient(make_host(tmp_path, mountinfo=text)) is is_transient
+    assert is_etc_transient(make_host(tmp_path, mountinfo=text)) is is_transient
 
 
 def test_octal_escapes_in_the_mount_table_are_undone() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from bootc_fast import lab
 from bootc_fast.cli import main
-from bootc_fast.composefs import deployments
 from bootc_fast.errors import BootEntryError, InvalidStateError
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.types import BootType, Loader
 
@@ -40,7 +40,7 @@ def test_the_loaders_first_entry_is_booted(tmp_path: Path, loader: Loader, boot_
     assert (bootup.digest, bootup.previous) == (staged, first)
     assert host.booted == staged
     assert (host.etc / "a").read_text() == "2"
-    assert deployments.read_booted(open_host(host.root)).digest == staged
+    assert read_booted(open_host(host.root)).digest == staged
 
 
 def test_a_boot_clears_what_a_reboot_clears(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Directories of a host, open for the length of a block of a flow: no open waits on the event loop."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from bootc_fast.errors import FileSystemError
+from bootc_fast.machine.native import run_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from bootc_fast.machine.host import Host
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+@asynccontextmanager
+async def hold_directory(host: Host, path: Path) -> AsyncIterator[int]:
+    """Open a directory of a host for the length of a block; yields its descriptor.
+
+    Raises:
+        FileSystemError: It cannot be opened.
+    """
+    try:
+        fd = await run_blocking(host.open_file, path, _DIRECTORY)
+    except OSError as error:
+        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
