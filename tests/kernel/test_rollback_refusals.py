@@ -50,7 +50,7 @@ def test_a_read_only_boot_partition_is_an_error_with_a_hint_and_keeps_its_order(
     assert (code, out, err[0]) == (
         6,
         [],
-        "error: writing the boot entry bootc_zz-00000002-99.conf: Read-only file system",
+        "error: building the new set of boot entries beside the old one: Read-only file system",
     )
     assert err[-1].startswith("hint: the kernel makes a damaged file system read-only")
     assert flowkit.snapshot(updated.host.root) == before

@@ -201,7 +201,7 @@ def test_a_boot_partition_that_cannot_be_written_keeps_its_order(
 
     monkeypatch.setattr(RealVolume, "open_directory", refuse)
     exit_code, out, err = updated.roll_back()
-    assert (exit_code, out, "writing the boot entry" in err) == (6, "", True)
+    assert (exit_code, out, "building the new set of boot entries" in err) == (6, "", True)
     assert flowkit.snapshot(updated.host.boot_dir) == before
     assert updated.next_boot() == updated.booted
 

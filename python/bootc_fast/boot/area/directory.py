@@ -230,7 +230,9 @@ class RealDirectory:
         return block or None
 
     def exchange(self, one: bytes, two: bytes) -> None:
-        """See BootDirectory."""
+        """See BootDirectory. Who may not write what is live may not replace it as a whole either."""
+        if not os.access(two, os.W_OK, dir_fd=self._fd, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), two)
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.renameat2(self._fd, one, self._fd, two, _RENAME_EXCHANGE) != 0:
             number = ctypes.get_errno()
