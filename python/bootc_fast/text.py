@@ -1,10 +1,17 @@
-"""Errors and names as text for people; used by the command line, the journal and the outcome record alike."""
+"""The only way from bytes and strangers' strings to what people read: names, errors, digests, numbers, JSON.
+
+Used by the command line, the journal and the outcome record alike. Escaping twice is escaping once, so that whoever
+writes a line may escape it whatever its parts went through.
+"""
 
 from __future__ import annotations
 
 from bootc_fast.errors import BootcFastError, FileSystemError
 
 UNEXPECTED = 1
+
+SHORT_DIGEST_CHARS = 16
+_ALGORITHM = "sha256:"
 
 
 def flatten(error: BaseException) -> list[BaseException]:
@@ -67,6 +74,41 @@ def escape(text: str) -> str:
 def escape_bytes(name: bytes) -> str:
     """A bytes name for people."""
     return escape(name.decode("utf-8", errors="surrogateescape"))
+
+
+def escape_lines(text: bytes | str) -> list[str]:
+    """Several lines of another program's, each for people; ends at line feeds only, and blank ones are dropped."""
+    known = text if isinstance(text, str) else text.decode("utf-8", errors="surrogateescape")
+    return [escape(line.strip()) for line in known.split("\n") if line.strip()]
+
+
+def shorten_digest(digest: str, chars: int = SHORT_DIGEST_CHARS) -> str:
+    """The begin of a digest, of an image or an ostree commit, enough to know it by.
+
+    A ``sha256:`` before it is no part of what is counted.
+    """
+    known = _ALGORITHM if digest.startswith(_ALGORITHM) else ""
+    length = len(known) + chars
+    return escape(digest if len(digest) <= length else f"{digest[:length]}…")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 change``, ``2 changes``: every word of the noun's plural that has an ``s`` loses it for one."""
+    return f"{number} {noun if number != 1 else ' '.join(word.removesuffix('s') for word in noun.split())}"
+
+
+def dump_json(value: object, *, indent: int | None = 2) -> str:
+    r"""A value as JSON: the very data, and nothing that a terminal acts on.
+
+    What `escape` would escape stands as ``\uXXXX``, which every reader of JSON takes for the character itself; so
+    does half a surrogate pair, which no UTF-8 can hold.
+    """
+    import json
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def encode_bytes(name: bytes) -> str | dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
+from bootc_fast.cli.render import print_errors
 from bootc_fast.cli.runtime import run_async
 
 if TYPE_CHECKING:
@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
     report = run_async(lambda: report_last_finalize(arguments.root))
     if report is None:
         return 0
-    sys.stderr.write("".join(f"{line}\n" for line in report.lines))
+    print_errors(report.lines)
     return report.exit_code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bootc_fast import _core
 from bootc_fast.cli.render import print_json
 from bootc_fast.errors import UsageError
-from bootc_fast.text import encode_bytes
+from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -61,9 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
             [{"path": encode_bytes(path), "algorithm": options.algorithm, "digest": digest} for path, digest in found]
         )
         return 0
+    is_terminal = sys.stdout.isatty()
     for path, digest in found:
-        # Names as they are, as fsverity prints them: the output is read by programs.
-        line = digest.encode() if arguments.compact else f"{options.algorithm}:{digest} ".encode() + path
+        # Names as they are, as fsverity prints them: the output is read by programs; a terminal is read by people.
+        name = escape_bytes(path).encode() if is_terminal else path
+        line = digest.encode() if arguments.compact else f"{options.algorithm}:{digest} ".encode() + name
         sys.stdout.buffer.write(line + b"\n")
     return 0
 

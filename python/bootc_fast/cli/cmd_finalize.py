@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
-from bootc_fast.cli.render import print_json, print_lines, text_seconds
+from bootc_fast.cli.render import print_errors, print_json, print_lines, text_seconds
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
-from bootc_fast.text import escape
+from bootc_fast.text import dump_json, encode_bytes
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     document = encode_outcome(outcome)
     if arguments.report:
         _write_report(arguments.report, document)
-    for warning in outcome.warnings:
-        sys.stderr.write(f"warning: {escape(warning)}\n")
+    print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if arguments.json:
         print_json(document)
     else:
@@ -136,7 +134,7 @@ def render_outcome(outcome: FinalizeOutcome) -> list[str]:
     if outcome.result in {Result.DONE, Result.DRY_RUN}:
         verb = "Would be next boot" if outcome.result is Result.DRY_RUN else "Next boot"
         total = text_seconds(sum(outcome.phase_s.values()))
-        lines.append(f"{verb}: {outcome.staged} ({escape(outcome.next_boot or '')}), in {total}")
+        lines.append(f"{verb}: {outcome.staged} ({outcome.next_boot or ''}), in {total}")
     return lines
 
 
@@ -168,7 +166,7 @@ def encode_error(error: Exception) -> dict[str, Any]:
                 "chain": error_chain(leaf),
                 "hint": getattr(leaf, "hint", None),
                 "conflicts": [
-                    {"path": escape(one.path.decode(errors="surrogateescape")), "current": one.current, "new": one.new}
+                    {"path": encode_bytes(one.path), "current": one.current, "new": one.new}
                     for one in getattr(leaf, "conflicts", ())
                 ],
             }
@@ -178,12 +176,9 @@ def encode_error(error: Exception) -> dict[str, Any]:
 
 
 def _write_report(path: str, document: dict[str, Any]) -> None:
-    import json
-
     try:
-        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(document, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(dump_json(document) + "\n")
     except OSError as error:
         # The finalize has been done, or has failed with an error of its own: this must not hide that.
-        sys.stderr.write(f"warning: writing the report {escape(path)}: {error.strerror}\n")
+        print_errors([f"warning: writing the report {path}: {error.strerror}"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.parser import add_global_options
 from bootc_fast.cli.render import print_json, print_lines
-from bootc_fast.text import encode_bytes, escape_bytes
+from bootc_fast.text import dump_json, encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,11 +128,9 @@ def _describe(entry: TreeEntry, path: bytes) -> str:
 
 def _print_json_list(image: Image, start: bytes, *, recursive: bool) -> None:
     """A JSON array, written entry by entry: a million of them do not have to be in memory."""
-    import json
-
     separator = "[\n"
     for entry in image.walk(start, recursive=recursive):
-        sys.stdout.write(separator + json.dumps(_to_json(entry, _full_path(start, entry)), ensure_ascii=False))
+        sys.stdout.write(separator + dump_json(_to_json(entry, _full_path(start, entry)), indent=None))
         separator = ",\n"
     sys.stdout.write("\n]\n")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
-from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.cli.render import print_errors, print_json, print_lines
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.flows.rollback import rollback
-from bootc_fast.text import escape
+from bootc_fast.text import count, shorten_digest
 
 if TYPE_CHECKING:
     import argparse
@@ -81,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 on_event=on_event,
             )
         )
-    for warning in outcome.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+    print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if arguments.json:
         from dataclasses import asdict
 
@@ -99,7 +97,7 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
         lines.append("notice: Reverting queued rollback state")
     if outcome.dropped_staged:
         verb = "would be dropped" if outcome.dry_run else "was dropped"
-        lines.append(f"notice: The staged update {outcome.dropped_staged[:16]}… {verb}")
+        lines.append(f"notice: The staged update {shorten_digest(outcome.dropped_staged)} {verb}")
     which = "current" if outcome.is_revert else "rollback"
     prefix = "Would be next boot" if outcome.dry_run else "Next boot"
     lines.append(f"{prefix}: {which} deployment{'' if outcome.is_changed else ' (as before)'}")
@@ -108,13 +106,13 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
         lines.append(f"  Digest: {outcome.manifest_digest}")
     lines.append(f"  {'Commit' if outcome.is_ostree else 'Verity'}: {outcome.next_boot}")
     if outcome.etc_changes_missing:
-        changes, are = ("change", "is") if outcome.etc_changes_missing == 1 else ("changes", "are")
+        are = "is" if outcome.etc_changes_missing == 1 else "are"
         lister = "ostree admin config-diff" if outcome.is_ostree else "bootc-fast etc diff"
         lines.append(
-            f"  {outcome.etc_changes_missing} local {changes} in /etc of the booted deployment "
+            f"  {count(outcome.etc_changes_missing, 'local changes')} in /etc of the booted deployment "
             f"{are} not in this one (`{lister}`)"
         )
-    lines += [f"  {escape(note)}" for note in outcome.restart_notes]
+    lines += [f"  {note}" for note in outcome.restart_notes]
     if outcome.restart:
         lines.append(f"{'Would restart' if outcome.dry_run else 'Restart'} by: systemctl {outcome.restart}")
     return lines

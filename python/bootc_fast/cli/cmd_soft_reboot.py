@@ -8,7 +8,6 @@ from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.cli.runtime import run_async
-from bootc_fast.text import escape
 
 if TYPE_CHECKING:
     import argparse
@@ -93,7 +92,7 @@ def render_outcome(outcome: NextBootOutcome) -> list[str]:
     lines = [f"Next boot: {outcome.target}"]
     if outcome.is_finalized:
         lines.append(f"The staged update {'would be' if outcome.dry_run else 'was'} finalized first")
-    lines += [escape(note) for note in outcome.notes]
+    lines += outcome.notes
     if outcome.way is not None:
         lines.append(f"{'Would restart' if outcome.dry_run else 'Restart'} by: systemctl {outcome.way}")
     return lines

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
-from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour
+from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour, write_stdout
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.flows.status import COMPARE_TIMEOUT_S, get_status
 
@@ -76,10 +76,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         print_json(document)
     else:
-        import yaml
-
-        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        write_stdout(_make_yaml(document))
     return 0
+
+
+def _make_yaml(document: Document) -> str:
+    """The document as YAML; where a text has what a terminal acts on, all that is not ASCII stands as an escape."""
+    import yaml
+
+    text = str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False))
 
 
 def _keep_booted(document: Document) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import paint, want_colour
+from bootc_fast.cli.render import paint, print_lines, want_colour
 from bootc_fast.errors import BootcFastError
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def _play(directory: Path, options: Sequence[str]) -> None:
     colour = want_colour(sys.stdout)
     for number, step in enumerate(steps, 1):
         argv = [word.replace("DIR", str(directory)) for word in step.argv]
-        sys.stdout.write(paint(f"\n[{number}/{len(steps)}] {step.words}\n", "bold", enabled=colour))
-        sys.stdout.write(paint(f"$ bootc-fast {shlex.join(argv)}\n", "dim", enabled=colour))
+        print_lines(["", paint(f"[{number}/{len(steps)}] {step.words}", "bold", enabled=colour)])
+        print_lines([paint(f"$ bootc-fast {shlex.join(argv)}", "dim", enabled=colour)])
         sys.stdout.flush()
         code = main(argv)
         sys.stdout.flush()
@@ -76,7 +76,7 @@ def _play(directory: Path, options: Sequence[str]) -> None:
         problem = step.check(open_lab(directory)) if step.check else ""
         if problem:
             raise DemoError(f"playing the demo: after step {number}, {problem}")
-    sys.stdout.write(paint("\nThe story ends well: every step did what it should.\n", "bold", enabled=colour))
+    print_lines(["", paint("The story ends well: every step did what it should.", "bold", enabled=colour)])
 
 
 class _Story:

@@ -121,8 +121,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print like every other error of this program, and exit with 2."""
+        from bootc_fast.text import escape
+
         self.print_usage(sys.stderr)
-        self.exit(2, f"error: reading the command line: {message}\nhint: try '{self.prog} --help'\n")
+        self.exit(2, f"error: reading the command line: {escape(message)}\nhint: try '{self.prog} --help'\n")
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, default: object = None) -> None:

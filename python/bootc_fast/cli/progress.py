@@ -8,8 +8,9 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import text_seconds
+from bootc_fast.cli.render import print_errors, text_seconds
 from bootc_fast.events import StepDone, StepProgress, StepStarted
+from bootc_fast.text import escape
 
 if TYPE_CHECKING:
     import argparse
@@ -44,9 +45,9 @@ def show_progress(arguments: argparse.Namespace) -> Generator[EventSink]:
 
 def _print_lines(event: Event) -> None:
     if isinstance(event, StepStarted):
-        sys.stderr.write(f"{event.step}: {event.message}\n")
+        print_errors([f"{event.step}: {event.message}"])
     elif isinstance(event, StepDone):
-        sys.stderr.write(f"{event.step}: done in {text_seconds(event.seconds)}\n")
+        print_errors([f"{event.step}: done in {text_seconds(event.seconds)}"])
 
 
 @contextmanager
@@ -55,13 +56,14 @@ def _draw_bar() -> Generator[EventSink]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     # Drawn on events only: a thread that draws would print into whatever the command prints meanwhile.
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # No markup: a name may have brackets.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         tasks = {}
 
         def draw(event: Event) -> None:
             if isinstance(event, StepStarted):
-                tasks[event.step] = progress.add_task(event.message, total=None)
+                tasks[event.step] = progress.add_task(escape(event.message), total=None)
             elif isinstance(event, StepProgress) and event.step in tasks:
                 progress.update(tasks[event.step], completed=event.done, total=event.total or None)
             elif isinstance(event, StepDone) and event.step in tasks:

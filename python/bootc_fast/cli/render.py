@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
+from bootc_fast.text import dump_json, escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,14 +29,27 @@ def write_stdout(text: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON on stdout."""
-    import json
+    write_stdout(dump_json(value) + "\n")
 
-    write_stdout(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+class Painted(str):
+    """A line with styles of our own, whose text was escaped before they were put around it."""
+
+    __slots__ = ()
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout."""
-    write_stdout("".join(f"{line}\n" for line in lines))
+    """Print lines on stdout, escaped unless they are `Painted`: nothing else that a terminal acts on gets there."""
+    write_stdout("".join(f"{_make_safe(line)}\n" for line in lines))
+
+
+def print_errors(lines: Iterable[str]) -> None:
+    """Print lines on stderr, as `print_lines` does on stdout."""
+    sys.stderr.write("".join(f"{_make_safe(line)}\n" for line in lines))
+
+
+def _make_safe(line: str) -> str:
+    return line if isinstance(line, Painted) else escape(line)
 
 
 def text_seconds(seconds: float) -> str:
@@ -59,7 +73,8 @@ def find_width(stream: object) -> int | None:
     return shutil.get_terminal_size().columns if is_terminal and is_terminal() else None
 
 
-def paint(text: str, style: str, *, enabled: bool) -> str:
-    """Wrap text in an ANSI style (``bold``, ``red``, ``green``, ``yellow``, ``dim``) where colours are enabled."""
+def paint(text: str, style: str, *, enabled: bool) -> Painted:
+    """Escape text and wrap it in an ANSI style (``bold``, ``red``, …, ``dim``) where colours are enabled."""
     codes = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-    return f"\x1b[{codes[style]}m{text}\x1b[0m" if enabled else text
+    safe = escape(text)
+    return Painted(f"\x1b[{codes[style]}m{safe}\x1b[0m" if enabled else safe)

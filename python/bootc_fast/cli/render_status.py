@@ -7,8 +7,9 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.override import OverrideKind
-from bootc_fast.cli.render import paint
+from bootc_fast.cli.render import Painted, paint
 from bootc_fast.etc.render import render_entries
+from bootc_fast.text import count, escape, shorten_digest
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from bootc_fast.restart.soft import SoftRebootVerdict
     from bootc_fast.types import VerityDigest
 
-_SHORT_CHARS = 16
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{128}|[0-9a-f]{64}")
 _ROLE_CHARS = 12
 _LABEL_CHARS = 13
@@ -75,6 +75,7 @@ class StatusText:
 
     def _wrap(self, text: str, *, indent: int = 0, style: str | None = None) -> Iterator[str]:
         """Wrap a line; what follows its first line is indented."""
+        text = escape(text)
         lines = [text]
         if self.width is not None and len(text) > self.width:
             lines = textwrap.wrap(
@@ -95,14 +96,14 @@ class StatusText:
         )
 
     def _digest(self, digest: str) -> str:
-        return digest if self.verbose else f"{digest[:_SHORT_CHARS]}…"
+        return digest if self.verbose else shorten_digest(digest)
 
     def _shorten(self, text: str) -> str:
         """Shorten the digests in a text, which are most of it: paths and names hold them once or twice."""
         return _WHOLE_DIGEST.sub(lambda found: self._digest(found[0]), text)
 
     def _commit(self, one: OstreeDeployment) -> str:
-        checksum = one.checksum if self.verbose else f"{one.checksum[:_SHORT_CHARS]}…"
+        checksum = self._digest(one.checksum)
         pinned = ", pinned" if one.is_pinned else ""
         return f"{checksum}.{one.serial} in stateroot {one.stateroot}{pinned}"
 
@@ -112,7 +113,8 @@ class StatusText:
             name = f"{one.image.transport}:{name}"
         head = paint(f"{mark} {role:<{_ROLE_CHARS - 2}}{name}", "bold", enabled=self.colour)
         broken = paint("  (broken)", "red", enabled=self.colour) if one.problems else ""
-        yield head + broken + (paint("  ← boots next", "green", enabled=self.colour) if one.boots_next else "")
+        first = paint("  ← boots next", "green", enabled=self.colour) if one.boots_next else ""
+        yield Painted(f"{head}{broken}{first}")
         built = f"built {one.facts.timestamp}" if one.facts.timestamp else None
         kind = one.boot_type.value.upper() if one.boot_type else None
         facts = [one.facts.version or one.version or "unknown", built, kind]
@@ -135,8 +137,7 @@ class StatusText:
     def _identity(self, one: DeploymentStatus) -> Iterator[str]:
         origin = one.deployment.origin
         if origin and origin.manifest_digest:
-            shown = origin.manifest_digest if self.verbose else f"{origin.manifest_digest[: _SHORT_CHARS + 7]}…"
-            yield from self._row("Digest", shown)
+            yield from self._row("Digest", self._digest(origin.manifest_digest))
         if one.ostree is not None:
             yield from self._row("Commit", self._commit(one.ostree))
         else:
@@ -148,9 +149,8 @@ class StatusText:
         if not missing:
             yield from self._row("/etc", "has every local change of the running /etc")
             return
-        plural = "" if len(missing) == 1 else "s"
         more = "" if self.verbose else " (-v lists them)"
-        yield from self._row("/etc", f"lacks {len(missing)} local change{plural} of the running /etc{more}")
+        yield from self._row("/etc", f"lacks {count(len(missing), 'local changes')} of the running /etc{more}")
         for line in render_entries(missing) if self.verbose else ():
             yield from self._row("", line)
 
@@ -229,8 +229,8 @@ class StatusText:
         what = f"Last finalize: {record.time} "
         if record.result is Result.DONE:
             kept = record.counts.get("kept")
-            plural = "" if kept == 1 else "s"
-            yield f"{what}done" + (f", {kept} local change{plural} in /etc kept" if kept is not None else "")
+            shown = f", {count(kept, 'local changes')} in /etc kept" if kept is not None else ""
+            yield from self._wrap(f"{what}done{shown}", indent=2)
             return
         if record.result is Result.INTERRUPTED:
             text = f"{what}INTERRUPTED: it was killed, or the power went; the update waits"

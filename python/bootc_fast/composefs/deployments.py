@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.booted import has_image_file
 from bootc_fast.machine.cmdline import parse_digest
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootType, Deployment, Origin, StagedMarker
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def list_deployments(host: Host) -> list[Deployment]:
     found: list[Deployment] = []
     for name in names:
         try:
-            digest = parse_digest(name.decode("utf-8", "backslashreplace"), what=f"listing {host.state_deploy}")
+            digest = parse_digest(escape_bytes(name), what=f"listing {host.state_deploy}")
         except InvalidStateError:
             continue
         found.append(_read_deployment(host, digest))

@@ -14,6 +14,7 @@ from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatch
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.text import escape_bytes, shorten_digest
 from bootc_fast.types import Algorithm
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def list_images(host: Host) -> tuple[VerityDigest, ...]:
         raise FileSystemError(f"listing {host.images}: {error.strerror}") from error
     for name in names:
         with suppress(InvalidStateError):
-            found.append(parse_digest(name.decode("utf-8", "backslashreplace"), what="listing images"))
+            found.append(parse_digest(escape_bytes(name), what="listing images"))
     return tuple(found)
 
 
@@ -179,7 +180,7 @@ async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) ->
         raise FileSystemError(f"reading the image {path}: {error.strerror}") from error
     if found != digest:
         raise VerityMismatchError(
-            f"verifying the image {path}: its digest is {found[:16]}…, not {digest[:16]}…",
+            f"verifying the image {path}: its digest is {shorten_digest(found)}, not {shorten_digest(digest)}",
             path=str(path),
             expected=digest,
             found=found,

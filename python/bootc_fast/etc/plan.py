@@ -19,6 +19,7 @@ from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
 from bootc_fast.events import StepProgress, ignore_event
 from bootc_fast.machine.native import run_native
+from bootc_fast.text import count
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class EtcPlan:
 def conflict_error(conflicts: Iterable[EtcConflict]) -> EtcConflictError:
     """Make the error that lists the conflicts no strategy settles."""
     fatal = tuple(conflict for conflict in conflicts if conflict.strategy == Strategy.FAIL)
-    number = "1 conflict" if len(fatal) == 1 else f"{len(fatal)} conflicts"
+    number = count(len(fatal), "conflicts")
     return EtcConflictError(
         f"merging /etc: {number}",
         fatal,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.text import encode_bytes, escape, escape_bytes
+from bootc_fast.text import count, encode_bytes, escape, escape_bytes
 from bootc_fast.types import EtcAction
 
 if TYPE_CHECKING:
@@ -67,13 +67,8 @@ def _conflict_line(conflict: EtcConflict) -> str:
 
 
 def _summary(report: EtcReport) -> str:
-    counts = [_count(len(getattr(report, name)), name.replace("_", " ")) for name in MARKS if getattr(report, name)]
+    counts = [count(len(getattr(report, name)), name.replace("_", " ")) for name in MARKS if getattr(report, name)]
     return ", ".join(counts) if counts else "no local changes"
-
-
-def _count(number: int, what: str) -> str:
-    """``1 conflict``, ``2 conflicts``: the word that has an ``s`` loses it."""
-    return f"{number} {what if number != 1 else ' '.join(word.removesuffix('s') for word in what.split())}"
 
 
 def encode_report(report: EtcReport) -> dict[str, Any]:

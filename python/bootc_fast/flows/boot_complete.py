@@ -20,6 +20,7 @@ from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.finalize import read_outcome, write_outcome
 from bootc_fast.report.rollback import REBOOT_TEXT
+from bootc_fast.text import shorten_digest
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _has_booted(host: Host, digest: str | None) -> bool:
 
 
 def _lines(record: OutcomeRecord) -> list[str]:
-    staged = f" of deployment {record.staged[:16]}…" if record.staged else ""
+    staged = f" of deployment {shorten_digest(record.staged)}" if record.staged else ""
     if record.result is Result.INTERRUPTED:
         return [
             f"error: the finalize{staged} that began at {record.time} did not end: it was killed, or the power went",

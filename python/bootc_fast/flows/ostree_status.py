@@ -19,7 +19,7 @@ from bootc_fast.ostree.sysroot import check_bootable, read_ostree
 from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.restart.ostree import judge_ostree_soft_reboot
 from bootc_fast.restart.soft import find_systemd_obstacle
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, escape_lines
 from bootc_fast.types import Deployment, Origin, VerityDigest
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _find_failure(host: Host) -> tuple[str, ...]:
         text = host.read_bytes(boot / _FAILURE_FILE, max_bytes=_MAX_FAILURE_BYTES)
     except (OSError, BootcFastError):
         return ()
-    return (f"the last {FINALIZE_UNIT} failed: {text.decode('utf-8', 'backslashreplace').strip()}",)
+    return (f"the last {FINALIZE_UNIT} failed: {'; '.join(escape_lines(text))}",)
 
 
 def _describe(host: Host, one: OstreeDeployment, first: OstreeDeployment, obstacle: str | None) -> DeploymentStatus:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.errors import InvalidStateError, NotBootcHostError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
+from bootc_fast.text import escape_bytes, shorten_digest
 from bootc_fast.types import Booted, VerityDigest
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def parse_booted_mount(mount: MountInfo) -> Booted | None:
     """
     for prefix, is_transient in _PREFIXES:
         if mount.source.startswith(prefix):
-            text = mount.source.removeprefix(prefix).decode("utf-8", "backslashreplace")
+            text = escape_bytes(mount.source.removeprefix(prefix))
             return Booted(parse_digest(text, what="reading the mount at /"), transient_root=is_transient)
     return None
 
@@ -66,7 +67,7 @@ def _booted_by_cmdline(host: Host, arguments: tuple[ComposefsArgument, ...]) -> 
         one for one in arguments if not one.is_versioned or len(arguments) == 1 or has_image_file(host, one.digest)
     ]
     if not present:
-        names = ", ".join(one.digest[:16] + "…" for one in arguments)
+        names = ", ".join(shorten_digest(one.digest) for one in arguments)
         message = f"finding the booted deployment: the command line names {names}, and none has an image here"
         raise InvalidStateError(message, hint=f"is the physical root mounted at {host.sysroot}?")
     chosen = present[0]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.text import escape
 from bootc_fast.types import VerityDigest
 
 _HEX = re.compile(r"[0-9a-f]+")
@@ -89,7 +90,7 @@ def describe_argument_change(running: list[str], wanted: list[str]) -> str | Non
     parts = [f"without {' '.join(gone)}"] if gone else []
     parts += [f"with {' '.join(new)}"] if new else []
     text = ", ".join(parts) or "the same ones, in another order or number"
-    return f"kernel arguments differ: {text}".encode("utf-8", "backslashreplace").decode()
+    return escape(f"kernel arguments differ: {text}")
 
 
 def _parse_versioned(value: str, *, what: str) -> ComposefsArgument:

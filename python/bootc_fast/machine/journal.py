@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from logging_journald import JournaldTransport
 
+from bootc_fast.text import escape
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,7 +45,7 @@ def send_journal(
 
     Args:
         host: Whose journal.
-        message: One line for people.
+        message: One line for people; escaped here, while fields are data and pass as they are.
         message_id: 32 hex digits, from ``message_ids``.
         fields: Further fields, e.g. ``BOOTC_FAST_OPERATION``; None values are left out.
         priority: A syslog priority.
@@ -52,7 +54,7 @@ def send_journal(
         Spec commands.md, "Journal".
     """
     pairs: dict[str, object] = {
-        "MESSAGE": message,
+        "MESSAGE": escape(message),
         "MESSAGE_ID": message_id,
         "PRIORITY": priority,
         "SYSLOG_IDENTIFIER": IDENTIFIER,
@@ -83,7 +85,7 @@ def _send(host: Host, pairs: list[tuple[str, bytes]]) -> None:
 
 def notify_status(text: str) -> None:
     """Tell the service manager what is going on (``STATUS=``); does nothing without ``NOTIFY_SOCKET``."""
-    _notify("STATUS=" + text.replace("\n", " "))
+    _notify("STATUS=" + escape(text.replace("\n", " ")))
 
 
 def extend_timeout(seconds: float) -> None:

@@ -15,6 +15,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from bootc_fast.errors import BootcFastError, FileSystemError, LockedError
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -213,4 +214,4 @@ def _find_holder(host: Host) -> str:
 def _read_command(pid: str) -> str:
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         line = file.read(_MAX_COMMAND_BYTES)
-    return line.replace(b"\0", b" ").decode("utf-8", "backslashreplace").strip()
+    return escape_bytes(line.replace(b"\0", b" ").strip())

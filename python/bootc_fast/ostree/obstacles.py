@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootc_fast.machine.cmdline import describe_argument_change, split_cmdline
 from bootc_fast.ostree.libostree import load_libostree
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
@@ -71,7 +72,8 @@ def _find_missing_function() -> str | None:
 def _compare_kernels(booted: OstreeDeployment, target: OstreeDeployment) -> str | None:
     if booted.boot_checksum == target.boot_checksum:
         return None
-    return f"kernel differs: {booted.boot_checksum[:12]}… runs, this one has {target.boot_checksum[:12]}…"
+    runs, wanted = (shorten_digest(one.boot_checksum, 12) for one in (booted, target))
+    return f"kernel differs: {runs} runs, this one has {wanted}"
 
 
 def _compare_arguments(booted: OstreeDeployment, target: OstreeDeployment) -> str | None:
@@ -81,7 +83,7 @@ def _compare_arguments(booted: OstreeDeployment, target: OstreeDeployment) -> st
     for one in (booted, target):
         # Before 2025.7 libostree aborts the process on such a one.
         if _NOT_COMPARED not in one.boot.options:
-            return f"the boot entry of {one.name[:16]}… has no {_NOT_COMPARED}"
+            return f"the boot entry of {shorten_digest(one.name)} has no {_NOT_COMPARED}"
     running, wanted = (
         [text for text in split_cmdline(one.boot.options) if not text.startswith(_NOT_COMPARED)]
         for one in (booted, target)
@@ -124,5 +126,5 @@ def _compare_policies(host: Host, booted: OstreeDeployment, target: OstreeDeploy
                 checksums.append(ostree.SePolicy.new(gio.File.new_for_path(f"/proc/self/fd/{fd}"), None).get_csum())
         except (OSError, glib.Error) as error:
             text = error.message if isinstance(error, glib.Error) else os.strerror(error.errno or 0)
-            return f"the SELinux policy of {one.name[:16]}… cannot be read: {text}"
+            return f"the SELinux policy of {shorten_digest(one.name)} cannot be read: {text}"
     return None if checksums[0] == checksums[1] else "SELinux policy differs"

@@ -13,6 +13,7 @@ from bootc_fast.machine.booted import read_booted
 from bootc_fast.ostree.deployment import OstreeBoot, OstreeDeployment, OstreeImage, OstreeSurvey
 from bootc_fast.ostree.libostree import load_libostree, lock_sysroot, open_sysroot, ostree_errors, run_ostree
 from bootc_fast.ostree.survey import make_key, staged_file, survey_sysroot
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ def check_bootable(host: Host, deployment: OstreeDeployment) -> None:
     Raises:
         BootEntryError: It would not boot.
     """
-    what = f"looking at the boot entry of {deployment.name[:16]}…"
+    what = f"looking at the boot entry of {shorten_digest(deployment.name)}"
     if deployment.boot.linux is None:
         raise BootEntryError(f"{what}: it names no kernel")
     try:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, InvalidStateError
-from bootc_fast.text import describe_error, error_chain, exit_code_of, flatten
+from bootc_fast.text import describe_error, dump_json, error_chain, exit_code_of, flatten
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def write_outcome(host: Host, record: OutcomeRecord) -> None:
     # Under a staged name: only a missing directory is worth the extra system calls.
     if host.find_status(host.last_finalize.parent) is None:
         host.make_directory(host.last_finalize.parent)
-    text = json.dumps({"version": FORMAT_VERSION, **asdict(record)}, indent=2, ensure_ascii=False)
-    host.write_file(host.last_finalize, (text + "\n").encode("utf-8", "backslashreplace"))
+    text = dump_json({"version": FORMAT_VERSION, **asdict(record)})
+    host.write_file(host.last_finalize, f"{text}\n".encode())
 
 
 def read_outcome(host: Host) -> OutcomeRecord | None:

@@ -18,6 +18,7 @@ from bootc_fast.composefs.boot_files import open_boot_file
 from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,7 +111,7 @@ async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack)
         kernel, initrd = await run_blocking(_extract_sections, uki, stack)
     data = line.encode("utf-8", "surrogateescape")
     if b"\0" in data:
-        raise BootEntryError(f"assembling the kexec of {target[:16]}…: its command line has a NUL")
+        raise BootEntryError(f"assembling the kexec of {shorten_digest(target)}: its command line has a NUL")
     return KexecPieces(kernel, initrd, data)
 
 

@@ -28,7 +28,7 @@ from bootc_fast.restart.kexec import (
 )
 from bootc_fast.restart.soft import SoftRebootVerdict, find_systemd_obstacle
 from bootc_fast.restart.ways import RestartWay, SoftRebootMode, clear_next_root, require_live, tell_prepared
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ class OstreeRestart:
     def _strike(self, way: RestartWay, target: OstreeDeployment, why: str) -> None:
         """Give a way up; the reason becomes a note, or where no other is allowed the error."""
         self._ways.remove(way)
-        text = f"preparing {_NAMES[way]} to {target.name[:16]}…: {why}"
+        text = f"preparing {_NAMES[way]} to {shorten_digest(target.name)}: {why}"
         if not self._ways:
             raise SoftRebootError(text, hint=FULL_REBOOT_HINT)
         self.notes.append(text)
@@ -186,7 +186,7 @@ def assemble_ostree_kexec(host: Host, target: OstreeDeployment, stack: ExitStack
     """
     boot = target.boot
     if boot.linux is None:
-        raise BootEntryError(f"assembling the kexec of {target.name[:16]}…: its boot entry names no kernel")
+        raise BootEntryError(f"assembling the kexec of {shorten_digest(target.name)}: its boot entry names no kernel")
     kernel, *initrds = [host.open_file(find_boot_file(host, name)) for name in (boot.linux, *boot.initrds)]
     for fd in (kernel, *initrds):
         stack.callback(os.close, fd)

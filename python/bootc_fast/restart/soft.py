@@ -21,7 +21,7 @@ from bootc_fast.machine.mounts import hold_mount
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.restart import nextroot
 from bootc_fast.restart.running import compare_policies, is_unseen_by_init, read_systemd_version
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +106,11 @@ async def _compare_kernels(survey: Survey, look: BootLook, target: VerityDigest)
     require_entry(look, target)
     running = await read_boot_digest(survey, look, survey.booted.digest)
     wanted = await read_boot_digest(survey, look, target)
-    return None if running == wanted else f"kernel differs: {running[:12]}… runs, this one has {wanted[:12]}…"
+    return (
+        None
+        if running == wanted
+        else f"kernel differs: {shorten_digest(running, 12)} runs, this one has {shorten_digest(wanted, 12)}"
+    )
 
 
 async def _compare_arguments(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
@@ -203,11 +207,15 @@ async def prepare_soft_reboot(
     arguments = parse_composefs_arguments(line, what="preparing a soft reboot")
     named = [one for one in arguments if one.digest == target]
     if not named:
-        raise InvalidStateError(f"preparing a soft reboot: the command line of {target[:16]}… names another image")
+        raise InvalidStateError(
+            f"preparing a soft reboot: the command line of {shorten_digest(target)} names another image"
+        )
     image = await open_image(host, target, stack)
     require_verity = not any(one.missing_verity_allowed for one in named)
     if require_verity and not image.has_kernel_verity:
-        raise InvalidStateError(f"preparing a soft reboot: the image {target[:16]}… has no fs-verity, and must have it")
+        raise InvalidStateError(
+            f"preparing a soft reboot: the image {shorten_digest(target)} has no fs-verity, and must have it"
+        )
     wanted = nextroot.NextRoot(host, target, image.fd, require_verity, line, is_trial)
     tree = hold_mount("the next root", lambda held: held.add(nextroot.assemble(wanted)))
     return PreparedRoot(host, await stack.enter_async_context(tree))

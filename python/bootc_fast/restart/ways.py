@@ -20,7 +20,7 @@ from bootc_fast.machine.native import run_blocking
 from bootc_fast.restart import nextroot
 from bootc_fast.restart.kexec import FULL_REBOOT_HINT, load_kexec, unload_kexec
 from bootc_fast.restart.soft import judge_soft_reboot, prepare_soft_reboot
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, escape_lines, shorten_digest
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -239,14 +239,14 @@ async def _prepare_soft(
 ) -> Restart:
     verdict = await judge_soft_reboot(survey, look, target)
     if not verdict.is_possible:
-        raise SoftRebootError(f"preparing a soft reboot to {target[:16]}…: {verdict}", hint=FULL_REBOOT_HINT)
+        raise SoftRebootError(f"preparing a soft reboot to {shorten_digest(target)}: {verdict}", hint=FULL_REBOOT_HINT)
     if dry_run and not survey.host.is_live:
         return Restart(survey.host, RestartWay.SOFT, target)
     require_live(survey.host)
     try:
         root = await prepare_soft_reboot(survey, look, target, stack, is_trial=dry_run)
     except (BootcFastError, OSError) as error:
-        message = f"preparing a soft reboot to {target[:16]}…: {describe_error(error)}"
+        message = f"preparing a soft reboot to {shorten_digest(target)}: {describe_error(error)}"
         raise SoftRebootError(message, hint=getattr(error, "hint", None) or FULL_REBOOT_HINT) from error
     return Restart(survey.host, RestartWay.SOFT, target, root=None if dry_run else root)
 
@@ -283,10 +283,14 @@ async def start_restart(way: RestartWay, *, message: str) -> None:
         raise CommandError(f"restarting: systemctl: {text}", tuple(argv), -1, "", hint=_hint(way)) from error
     # The shutdown that it asked for ends systemctl, too, where both belong to one unit or session.
     if done.returncode not in {0, -signal.SIGTERM}:
-        tail = done.stderr.decode("utf-8", "backslashreplace").strip()
-        last = tail.splitlines()[-1] if tail else f"exit status {done.returncode}"
+        said = escape_lines(done.stderr)
+        last = said[-1] if said else f"exit status {done.returncode}"
         raise CommandError(
-            f"restarting: `{' '.join(argv[:2])}`: {last}", tuple(argv), done.returncode, tail, hint=_hint(way)
+            f"restarting: `{' '.join(argv[:2])}`: {last}",
+            tuple(argv),
+            done.returncode,
+            "\n".join(said),
+            hint=_hint(way),
         )
 
 
