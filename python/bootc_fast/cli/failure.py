@@ -28,7 +28,8 @@ def render_error(error: BaseException, *, verbosity: int = 0) -> str:
     if verbosity >= TRACEBACK_VERBOSITY:
         import traceback
 
-        lines += [escape(line) for line in "".join(traceback.format_exception(error)).split("\n") if line]
+        # Indented: a message that has a line end forges no line of ours.
+        lines += [f"  {escape(line)}" for line in "".join(traceback.format_exception(error)).split("\n") if line]
     elif any(exit_code_of(leaf) == UNEXPECTED for leaf in leaves):
         lines.append("hint: this looks like a defect of bootc-fast; run again with -vv for a traceback")
     return "".join(f"{line}\n" for line in lines)

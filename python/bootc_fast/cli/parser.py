@@ -33,6 +33,12 @@ class Command:
 
     __slots__ = ("aliases", "module", "name", "prefix", "summary")
 
+    name: str
+    module: str
+    summary: str
+    aliases: tuple[str, ...]
+    prefix: tuple[str, ...]
+
     def __init__(
         self, name: str, module: str, summary: str, *, aliases: tuple[str, ...] = (), prefix: tuple[str, ...] = ()
     ) -> None:

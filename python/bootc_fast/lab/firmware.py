@@ -15,6 +15,7 @@ from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.lab.forms import parse_entry
 from bootc_fast.machine.host import open_host
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _read_kernel_arguments(host: LabHost, entry: MenuEntry) -> str:
     for path in entry.paths:
         candidates = _find_files(host, entry, path)
         if not any(candidate.is_file() and candidate.stat().st_size for candidate in candidates):
-            name = path.decode(errors="backslashreplace")
+            name = escape_bytes(path)
             raise BootEntryError(f"lab {host.root}: {entry.label} names {name}, which is missing or empty")
     if entry.uki is None:
         return parse_entry(entry.raw.decode(errors="replace")).kernel_arguments

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.lab.firmware import read_boot_menu
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,17 +67,17 @@ def _read_marker(host: LabHost) -> tuple[str | None, bool]:
 
 
 def render_facts(facts: dict[str, Any]) -> list[str]:
-    """The facts as lines for people; digests are cut to 12 characters."""
+    """The facts as lines for people; digests are shortened."""
     lines = [f"{facts['root']}: {facts['loader']}, {facts['algorithm']}", "Deployments:"]
     for digest in facts["deployments"]:
         notes = ["booted"] if digest == facts["booted"] else []
         if digest == facts["staged"]:
             notes.append("staged, locked" if facts["locked"] else "staged")
-        lines.append(f"  {digest[:12]}  {', '.join(notes)}".rstrip())
+        lines.append(f"  {shorten_digest(digest, 12)}  {', '.join(notes)}".rstrip())
     for name, heading in (("entries", "Boot entries, first boots next:"), ("staged_entries", "Staged entries:")):
         if facts[name]:
             lines.append(heading)
         for entry in facts[name]:
-            digest = (entry["digest"] or "foreign")[:12]
+            digest = shorten_digest(entry["digest"] or "foreign", 12)
             lines.append(f"  {'>' if entry['next'] else ' '} {digest}  {entry['boot_type']}  {entry['file']}")
     return [*lines, *(f"Warning: {warning}" for warning in facts["warnings"])]

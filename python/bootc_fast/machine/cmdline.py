@@ -44,9 +44,9 @@ def parse_digest(text: str, *, what: str) -> VerityDigest:
     """
     if len(text) not in _DIGEST_CHARS.values():
         shown = text if len(text) <= max(_DIGEST_CHARS.values()) else text[:40] + "…"
-        raise InvalidStateError(f"{what}: the digest {shown!r} has {len(text)} characters, not 64 or 128")
+        raise InvalidStateError(f"{what}: the digest '{escape(shown)}' has {len(text)} characters, not 64 or 128")
     if not _HEX.fullmatch(text):
-        raise InvalidStateError(f"{what}: the digest {text!r} is not lower-case hex")
+        raise InvalidStateError(f"{what}: the digest '{escape(text)}' is not lower-case hex")
     return VerityDigest(text)
 
 
