@@ -11,60 +11,216 @@ __version__ = "0.1.0"
 # Not from typing: importing that takes a tenth of the command line's start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bootc_fast.composefs.container import ImageFacts as ImageFacts
+    from bootc_fast.composefs.container import ImageName as ImageName
     from bootc_fast.errors import BootcFastError as BootcFastError
+    from bootc_fast.errors import BootEntryError as BootEntryError
+    from bootc_fast.errors import CancelledByUserError as CancelledByUserError
+    from bootc_fast.errors import CommandError as CommandError
+    from bootc_fast.errors import EspError as EspError
+    from bootc_fast.errors import EtcConflictError as EtcConflictError
+    from bootc_fast.errors import FileSystemError as FileSystemError
+    from bootc_fast.errors import ImageFormatError as ImageFormatError
+    from bootc_fast.errors import InvalidStateError as InvalidStateError
+    from bootc_fast.errors import LimitExceededError as LimitExceededError
+    from bootc_fast.errors import LockedError as LockedError
+    from bootc_fast.errors import MountError as MountError
+    from bootc_fast.errors import NoRollbackTargetError as NoRollbackTargetError
+    from bootc_fast.errors import NotBootcHostError as NotBootcHostError
+    from bootc_fast.errors import SignatureError as SignatureError
+    from bootc_fast.errors import SoftRebootError as SoftRebootError
+    from bootc_fast.errors import StepTimeoutError as StepTimeoutError
+    from bootc_fast.errors import UsageError as UsageError
+    from bootc_fast.errors import VerityMismatchError as VerityMismatchError
+    from bootc_fast.etc.diff import EtcDiff as EtcDiff
+    from bootc_fast.etc.diff import EtcDiffEntry as EtcDiffEntry
+    from bootc_fast.etc.diff import EtcPatch as EtcPatch
     from bootc_fast.etc.merge import diff_etc as diff_etc
     from bootc_fast.etc.merge import merge_etc as merge_etc
+    from bootc_fast.etc.plan import AppliedMerge as AppliedMerge
+    from bootc_fast.etc.policy import MergePolicy as MergePolicy
+    from bootc_fast.etc.policy import PolicyRule as PolicyRule
+    from bootc_fast.etc.trees import DirectorySource as DirectorySource
+    from bootc_fast.etc.trees import EtcSource as EtcSource
+    from bootc_fast.etc.trees import ImageSource as ImageSource
     from bootc_fast.events import Event as Event
+    from bootc_fast.events import EventSink as EventSink
     from bootc_fast.events import StepDone as StepDone
     from bootc_fast.events import StepProgress as StepProgress
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
+    from bootc_fast.events import ignore_event as ignore_event
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
+    from bootc_fast.ostree.deployment import OstreeBoot as OstreeBoot
+    from bootc_fast.ostree.deployment import OstreeDeployment as OstreeDeployment
+    from bootc_fast.ostree.deployment import OstreeImage as OstreeImage
+    from bootc_fast.report.finalize import ErrorRecord as ErrorRecord
+    from bootc_fast.report.finalize import OutcomeRecord as OutcomeRecord
     from bootc_fast.report.rollback import RollbackOutcome as RollbackOutcome
+    from bootc_fast.report.status import DeploymentStatus as DeploymentStatus
     from bootc_fast.report.status import HostStatus as HostStatus
+    from bootc_fast.report.status import NextBoot as NextBoot
+    from bootc_fast.report.status import StagedStatus as StagedStatus
+    from bootc_fast.restart.prepared import PreparedRestart as PreparedRestart
+    from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
+    from bootc_fast.restart.ways import RestartWay as RestartWay
+    from bootc_fast.restart.ways import SoftRebootMode as SoftRebootMode
+    from bootc_fast.types import BootType as BootType
+    from bootc_fast.types import Deployment as Deployment
+    from bootc_fast.types import EtcAction as EtcAction
+    from bootc_fast.types import EtcChange as EtcChange
+    from bootc_fast.types import EtcConflict as EtcConflict
+    from bootc_fast.types import EtcOperation as EtcOperation
+    from bootc_fast.types import EtcReport as EtcReport
     from bootc_fast.types import FinalizeOutcome as FinalizeOutcome
     from bootc_fast.types import Loader as Loader
+    from bootc_fast.types import Origin as Origin
     from bootc_fast.types import Result as Result
     from bootc_fast.types import Strategy as Strategy
+    from bootc_fast.types import VerityDigest as VerityDigest
 
 _HOMES = {
+    "AppliedMerge": "etc.plan",
+    "BootEntryError": "errors",
+    "BootType": "types",
     "BootcFastError": "errors",
+    "CancelledByUserError": "errors",
+    "CommandError": "errors",
+    "Deployment": "types",
+    "DeploymentStatus": "report.status",
+    "DirectorySource": "etc.trees",
+    "ErrorRecord": "report.finalize",
+    "EspError": "errors",
+    "EtcAction": "types",
+    "EtcChange": "types",
+    "EtcConflict": "types",
+    "EtcConflictError": "errors",
+    "EtcDiff": "etc.diff",
+    "EtcDiffEntry": "etc.diff",
+    "EtcOperation": "types",
+    "EtcPatch": "etc.diff",
+    "EtcReport": "types",
+    "EtcSource": "etc.trees",
     "Event": "events",
+    "EventSink": "events",
+    "FileSystemError": "errors",
     "FinalizeOutcome": "types",
     "HostStatus": "report.status",
+    "ImageFacts": "composefs.container",
+    "ImageFormatError": "errors",
+    "ImageName": "composefs.container",
+    "ImageSource": "etc.trees",
+    "InvalidStateError": "errors",
+    "LimitExceededError": "errors",
     "Loader": "types",
+    "LockedError": "errors",
+    "MergePolicy": "etc.policy",
+    "MountError": "errors",
+    "NextBoot": "report.status",
+    "NoRollbackTargetError": "errors",
+    "NotBootcHostError": "errors",
+    "Origin": "types",
+    "OstreeBoot": "ostree.deployment",
+    "OstreeDeployment": "ostree.deployment",
+    "OstreeImage": "ostree.deployment",
+    "OutcomeRecord": "report.finalize",
+    "PolicyRule": "etc.policy",
+    "PreparedRestart": "restart.prepared",
+    "RestartWay": "restart.ways",
     "Result": "types",
     "RollbackOutcome": "report.rollback",
+    "SignatureError": "errors",
+    "SoftRebootError": "errors",
+    "SoftRebootMode": "restart.ways",
+    "SoftRebootVerdict": "restart.soft",
+    "StagedStatus": "report.status",
     "StepDone": "events",
     "StepProgress": "events",
     "StepStarted": "events",
+    "StepTimeoutError": "errors",
     "Strategy": "types",
+    "UsageError": "errors",
+    "VerityDigest": "types",
+    "VerityMismatchError": "errors",
     "channel_sink": "events",
     "diff_etc": "etc.merge",
     "finalize_staged": "flows.finalize",
     "get_status": "flows.status",
+    "ignore_event": "events",
     "merge_etc": "etc.merge",
     "rollback": "flows.rollback",
 }
 
 __all__ = [
+    "AppliedMerge",
+    "BootEntryError",
+    "BootType",
     "BootcFastError",
+    "CancelledByUserError",
+    "CommandError",
+    "Deployment",
+    "DeploymentStatus",
+    "DirectorySource",
+    "ErrorRecord",
+    "EspError",
+    "EtcAction",
+    "EtcChange",
+    "EtcConflict",
+    "EtcConflictError",
+    "EtcDiff",
+    "EtcDiffEntry",
+    "EtcOperation",
+    "EtcPatch",
+    "EtcReport",
+    "EtcSource",
     "Event",
+    "EventSink",
+    "FileSystemError",
     "FinalizeOutcome",
     "HostStatus",
+    "ImageFacts",
+    "ImageFormatError",
+    "ImageName",
+    "ImageSource",
+    "InvalidStateError",
+    "LimitExceededError",
     "Loader",
+    "LockedError",
+    "MergePolicy",
+    "MountError",
+    "NextBoot",
+    "NoRollbackTargetError",
+    "NotBootcHostError",
+    "Origin",
+    "OstreeBoot",
+    "OstreeDeployment",
+    "OstreeImage",
+    "OutcomeRecord",
+    "PolicyRule",
+    "PreparedRestart",
+    "RestartWay",
     "Result",
     "RollbackOutcome",
+    "SignatureError",
+    "SoftRebootError",
+    "SoftRebootMode",
+    "SoftRebootVerdict",
+    "StagedStatus",
     "StepDone",
     "StepProgress",
     "StepStarted",
+    "StepTimeoutError",
     "Strategy",
+    "UsageError",
+    "VerityDigest",
+    "VerityMismatchError",
     "channel_sink",
     "diff_etc",
     "finalize_staged",
     "get_status",
+    "ignore_event",
     "merge_etc",
     "rollback",
 ]

@@ -15,7 +15,7 @@ from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot
 from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ async def check_boot_files(
     Source:
         Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
     """
-    what = f"looking at the boot entry of the staged deployment {digest[:16]}…"
+    what = f"looking at the boot entry of the staged deployment {shorten_digest(digest)}"
     entry = look.find_entry(digest) if entry is None else entry
     if entry is None:
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)

@@ -12,7 +12,7 @@ from bootc_fast.composefs.boot_files import hash_files, read_boot_file
 from bootc_fast.errors import BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +45,12 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
     """
     entry = look.find_entry(digest)
     if entry is None or not entry.paths:
-        raise BootEntryError(f"looking for the boot entry of {digest[:16]}…: there is none")
+        raise BootEntryError(f"looking for the boot entry of {shorten_digest(digest)}: there is none")
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
-        raise BootEntryError(f"looking at the boot entry of {digest[:16]}…: it names {names}, which is not there")
+        raise BootEntryError(
+            f"looking at the boot entry of {shorten_digest(digest)}: it names {names}, which is not there"
+        )
     return entry
 
 
@@ -75,7 +77,7 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
         return await run_native(hash_files, look, entry.paths)
     uki = await read_entry_uki(look, entry.uki)
     if uki.boot_digest is None:
-        raise BootEntryError(f"reading the UKI of {digest[:16]}…: it lacks .linux or .initrd")
+        raise BootEntryError(f"reading the UKI of {shorten_digest(digest)}: it lacks .linux or .initrd")
     return uki.boot_digest
 
 

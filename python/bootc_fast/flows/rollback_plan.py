@@ -12,6 +12,7 @@ from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target, i
 from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
 from bootc_fast.errors import BootEntryError, InvalidStateError, NoRollbackTargetError, UsageError
 from bootc_fast.report.rollback import BOOTED, PREVIOUS
+from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
@@ -96,9 +97,9 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     state = next((one for one in survey.deployments if one.digest == target), None)
     if state is None or not state.has_image or not state.has_etc:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
-        raise InvalidStateError(f"rolling back to {target[:16]}…: its {what} is missing", hint=OTHER_HINT)
+        raise InvalidStateError(f"rolling back to {shorten_digest(target)}: its {what} is missing", hint=OTHER_HINT)
     entry = choose_entry(menu, target, prefers_staged=False)
     if entry is not None and entry.missing:
-        names = ", ".join(path.decode(errors="backslashreplace") for path in entry.missing)
-        message = f"rolling back to {target[:16]}…: its boot entry names {names}, which is missing or empty"
+        names = ", ".join(map(escape_bytes, entry.missing))
+        message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"
         raise BootEntryError(message, hint=OTHER_HINT)

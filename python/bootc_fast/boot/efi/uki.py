@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.efi.pe import PeFile, parse_pe
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,6 +119,6 @@ def check_uki(uki: Uki, *, digest: VerityDigest) -> None:
     if not named:
         raise BootEntryError("checking the UKI: its .cmdline names no composefs image")
     if digest not in named:
-        others = ", ".join(f"{one[:16]}…" for one in named)
-        message = f"checking the UKI: its .cmdline names {others}, not the deployment {digest[:16]}…"
+        others = ", ".join(map(shorten_digest, named))
+        message = f"checking the UKI: its .cmdline names {others}, not the deployment {shorten_digest(digest)}"
         raise BootEntryError(message, hint="the image was built with a UKI of another build: stage it again")

@@ -17,6 +17,7 @@ from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.naming import find_generation
 from bootc_fast.boot.entries.reader import ENTRIES, LOADER_DIRECTORY
 from bootc_fast.errors import BootEntryError
+from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def check_names_fit(volume: BootVolume, path: bytes, names: Sequence[bytes]) -> 
         runs = len(directory.list_names()) + 1
         largest = max(map(count_slots, names))
         if free - sum(map(count_slots, names)) < runs * (largest - 1):
-            where = path.decode("utf-8", "backslashreplace")
+            where = escape_bytes(path)
             raise BootEntryError(f"/{where} has no room for {len(names)} more names: it would grow", hint=_ROOM_HINT)
 
 
@@ -150,7 +151,7 @@ def remove_set(volume: BootVolume, path: bytes) -> list[str]:
         if directory is None:
             return []
         if is_same_directory(volume, path):
-            where = path.decode("utf-8", "backslashreplace")
+            where = escape_bytes(path)
             return [f"/{where} is left: it is the same directory as /{ENTRIES.decode()}; run fsck on that partition"]
         with contextlib.closing(directory):
             names = directory.list_names()

@@ -11,7 +11,7 @@ from bootc_fast.boot.entries.naming import choose_names
 from bootc_fast.boot.loaders.override import find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderOverride
     from bootc_fast.types import VerityDigest
-
-_SHOWN_DIGEST_CHARS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,8 @@ class MenuPlan:
         )
 
 
-def _short(digest: VerityDigest) -> str:
-    return digest[:_SHOWN_DIGEST_CHARS] + "…"
-
-
 def _describe_staged(menu: BootMenu) -> str:
-    found = sorted({_short(entry.digest) for entry in list_staged(menu) if entry.digest is not None})
+    found = sorted({shorten_digest(entry.digest) for entry in list_staged(menu) if entry.digest is not None})
     return f"the staged set has entries for {', '.join(found)}" if found else "there are no staged entries"
 
 
@@ -104,7 +98,7 @@ def _collect_sources(
         if i == 0:
             entry = _check_default(digest, entry, menu)
         if entry is None:
-            warnings.append(f"deployment {_short(digest)} has no boot entry and stays without one")
+            warnings.append(f"deployment {shorten_digest(digest)} has no boot entry and stays without one")
         else:
             found.append(entry)
     if staged is not None and staged not in {entry.digest for entry in found}:
