@@ -19,7 +19,7 @@ from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.native import run_native
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ async def recover_kernel(host: Host, digest: VerityDigest, origin: Origin | None
         if hasher.hexdigest() != origin.boot_digest:
             raise VerityMismatchError(
                 "comparing the image's kernel and initrd with what was staged: they are others",
-                path=f"image {digest[:16]}…",
+                path=f"image {shorten_digest(digest)}",
                 expected=origin.boot_digest,
                 found=hasher.hexdigest(),
             )

@@ -36,7 +36,7 @@ from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import describe_error, escape_bytes
+from bootc_fast.text import describe_error, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,7 +251,7 @@ async def _recover(found: _Diagnosis, digest: VerityDigest) -> Recovered | str:
 
 async def _recover_files(found: _Diagnosis, entry: MenuEntry, digest: VerityDigest, reason: str) -> None:
     names = f"{escape_bytes(entry.linux or b'')} and {escape_bytes(entry.initrd[0])}"
-    detail = f"{names} of deployment {digest[:16]}…: {reason}"
+    detail = f"{names} of deployment {shorten_digest(digest)}: {reason}"
     if parse_artifact_digest((entry.linux or b"").rpartition(b"/")[0] + b".efi") is None:
         # Not a place where bootc puts kernels: an admin's own, which is not ours to write.
         found.findings.append(Finding("boot-files", f"{detail}; not in a directory of bootc's"))
@@ -274,7 +274,7 @@ async def _check_absent_entries(found: _Diagnosis) -> None:
             continue
         deployment = next((one for one in survey.deployments if one.digest == digest), None)
         origin = deployment.origin if deployment is not None else None
-        detail = f"deployment {digest[:16]}… has no boot entry"
+        detail = f"deployment {shorten_digest(digest)} has no boot entry"
         if origin is not None and origin.boot_type == "uki":
             found.findings.append(Finding("entry-missing", f"{detail}; it boots from a UKI: stage it again"))
             continue
@@ -326,7 +326,9 @@ def _check_menu(found: _Diagnosis) -> None:
         raws = [(one.raw, one.file_name) for one in menu.live.files if one.is_own and one.digest == digest]
         texts = {_without_rank(raw) for raw, _name in raws}
         if len(raws) > len(texts):
-            _add_menu(found, "entry-duplicate", f"deployment {digest[:16]}… has {len(raws)} entries", "keep one")
+            _add_menu(
+                found, "entry-duplicate", f"deployment {shorten_digest(digest)} has {len(raws)} entries", "keep one"
+            )
     if menu.staged.is_present and found.survey.marker is None and not menu.odd.is_exchange_unfinished:
         _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
 

@@ -205,7 +205,7 @@ class FatReader:
         """
         self._fd = fd
         size = os.lseek(fd, 0, os.SEEK_END)
-        self.geometry = parse_geometry(os.pread(fd, _BOOT_BYTES, 0), size)
+        self.geometry: Geometry = parse_geometry(os.pread(fd, _BOOT_BYTES, 0), size)
         self._windows: dict[int, bytes] = {}
 
     def read_bytes(self, offset_bytes: int, count: int) -> bytes:
