@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bootc_fast.errors import CommandError as CommandError
     from bootc_fast.errors import EspError as EspError
     from bootc_fast.errors import EtcConflictError as EtcConflictError
+    from bootc_fast.errors import FatFormatError as FatFormatError
     from bootc_fast.errors import FileSystemError as FileSystemError
     from bootc_fast.errors import ImageFormatError as ImageFormatError
     from bootc_fast.errors import InvalidStateError as InvalidStateError
@@ -105,6 +106,7 @@ _HOMES = {
     "EtcSource": "etc.trees",
     "Event": "events",
     "EventSink": "events",
+    "FatFormatError": "errors",
     "FileSystemError": "errors",
     "FinalizeOutcome": "types",
     "HostStatus": "report.status",
@@ -177,6 +179,7 @@ __all__ = [
     "EtcSource",
     "Event",
     "EventSink",
+    "FatFormatError",
     "FileSystemError",
     "FinalizeOutcome",
     "HostStatus",
