@@ -1,4 +1,4 @@
-"""Debian 13's libostree: the tests of tests/unit/ostree, run inside a Debian 13 tree."""
+"""Debian 13's libostree: the tests of ostree hosts, run inside a Debian 13 tree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _RUN = """
 mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/tmp" || exit 90
 exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/tmp LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \\
   PYTHONPATH=/src/python:/usr/lib/bootc-fast-tests \\
-  sh -c 'cd /src && ostree --version && exec python3 -m pytest -q -p no:cacheprovider tests/unit/ostree'
+  sh -c 'cd /src && ostree --version && exec python3 -m pytest -q -p no:cacheprovider \
+    tests/unit/ostree tests/unit/restart/test_ostree_restart.py'
 """
 
 

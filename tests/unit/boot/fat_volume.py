@@ -18,7 +18,7 @@ class FatDirectory:
         self.model, self.inode = model, inode
 
     def list_names(self) -> list[bytes]:
-        return sorted(self.inode.children)
+        return list(self.inode.children)
 
     def _child(self, name: bytes) -> Inode:
         if name not in self.inode.children:

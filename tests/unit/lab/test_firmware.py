@@ -119,8 +119,8 @@ def test_the_command_line_creates_stages_edits_boots_and_shows(
     assert len(facts["staged_entries"]) == 2
     assert main(["lab", "show", directory]) == 0
     text = capsys.readouterr().out
-    assert f"  {facts['booted'][:12]}  booted\n" in text
-    assert f"  > {facts['booted'][:12]}  bls  bootc_lab-1-1.conf\n" in text
+    assert f"  {facts['booted'][:12]}…  booted\n" in text
+    assert f"  > {facts['booted'][:12]}…  bls  bootc_lab-1-1.conf\n" in text
 
 
 def test_errors_leave_the_command_line_with_their_exit_codes(

@@ -51,7 +51,7 @@ class BootDirectory(Protocol):
     """One directory. Every method raises OSError; none is atomic on FAT unless it says so."""
 
     def list_names(self) -> list[bytes]:
-        """Return the names of everything in it, sorted."""
+        """Return the names of everything in it in its own order, by which the firmware lists equal entries."""
 
     def read(self, name: bytes, max_bytes: int) -> bytes:
         """Return a regular file's content; ``EFBIG`` where it is longer, ``EINVAL`` where it is no file."""
@@ -161,7 +161,7 @@ class RealDirectory:
 
     def list_names(self) -> list[bytes]:
         """See BootDirectory."""
-        return sorted(os.fsencode(name) for name in os.listdir(self._fd))
+        return [os.fsencode(name) for name in os.listdir(self._fd)]
 
     def read(self, name: bytes, max_bytes: int) -> bytes:
         """See BootDirectory."""
