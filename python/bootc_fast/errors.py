@@ -5,9 +5,12 @@ Every class carries its exit code (spec commands.md, "Exit codes") and may carry
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from bootc_fast.types import EtcConflict
 
 
@@ -24,6 +27,17 @@ class BootcFastError(Exception):
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy without asking ``__init__``, whose arguments differ from class to class.
+
+        Attributes, hint and notes go along, and so does what it was raised from where that is sure to pickle: an
+        error of the package or an OSError.
+        """
+        state: dict[str, object] = dict(self.__dict__)
+        if isinstance(self.__cause__, BootcFastError | OSError):
+            state["__cause__"] = self.__cause__
+        return copyreg.__newobj__, (type(self), *self.args), state  # type: ignore[attr-defined]
 
 
 class UsageError(BootcFastError):
