@@ -75,6 +75,7 @@ def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
         "After=local-fs.target systemd-journal-flush.service",
         "Before=basic.target final.target",
         "Conflicts=final.target",
+        "IgnoreOnIsolate=yes",
         "RemainAfterExit=yes",
         "ExecStop=/usr/bin/bootc-fast composefs-finalize-staged",
         "TimeoutStopSec=5m",
@@ -82,6 +83,16 @@ def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
         "ReadOnlyPaths=/etc",
     ):
         assert line in text.splitlines()
+
+
+def test_no_unit_that_finalizes_is_stopped_by_isolate() -> None:
+    """It would finalize while the system stays up; what is edited afterwards would be lost (story: tests/vm)."""
+    texts = {path: path.read_text() for path in UNITS.rglob("*") if path.is_file()}
+    finalizing = {path: text for path, text in texts.items() if "ExecStop=/usr/bin/bootc-fast" in text}
+    assert len(finalizing) == 2
+    for path, text in finalizing.items():
+        unit = text.partition("[Unit]")[2].partition("\n[")[0]
+        assert "IgnoreOnIsolate=yes" in unit.splitlines(), path
 
 
 def test_message_catalog_explains_every_message_id() -> None:
