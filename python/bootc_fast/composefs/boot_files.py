@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.survey import Survey
-    from bootc_fast.types import Loader, Origin, VerityDigest
+    from bootc_fast.types import Loader, VerityDigest
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 _READ_BYTES = 1 << 20
@@ -101,6 +102,7 @@ async def check_boot_files(
     *,
     verify_signatures: bool = True,
     entry: MenuEntry | None = None,
+    role: str = "the staged deployment",
     hint: str = _STAGE_HINT,
 ) -> list[str]:
     """Check that a deployment has a boot entry, and that what the entry names is there and whole.
@@ -113,6 +115,7 @@ async def check_boot_files(
         look: The boot directories.
         verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
         entry: Its entry; None takes the staged one, as a finalize does.
+        role: What the deployment is here, for the error.
         hint: What to do about a damaged one.
 
     Returns:
@@ -127,7 +130,8 @@ async def check_boot_files(
     Source:
         Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
     """
-    what = f"looking at the boot entry of the staged deployment {shorten_digest(digest)}"
+    whose = f"{role} {shorten_digest(digest)}"
+    what = f"looking at the boot entry of {whose}"
     entry = look.find_entry(digest) if entry is None else entry
     if entry is None:
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
@@ -135,31 +139,34 @@ async def check_boot_files(
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=hint)
     if entry.uki is not None:
-        return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, hint=hint)
-    origin = _find_origin(survey, digest)
+        damaged = partial(_damaged_error, entry.uki, whose=whose, hint=hint)
+        return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, damaged=damaged)
+    origin = survey.find_origin(digest)
     if origin is not None and origin.boot_digest is not None and entry.linux is not None:
         found = await run_native(hash_files, look, (entry.linux, *entry.initrd))
-        _compare_boot_digest(origin.boot_digest, found, entry.linux, hint)
+        if found != origin.boot_digest:
+            raise _damaged_error(entry.linux, origin.boot_digest, found, whose=whose, hint=hint)
     return []
 
 
-def _find_origin(survey: Survey, digest: VerityDigest) -> Origin | None:
-    return next((one.origin for one in survey.deployments if one.digest == digest), None)
-
-
-def _compare_boot_digest(expected: str, found: str, path: bytes, hint: str) -> None:
-    if found != expected:
-        raise VerityMismatchError(
-            f"verifying {escape_bytes(path)}: kernel and initrd are not those that were staged",
-            path=escape_bytes(path),
-            expected=expected,
-            found=found,
-            hint=hint,
-        )
+def _damaged_error(path: bytes, expected: str, found: str, *, whose: str, hint: str) -> VerityMismatchError:
+    return VerityMismatchError(
+        f"verifying {escape_bytes(path)} of {whose}: kernel and initrd are not those that were staged",
+        path=escape_bytes(path),
+        expected=expected,
+        found=found,
+        hint=hint,
+    )
 
 
 async def _check_uki(
-    survey: Survey, digest: VerityDigest, look: BootLook, path: bytes, *, verify_signatures: bool, hint: str
+    survey: Survey,
+    digest: VerityDigest,
+    look: BootLook,
+    path: bytes,
+    *,
+    verify_signatures: bool,
+    damaged: Callable[[str, str], VerityMismatchError],
 ) -> list[str]:
     # Here, since parsing signatures takes as long to import as everything else a status needs.
     from bootc_fast.boot.efi.uki import check_uki, parse_uki
@@ -167,9 +174,10 @@ async def _check_uki(
     data = await run_native(read_boot_file, look, path)
     uki = await run_blocking(parse_uki, data)
     await run_blocking(check_uki, uki, digest=digest)
-    origin = _find_origin(survey, digest)
-    if origin is not None and origin.boot_digest is not None and uki.boot_digest is not None:
-        _compare_boot_digest(origin.boot_digest, uki.boot_digest, path, hint)
+    origin = survey.find_origin(digest)
+    expected = None if origin is None else origin.boot_digest
+    if expected is not None and uki.boot_digest is not None and uki.boot_digest != expected:
+        raise damaged(expected, uki.boot_digest)
     if not (verify_signatures and look.variables.secure_boot):
         return []
     from bootc_fast.boot.efi.secureboot import verify_uki

@@ -69,7 +69,7 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
     Source:
         Spec host.md, "Origin file".
     """
-    origin = next((one.origin for one in survey.deployments if one.digest == digest), None)
+    origin = survey.find_origin(digest)
     if origin is not None and origin.boot_digest is not None:
         return origin.boot_digest
     entry = require_entry(look, digest)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import Booted, Deployment, StagedMarker, VerityDigest
+    from bootc_fast.types import Booted, Deployment, Origin, StagedMarker, VerityDigest
 
 _SHA256_HEX_CHARS = 64
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
@@ -64,6 +64,15 @@ class Survey:
         """Other deployments that still have state and image, so that they can boot."""
         chosen = {self.booted.digest, self.marker.digest if self.marker else None}
         return tuple(one.digest for one in self.deployments if one.has_image and one.digest not in chosen)
+
+    def find_deployment(self, digest: VerityDigest) -> Deployment | None:
+        """Find a deployment's state; None where it has no state directory."""
+        return next((one for one in self.deployments if one.digest == digest), None)
+
+    def find_origin(self, digest: VerityDigest) -> Origin | None:
+        """Find a deployment's origin; None where it has no state directory, or no origin that can be read."""
+        deployment = self.find_deployment(digest)
+        return None if deployment is None else deployment.origin
 
 
 def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.machine.host import Host
     from bootc_fast.restart.ways import Restart, SoftRebootMode
-    from bootc_fast.types import Loader, Origin, VerityDigest
+    from bootc_fast.types import Loader, VerityDigest
 
 LOOK_TIMEOUT_S = 90.0
 COMPARE_TIMEOUT_S = 120.0
@@ -95,7 +95,7 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOut
     target = plan.order[0]
     if target != survey.booted.digest and run.verify:
         await _check_target_files(run, plan)
-    origin = _find_origin(survey, target)
+    origin = survey.find_origin(target)
     is_revert = target == survey.booted.digest
     dropped = survey.marker.digest if survey.marker and survey.marker.digest != target else None
     missing = None if is_revert else await _count_etc_changes(run, target)
@@ -130,6 +130,7 @@ async def _check_target_files(run: _Run, plan: MenuPlan) -> None:
             plan.order[0],
             run.boot,
             entry=plan.default,
+            role="the rollback target",
             hint=_DAMAGED_HINT,
         )
 
@@ -152,10 +153,6 @@ def _restart_notes(run: _Run, restart: Restart | None, *, is_revert: bool) -> tu
     if is_revert and (run.apply or run.soft_reboot):
         return ("the deployment that runs boots next: nothing to restart into",)
     return ()
-
-
-def _find_origin(survey: Survey, digest: VerityDigest) -> Origin | None:
-    return next((one.origin for one in survey.deployments if one.digest == digest), None)
 
 
 async def _count_etc_changes(run: _Run, target: VerityDigest) -> int | None:
@@ -252,7 +249,7 @@ def _touch_state(host: Host) -> None:
 
 
 def _tell_journal(host: Host, survey: Survey, outcome: RollbackOutcome) -> None:
-    current = _find_origin(survey, survey.booted.digest)
+    current = survey.find_origin(survey.booted.digest)
     kind = "revert" if outcome.is_revert else "rollback"
     send_journal(
         host,

@@ -231,7 +231,7 @@ async def _check_kernels(found: _Diagnosis) -> None:
 async def _what_is_wrong(found: _Diagnosis, entry: MenuEntry, digest: VerityDigest) -> str | None:
     if entry.missing:
         return "missing or empty"
-    origin = next((one.origin for one in found.survey.deployments if one.digest == digest), None)
+    origin = found.survey.find_origin(digest)
     if origin is None or origin.boot_digest is None or entry.linux is None:
         return None
     try:
@@ -242,7 +242,7 @@ async def _what_is_wrong(found: _Diagnosis, entry: MenuEntry, digest: VerityDige
 
 
 async def _recover(found: _Diagnosis, digest: VerityDigest) -> Recovered | str:
-    origin = next((one.origin for one in found.survey.deployments if one.digest == digest), None)
+    origin = found.survey.find_origin(digest)
     try:
         return await recover_kernel(found.survey.host, digest, origin)
     except BootcFastError as error:
@@ -272,8 +272,7 @@ async def _check_absent_entries(found: _Diagnosis) -> None:
         # An older deployment without an entry is how a loader's menu of two looks; the running one needs its own.
         if _own_entries(menu, digest) or (has_any and digest != survey.booted.digest):
             continue
-        deployment = next((one for one in survey.deployments if one.digest == digest), None)
-        origin = deployment.origin if deployment is not None else None
+        origin = survey.find_origin(digest)
         detail = f"deployment {shorten_digest(digest)} has no boot entry"
         if origin is not None and origin.boot_type == "uki":
             found.findings.append(Finding("entry-missing", f"{detail}; it boots from a UKI: stage it again"))

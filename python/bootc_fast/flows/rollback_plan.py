@@ -92,14 +92,16 @@ def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
 
 def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     """Refuse a target that cannot boot."""
+    entry = choose_entry(menu, target, prefers_staged=False)
+    if entry is None:
+        raise BootEntryError(f"rolling back to {shorten_digest(target)}: it has no boot entry", hint=OTHER_HINT)
     if target == survey.booted.digest:
         return
-    state = next((one for one in survey.deployments if one.digest == target), None)
+    state = survey.find_deployment(target)
     if state is None or not state.has_image or not state.has_etc:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
         raise InvalidStateError(f"rolling back to {shorten_digest(target)}: its {what} is missing", hint=OTHER_HINT)
-    entry = choose_entry(menu, target, prefers_staged=False)
-    if entry is not None and entry.missing:
+    if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
         message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"
         raise BootEntryError(message, hint=OTHER_HINT)

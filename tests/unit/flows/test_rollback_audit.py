@@ -216,7 +216,8 @@ def test_a_target_whose_kernel_or_initrd_is_cut_is_refused(
     updated = make(loader)
     path = updated.host.kernel_area()[0] / f"bootc_composefs-{updated.previous}" / name
     path.write_bytes(path.read_bytes()[:-1])
-    _refused(updated, 11, "are not those that were staged")
+    kind = f"of the rollback target {updated.previous[:16]}"
+    _refused(updated, 11, f"{kind}…: kernel and initrd are not those that were staged")
     _refused(updated, 11, "are not those that were staged", "--dry-run")
     # Who has put another kernel there says so.
     assert updated.roll_back("--no-verify")[0] == 0
@@ -234,6 +235,15 @@ def test_a_target_whose_uki_is_cut_is_refused(make: Callable[..., Updated], load
     code, out, err = updated.roll_back()
     assert (code, out) == (7, ""), err
     assert flowkit.snapshot(updated.host.root) == before
+
+
+def test_a_target_that_runs_and_has_no_entry_is_told_as_what_it_is(make: Callable[..., Updated]) -> None:
+    updated = make()
+    updated.find(updated.booted).unlink()
+    code, out, err = updated.roll_back("--to", "booted")
+    assert (code, out) == (7, "")
+    assert f"rolling back to {updated.booted[:16]}…: it has no boot entry" in err
+    assert "staged" not in err
 
 
 def test_a_target_without_its_etc_is_refused(make: Callable[..., Updated]) -> None:
