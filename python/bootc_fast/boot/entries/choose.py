@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders.entry import parse_entry, rename_key, replace_sort_key
+from bootc_fast.boot.entries.reader import OWN_NAME
+from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, replace_sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +21,46 @@ def _is_usable(entry: MenuEntry, menu: BootMenu) -> bool:
     return entry.menu_id is not None or any(rule.shows(bare) for rule in menu.record.rules)
 
 
-def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, int]:
-    """Better sources first: whole, with all its files, high in the menu."""
+# What makes a loader start the same program otherwise: an entry that has one of these beside a plain one is a variant.
+_SPECIAL_KEYS = frozenset({b"profile", b"extra"})
+# What decides what an entry boots; its name, title and rank do not.
+_BOOT_KEYS = frozenset(
+    {b"initrd", b"devicetree", b"devicetree-overlay", b"architecture", b"uki-url", b"profile", b"extra", b"grub_arg"}
+)
+
+
+def list_traits(entry: MenuEntry) -> tuple[bytes | tuple[object, ...] | None, ...]:
+    """Return what decides what an entry boots: two entries of one deployment with equal traits are one twice.
+
+    Source:
+        Spec boot.md, "Reading"; the keys of the Boot Loader Specification.
+    """
+    if entry.menu_id is not None:
+        return tuple(entry.raw[entry.raw.find(b"{") :].split())
+    text = parse_text(entry.raw)
+    options = b" ".join(text.find_all(b"options")).split()
+    # A profile that is not named is the first one.
+    fields = [field for field in text.fields if field[0] in _BOOT_KEYS and field != (b"profile", b"0")]
+    return entry.linux, entry.uki, tuple(options), tuple(fields)
+
+
+def _is_special(entry: MenuEntry) -> bool:
+    """Say whether an entry asks for more than to boot its deployment."""
+    keys = {key for key, value in parse_text(entry.raw).fields if (key, value) != (b"profile", b"0")}
+    return entry.menu_id is None and bool(keys & _SPECIAL_KEYS or (entry.linux is None and b"options" in keys))
+
+
+def _rank_source(entry: MenuEntry, menu: BootMenu) -> tuple[bool, bool, bool, bool, int, int]:
+    """Better sources first: whole, with all its files, plain, named as bootc and we do, short, high in the menu."""
     position = menu.live.entries.index(entry) if entry in menu.live.entries else len(menu.live.entries)
-    return not _is_usable(entry, menu), bool(entry.missing), position
+    return (
+        not _is_usable(entry, menu),
+        bool(entry.missing),
+        _is_special(entry),
+        not _has_own_name(entry),
+        sum(1 if isinstance(part, bytes) else len(part) for part in list_traits(entry) if part),
+        position,
+    )
 
 
 def _translate(entry: MenuEntry, menu: BootMenu) -> MenuEntry:
@@ -49,10 +86,7 @@ def choose_entry(menu: BootMenu, digest: VerityDigest, *, prefers_staged: bool) 
     Returns:
         None where no entry of it is one that the loader could show. Files that it names may be missing.
     """
-    groups = ((*menu.live.entries, *menu.live.files), list_staged(menu))
-    live, staged = (
-        [_translate(entry, menu) for entry in group if entry.digest == digest and entry.is_own] for group in groups
-    )
+    live, staged = _list_sources(menu, digest)
     staged_best, live_best = (_pick_best(group, menu) for group in (staged, live))
     if staged_best is None or live_best is None:
         return live_best or staged_best
@@ -64,6 +98,55 @@ def choose_entry(menu: BootMenu, digest: VerityDigest, *, prefers_staged: bool) 
     # A run that was cut short may have put the staged entry in its place already.
     is_same = live_best.sort_key is not None and replace_sort_key(staged_best.raw, live_best.sort_key) == live_best.raw
     return live_best if is_same or (staged_best.missing and not live_best.missing) else staged_best
+
+
+def _list_sources(menu: BootMenu, digest: VerityDigest) -> tuple[list[MenuEntry], list[MenuEntry]]:
+    """All entries of a deployment, live and staged, each in the loader's order and then those it does not show."""
+    groups = ((*menu.live.entries, *menu.live.files), list_staged(menu))
+    live, staged = (
+        [_translate(entry, menu) for entry in dict.fromkeys(group) if entry.digest == digest and entry.is_own]
+        for group in groups
+    )
+    return live, staged
+
+
+def find_variants(menu: BootMenu, digest: VerityDigest, *, prefers_staged: bool) -> tuple[MenuEntry, ...]:
+    """Find the entries that boot a deployment otherwise than the one that counts: recovery entries, other options.
+
+    They stay as long as their deployment does. An entry that would boot the same as another one is none, nor is one
+    whose program is gone.
+
+    Args:
+        menu: What is there.
+        digest: Whose.
+        prefers_staged: As for `choose_entry`: what the staged set has beside the staged entry counts too, and the live
+            entry that it replaces does not.
+
+    Returns:
+        n >= 0 entries, live ones first.
+
+    Source:
+        Spec boot.md, "Reading".
+    """
+    chosen = choose_entry(menu, digest, prefers_staged=prefers_staged)
+    if chosen is None:
+        return ()
+    live, staged = _list_sources(menu, digest)
+    replaced = None
+    if chosen not in live:
+        best = _pick_best(live, menu)
+        replaced = best if best is not None and not _is_special(best) and _has_own_name(best) else None
+    found: dict[tuple[bytes | tuple[object, ...] | None, ...], MenuEntry] = {list_traits(chosen): chosen}
+    for entry in (*live, *(staged if prefers_staged or not live else ())):
+        program = entry.linux if entry.linux is not None else entry.uki
+        is_whole = entry.is_bootable or entry.is_grub_bootable or entry.is_grub_linux
+        if entry != replaced and is_whole and program is not None and program not in entry.missing:
+            found.setdefault(list_traits(entry), entry)
+    return tuple(found.values())[1:]
+
+
+def _has_own_name(entry: MenuEntry) -> bool:
+    return entry.menu_id is not None or OWN_NAME.fullmatch(entry.file_name) is not None
 
 
 def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None:

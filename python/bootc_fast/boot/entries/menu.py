@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.reader import (
     ENTRIES,
     GRUB_DIRECTORY,
@@ -146,11 +147,18 @@ class BootMenu:
 
     @property
     def own_order(self) -> tuple[VerityDigest, ...]:
-        """Our deployments in the loader's order, the default first, each once."""
+        """Our deployments in the loader's order, the default first, each once; variants have no say in it."""
         shown = [entry for entry in self.live.entries if entry.is_own and entry.digest is not None]
+        digests = dict.fromkeys(entry.digest for entry in shown if entry.digest is not None)
+        chosen = {digest: choose_entry(self, digest, prefers_staged=False) for digest in digests}
+        ranked = [
+            entry
+            for entry in shown
+            if entry.digest is not None and (entry == chosen[entry.digest] or chosen[entry.digest] not in shown)
+        ]
         if self.default in shown:
-            shown.insert(0, self.default)
-        return tuple(dict.fromkeys(entry.digest for entry in shown if entry.digest is not None))
+            ranked.insert(0, self.default)
+        return tuple(dict.fromkeys(entry.digest for entry in ranked if entry.digest is not None))
 
 
 def sort_menu(chunks: Sequence[Chunk], files: Sequence[MenuEntry], rule: LoaderRule) -> tuple[MenuEntry, ...]:

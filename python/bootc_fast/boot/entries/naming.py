@@ -55,20 +55,22 @@ class NameMaker:
     def rename(self, entry: MenuEntry, rank: int) -> MenuEntry:
         """Return the entry at `rank`, 0 being the default; only its name and its sort-key differ.
 
-        Boot counters stay, but for the default: an entry without tries left can not be first.
+        Boot counters stay as they are: who put them there counts on it. But a default without tries left loses them,
+        since it could not be first.
         """
         if not 0 <= rank <= MAX_RANK:
             raise BootEntryError(f"there are more than {MAX_RANK + 1} deployments to make boot entries for")
-        counter = b"" if rank == 0 or entry.tries_left is None else b"+%d" % entry.tries_left
-        name = b"%s-%08d-%02d%s.conf" % (self.file_prefix, self.generation, MAX_RANK - rank, counter)
+        is_reset = rank == 0 and entry.tries_left == 0
+        counters = b"" if is_reset else entry.counters
+        name = b"%s-%08d-%02d%s.conf" % (self.file_prefix, self.generation, MAX_RANK - rank, counters)
         key = b"%s%08d-%02d" % (self.key_prefix, MAX_GENERATION - self.generation, rank)
         return replace(
             entry,
             file_name=name,
             sort_key=key,
             raw=replace_sort_key(entry.raw, key),
-            tries_left=None if rank == 0 else entry.tries_left,
-            tries_done=None if rank == 0 or entry.tries_left is None else 0,
+            tries_left=None if is_reset else entry.tries_left,
+            tries_done=None if is_reset else entry.tries_done,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entries.choose import choose_entry, list_staged
+from bootc_fast.boot.entries.choose import choose_entry, find_variants, list_staged
 from bootc_fast.boot.entries.menu import BootMenu, sort_menu
 from bootc_fast.boot.entries.naming import choose_names
 from bootc_fast.boot.loaders.override import find_default
@@ -120,13 +120,13 @@ def _find_picked(menu: BootMenu) -> frozenset[bytes]:
     )
 
 
-def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
-    """How many of the wanted entries, from the end, can keep their files as they are."""
+def _count_kept(wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], menu: BootMenu) -> int:
+    """How many of the wanted entries, from the end, can keep their files as they are: each before its own variants."""
     live = {entry.file_name: entry for entry in menu.live.files}
     rules = menu.record.rules
     by_digest: dict[VerityDigest | None, int] = {}
     for entry in _own_files(menu):
-        by_digest[entry.digest] = by_digest.get(entry.digest, 0) + 1
+        by_digest[entry.digest] = by_digest.get(entry.digest, 0) + (entry not in variants)
     kept = 0
     below: MenuEntry | None = None
     picked = _find_picked(menu)
@@ -137,7 +137,8 @@ def _count_kept(wanted: Sequence[MenuEntry], menu: BootMenu) -> int:
         is_live = live.get(entry.file_name) == entry and by_digest[entry.digest] == 1
         if not is_live or not all(rule.shows(replace(entry, missing=())) for rule in rules):
             break
-        if below is not None and any(rule.compare(entry, below) >= 0 for rule in rules):
+        behind = [one for one in (below, *variants) if one is not None and (one is below or one.digest == entry.digest)]
+        if any(rule.compare(entry, one) >= 0 for one in behind for rule in rules):
             break
         kept, below = kept + 1, entry
     if kept == len(wanted) and kept:
@@ -172,7 +173,7 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
 
     Foreign entries stay byte for byte. An entry whose place among ours is right keeps its file; another one gets a
     new name and sort-key, every other byte stays. Entries of ours whose deployment is not in `order` go, and so
-    does the second entry of one deployment.
+    does a second entry that boots the same as the first; variants stay with their deployment, and behind its entry.
 
     Args:
         menu: What is there.
@@ -191,7 +192,15 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
         Spec boot.md, "Reading" and "Replacing the set".
     """
     sources, warnings = _collect_sources(menu, order, staged)
-    menuentries = [entry for entry in sources if entry.menu_id is not None]
+    variants = {
+        entry.digest: find_variants(menu, entry.digest, prefers_staged=entry.digest == staged)
+        for entry in sources
+        if entry.digest is not None
+    }
+    everything = [
+        one for entry in sources for one in (entry, *(variants[entry.digest] if entry.digest is not None else ()))
+    ]
+    menuentries = [entry for entry in everything if entry.menu_id is not None]
     wanted = [entry for entry in sources if entry.menu_id is None]
     is_in_user_cfg = sources[0].menu_id is not None
     if not is_in_user_cfg and menuentries:
@@ -199,7 +208,9 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
         warnings += [f"menuentry {entry.label} goes: GRUB would boot it first" for entry in menuentries]
         menuentries = []
     user_cfg = _plan_user_cfg(menu, menuentries)
-    new_files, kept_files = _plan_files(menu, wanted)
+    new_files, kept_files = _plan_files(
+        menu, wanted, [one for one in everything if one.menu_id is None and one not in sources]
+    )
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
     # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
     carried = tuple(one for one in menu.staged.files if not one.is_own) if menu.odd.is_exchange_unfinished else ()
@@ -265,14 +276,34 @@ def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | 
     return None if content == (menu.live.user_cfg or b"") else content
 
 
-def _plan_files(menu: BootMenu, wanted: Sequence[MenuEntry]) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
-    count = _count_kept(wanted, menu)
-    kept = tuple(wanted[len(wanted) - count :])
+def _plan_files(
+    menu: BootMenu, wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry]
+) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
+    """Tell the files to write, the default's first, and those that stay as they are."""
+    live = {entry.file_name: entry for entry in menu.live.files}
+    loose = [entry for entry in variants if live.get(entry.file_name) == entry]
+    count = 0 if len(loose) < len(variants) else _count_kept(wanted, loose, menu)
+    kept = wanted[len(wanted) - count :]
     fresh = wanted[: len(wanted) - count]
     if not fresh:
-        return (), kept
-    maker = choose_names(fresh[0], _own_files(menu), menu.names, menu.loader)
-    return tuple(maker.rename(entry, rank) for rank, entry in enumerate(fresh)), kept
+        return (), (*kept, *loose)
+    own = _own_files(menu)
+    try:
+        maker = choose_names(fresh[0], own, menu.names, menu.loader)
+    except BootEntryError:
+        # A variant that no name outranks gets another name itself.
+        maker = choose_names(fresh[0], [entry for entry in own if entry not in loose], menu.names, menu.loader)
+    renamed = [maker.rename(entry, rank) for rank, entry in enumerate(fresh)]
+    mains = {entry.digest: entry for entry in (*renamed, *kept)}
+
+    def is_behind(entry: MenuEntry) -> bool:
+        main = mains.get(entry.digest)
+        return main is None or all(rule.compare(main, entry) < 0 for rule in menu.record.rules)
+
+    stays = [entry for entry in loose if is_behind(entry)]
+    moved = [entry for entry in variants if entry not in stays]
+    renamed += [maker.rename(entry, len(fresh) + rank) for rank, entry in enumerate(moved)]
+    return tuple(renamed), (*kept, *stays)
 
 
 def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:

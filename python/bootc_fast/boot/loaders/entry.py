@@ -91,6 +91,12 @@ class MenuEntry:
     menu_id: bytes | None = None
 
     @property
+    def counters(self) -> bytes:
+        """The boot counters of its name as they stand there; empty without."""
+        found = _COUNTERS.search(self.file_name) if self.tries_left is not None else None
+        return b"" if found is None else found[0]
+
+    @property
     def loader_id(self) -> bytes:
         """What systemd-boot calls it: the file's name without counters, in lower case."""
         return _COUNTERS.sub(b"", self.file_name).lower()
