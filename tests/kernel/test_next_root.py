@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import flowkit
 import pytest
 from nextroot_kit import KERNEL, add_tools, make_rootfs, make_updated, mounts_below, run_in_namespace, stage
+from unit.machine.test_journal import _fields, _listen
+
+from bootc_fast import message_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +23,12 @@ def test_a_rollback_prepares_the_next_root_and_reset_leaves_nothing(
 ) -> None:
     case = make_updated(tmp_path, capsys)
     calls = add_tools(case.root)
-    found = run_in_namespace(
-        case.root,
-        """
+    journal = case.root / "run/systemd/journal/socket"
+    journal.parent.mkdir(parents=True)
+    with _listen(journal) as receiver:
+        found = run_in_namespace(
+            case.root,
+            """
 RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), soft_reboot=SoftRebootMode.REQUIRED))
 look("prepared")
 RECORD["writes"] = {path: write(path) for path in ("new", "etc/new", "var/new", "sysroot/new")}
@@ -30,7 +36,12 @@ RECORD["reset"] = await restart.reset_restart(str(ROOT))
 look("cleared")
 RECORD["again"] = await restart.reset_restart(str(ROOT))
 """,
-    )
+        )
+        told = [_fields(receiver.recv(1 << 16)) for _ in range(3)]
+    assert [one["MESSAGE_ID"].decode() for one in told] == [
+        message_ids.ROLLBACK, message_ids.BOOT_ORDER_CHANGED, message_ids.RESTART_PREPARED,
+    ]  # fmt: skip
+    assert (told[2]["BOOTC_FAST_RESTART"], told[2]["BOOTC_FAST_NEXT_BOOT"]) == (b"soft-reboot", case.staged.encode())
     assert found["restart"] == "soft-reboot"
     prepared = found["prepared"]
     assert isinstance(prepared, dict)

@@ -10,6 +10,7 @@ from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
+from bootc_fast.report.journal import send_finalize
 from bootc_fast.text import dump_json, encode_bytes
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
@@ -69,7 +70,7 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    outcome = _find_nothing_staged(arguments.root) or _finalize(arguments)
+    outcome = _find_nothing_staged(arguments.root, dry_run=arguments.dry_run) or _finalize(arguments)
     document = encode_outcome(outcome)
     if arguments.report:
         _write_report(arguments.report, document)
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _find_nothing_staged(root: str) -> FinalizeOutcome | None:
+def _find_nothing_staged(root: str, *, dry_run: bool) -> FinalizeOutcome | None:
     """Look, before the flow is even imported, whether nothing is staged; None where there may be something to do.
 
     On most shutdowns there is nothing, and trio and the flow are most of what the command costs then:
@@ -96,7 +97,10 @@ def _find_nothing_staged(root: str) -> FinalizeOutcome | None:
         return None
     if marker is not None:
         return None
-    return FinalizeOutcome(Result.NOTHING_STAGED, booted=booted.digest)
+    outcome = FinalizeOutcome(Result.NOTHING_STAGED, booted=booted.digest)
+    if not dry_run:
+        send_finalize(host, outcome)
+    return outcome
 
 
 def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:

@@ -17,7 +17,7 @@ from bootc_fast import _core
 from bootc_fast.errors import EtcConflictError
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
-from bootc_fast.events import StepProgress, ignore_event
+from bootc_fast.events import StepDone, StepProgress, StepStarted, ignore_event
 from bootc_fast.machine.native import run_native
 from bootc_fast.text import count
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
@@ -102,7 +102,7 @@ class EtcPlan:
 
         Args:
             dest_fd: The directory: empty, a copy of the new image's, or what an interrupted run left.
-            on_event: Gets ``StepProgress`` of the step ``prepare.etc``, at most every 50 ms.
+            on_event: Gets the step ``prepare.etc``, whose progress comes at most every 50 ms.
 
         Returns:
             The plan's report with counts, bytes, warnings and times of the writing.
@@ -122,11 +122,14 @@ class EtcPlan:
         if self.has_fatal_conflicts:
             raise conflict_error(self.report.conflicts)
 
-        def tell(done: int, total: int) -> None:
+        def send_progress(done: int, total: int) -> None:
             anyio.from_thread.run_sync(on_event, StepProgress(APPLY_STEP, done, total))
 
-        progress = None if on_event is ignore_event else tell
+        on_event(StepStarted(APPLY_STEP, "Writing /etc"))
+        started = anyio.current_time()
+        progress = None if on_event is ignore_event else send_progress
         applied = await run_native(_core.apply_etc, self._native, dest_fd, progress=progress)
+        on_event(StepDone(APPLY_STEP, anyio.current_time() - started))
         report = _with_warnings(self.report, applied.warnings)
         times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
         report = replace(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast import message_ids
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import BootLook, check_boot_files, confirm_next_boot, list_protected, look_boot
@@ -26,9 +25,9 @@ from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
-from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.report.journal import send_rollback
 from bootc_fast.report.rollback import RollbackOutcome, note_reboot
 from bootc_fast.restart.ways import clear_next_root, prepare_restart, require_live
 from bootc_fast.text import describe_error, flatten
@@ -250,19 +249,4 @@ def _touch_state(host: Host) -> None:
 
 def _tell_journal(host: Host, survey: Survey, outcome: RollbackOutcome) -> None:
     current = survey.find_origin(survey.booted.digest)
-    kind = "revert" if outcome.is_revert else "rollback"
-    send_journal(
-        host,
-        f"Rolling back to image: {outcome.manifest_digest or outcome.next_boot}",
-        message_id=message_ids.ROLLBACK,
-        fields={
-            "BOOTC_FAST_OPERATION": "rollback",
-            "BOOTC_ROLLBACK_TYPE": kind,
-            "BOOTC_MANIFEST_DIGEST": outcome.manifest_digest,
-            "BOOTC_CURRENT_MANIFEST_DIGEST": current.manifest_digest if current else None,
-            "BOOTC_FAST_BOOTED": outcome.booted,
-            "BOOTC_FAST_NEXT_BOOT": outcome.next_boot,
-            "BOOTC_FAST_DROPPED_STAGED": outcome.dropped_staged,
-        },
-        priority=PRIORITY_NOTICE,
-    )
+    send_rollback(host, outcome, booted_manifest_digest=current.manifest_digest if current else None)

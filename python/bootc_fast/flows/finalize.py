@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast import _core, message_ids
+from bootc_fast import _core
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
@@ -32,7 +32,7 @@ from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.finalize import record_outcome, write_outcome
-from bootc_fast.report.tell import tell_failure, tell_outcome
+from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize
 from bootc_fast.text import describe_error
 from bootc_fast.types import FinalizeOutcome, Result
 
@@ -169,8 +169,12 @@ async def finalize_staged(
         with single_error(), steps.limit_all():
             await _finalize(run)
     except BaseException as error:
-        await tell_failure(host, run.outcome, error, dry_run=dry_run)
+        await report_failure(host, run.outcome, error, dry_run=dry_run)
         raise
+    if not dry_run and run.outcome.result is not Result.DONE:
+        # Done is told before what nobody waits for; this is for those who ask why nothing happened.
+        with anyio.CancelScope(shield=True):
+            await run_blocking(send_finalize, host, run.outcome)
     return run.outcome
 
 
@@ -233,6 +237,8 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
             )
         run.warnings += published.warnings
         await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+        if boot.menu.default is None or boot.menu.default.digest != looked.staged:
+            await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=looked.staged)
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)
         await _tidy(run, looked)
 
@@ -296,7 +302,7 @@ async def _prepare(run: _Run, looked: _Looked) -> EtcReport | None:
     report: EtcReport | None = None
     # Stays if the power goes or we are killed from here on: the next boot can tell.
     await run_blocking(write_outcome, host, record_outcome(run.outcome))
-    await tell_outcome(host, run.outcome, "Finalizing the staged deployment", message_ids.FINALIZE_STARTED)
+    await run_blocking(send_finalize, host, run.outcome)
     async with anyio.create_task_group() as tasks:
         # Now, so that the commit finds little left to flush: its time is short.
         tasks.start_soon(run_blocking, _flush, looked)
@@ -349,7 +355,7 @@ async def _tidy(run: _Run, looked: _Looked) -> None:
     run.warnings += looked.warnings
     run.end(Result.DONE)
     await _or_warn(run, "writing the outcome", write_outcome, host, record_outcome(run.outcome))
-    await tell_outcome(host, run.outcome, "The staged deployment boots next", message_ids.FINALIZE_DONE)
+    await run_blocking(send_finalize, host, run.outcome)
     run.end(Result.DONE)
 
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast import message_ids
 from bootc_fast.errors import BootcFastError, InvalidStateError, NoRollbackTargetError, UsageError
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.host import hold_lock
-from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.ostree.etc import list_missing_ostree_changes
 from bootc_fast.ostree.sysroot import check_bootable, read_ostree, reorder_ostree
+from bootc_fast.report.journal import send_rollback
 from bootc_fast.report.rollback import BOOTED, PREVIOUS, RollbackOutcome, note_reboot
 from bootc_fast.restart.ostree import OstreeRestart
 from bootc_fast.text import describe_error, flatten
@@ -147,7 +146,10 @@ async def _commit(run: _Run, choose: Callable[[OstreeSurvey], OstreeDeployment])
                 await run_blocking(run.restart.finish, run.first)
                 outcome = _make_outcome(run, dry_run=False)
                 await run_blocking(note_reboot, host, outcome)
-                await run_blocking(_tell_journal, host, run.survey, run.first, outcome)
+                booted = run.survey.booted.image.manifest_digest
+                await run_blocking(
+                    send_rollback, host, outcome, booted_manifest_digest=booted, commit=run.first.checksum
+                )
     return outcome
 
 
@@ -201,23 +203,4 @@ def _make_outcome(run: _Run, *, dry_run: bool) -> RollbackOutcome:
         restart_notes=(*run.notes, *run.restart.notes),
         warnings=(*run.warnings, *run.restart.warnings, *first.problems),
         is_ostree=True,
-    )
-
-
-def _tell_journal(host: Host, survey: OstreeSurvey, first: OstreeDeployment, outcome: RollbackOutcome) -> None:
-    send_journal(
-        host,
-        f"Rolling back to image: {first.image.manifest_digest or first.name}",
-        message_id=message_ids.ROLLBACK,
-        fields={
-            "BOOTC_FAST_OPERATION": "rollback",
-            "BOOTC_ROLLBACK_TYPE": "revert" if outcome.is_revert else "rollback",
-            "BOOTC_MANIFEST_DIGEST": first.image.manifest_digest,
-            "BOOTC_CURRENT_MANIFEST_DIGEST": survey.booted.image.manifest_digest,
-            "BOOTC_OSTREE_COMMIT": first.checksum,
-            "BOOTC_FAST_BOOTED": survey.booted.name,
-            "BOOTC_FAST_NEXT_BOOT": first.name,
-            "BOOTC_FAST_DROPPED_STAGED": outcome.dropped_staged,
-        },
-        priority=PRIORITY_NOTICE,
     )

@@ -1,0 +1,179 @@
+"""What the flows tell the journal, and the record of a finalize that failed.
+
+Source:
+    Spec commands.md, "Journal"; docs/journal.md lists the messages.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from bootc_fast import message_ids
+from bootc_fast.errors import BootcFastError, CancelledByUserError, LockedError
+from bootc_fast.text import describe_error, error_chain, exit_code_of, flatten
+from bootc_fast.types import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bootc_fast.machine.host import Host
+    from bootc_fast.report.rollback import RollbackOutcome
+    from bootc_fast.types import FinalizeOutcome
+
+# Writing down how it ended must not hold up a shutdown for long.
+RECORD_TIMEOUT_S = 5.0
+
+_MESSAGES = {
+    Result.INTERRUPTED: ("Finalizing the staged deployment", message_ids.FINALIZE_STARTED),
+    Result.DONE: ("The staged deployment boots next", message_ids.FINALIZE_DONE),
+    Result.NOTHING_STAGED: ("Nothing to finalize: no update is staged", message_ids.FINALIZE_NOTHING),
+    Result.LOCKED: (
+        "Nothing to finalize: the staged deployment is locked (download-only)",
+        message_ids.FINALIZE_NOTHING,
+    ),
+    Result.ALREADY_DONE: (
+        "Nothing to finalize: the staged deployment is finalized already",
+        message_ids.FINALIZE_NOTHING,
+    ),
+}
+
+
+def send_finalize(host: Host, outcome: FinalizeOutcome) -> None:
+    """Tell how a finalize stands: begun (``interrupted``), done, or nothing to do; blocks, never raises."""
+    if outcome.result in _MESSAGES:
+        message, message_id = _MESSAGES[outcome.result]
+        _send(host, message, message_id, _fields(outcome))
+
+
+def send_boot_order(host: Host, *, operation: str, next_boot: str) -> None:
+    """Tell that the loader starts another deployment than before; blocks, never raises.
+
+    Args:
+        host: Which.
+        operation: What has changed it: ``finalize`` or ``rollback``.
+        next_boot: The deployment that boots next.
+    """
+    fields = {"BOOTC_FAST_OPERATION": operation, "BOOTC_FAST_NEXT_BOOT": next_boot}
+    message = f"The boot order has changed: {next_boot} boots next"
+    _send(host, message, message_ids.BOOT_ORDER_CHANGED, fields, is_notice=True)
+
+
+def send_rollback(
+    host: Host, outcome: RollbackOutcome, *, booted_manifest_digest: str | None, commit: str | None = None
+) -> None:
+    """Tell that a rollback was queued or taken back, and whether that changed the order; blocks, never raises.
+
+    Args:
+        host: Which.
+        outcome: What was done.
+        booted_manifest_digest: Of the deployment that runs.
+        commit: On an ostree host the commit that boots next.
+
+    Source:
+        bootc ``deploy.rs`` and ``bootc_composefs/rollback.rs``, whose fields others read.
+    """
+    fields = {
+        "BOOTC_FAST_OPERATION": "rollback",
+        "BOOTC_ROLLBACK_TYPE": "revert" if outcome.is_revert else "rollback",
+        "BOOTC_MANIFEST_DIGEST": outcome.manifest_digest,
+        "BOOTC_CURRENT_MANIFEST_DIGEST": booted_manifest_digest,
+        "BOOTC_OSTREE_COMMIT": commit,
+        "BOOTC_FAST_BOOTED": outcome.booted,
+        "BOOTC_FAST_NEXT_BOOT": outcome.next_boot,
+        "BOOTC_FAST_DROPPED_STAGED": outcome.dropped_staged,
+    }
+    message = f"Rolling back to image: {outcome.manifest_digest or outcome.next_boot}"
+    _send(host, message, message_ids.ROLLBACK, fields, is_notice=True)
+    if outcome.is_changed:
+        send_boot_order(host, operation="rollback", next_boot=outcome.next_boot)
+
+
+async def report_failure(host: Host, outcome: FinalizeOutcome, error: BaseException, *, dry_run: bool) -> None:
+    """Write down a failure where `status` and the next boot find it, and tell the journal; never raises.
+
+    Nothing is written where there is no host of ours, in a dry run, or after the commit: then the finalize itself
+    has succeeded. Shielded from cancellation, 5 s at most.
+
+    Args:
+        host: Where.
+        outcome: What was known when it failed.
+        error: What ended it, a cancellation too.
+        dry_run: It was only asked.
+    """
+    if dry_run or outcome.result is Result.DONE or outcome.booted is None:
+        return
+    # Here, since a look that finds nothing staged needs no event loop.
+    import anyio
+
+    from bootc_fast.machine.mounts import open_writable
+    from bootc_fast.machine.native import run_blocking
+    from bootc_fast.report.finalize import record_failure, write_outcome
+
+    with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_TIMEOUT_S):
+        leaves = flatten(error)
+        if any(isinstance(leaf, anyio.get_cancelled_exc_class()) for leaf in leaves):
+            # By its name, not as the framework's exception.
+            error = CancelledByUserError("finalizing: cancelled before the boot entries were changed")
+        if not isinstance(error, LockedError) or not await run_blocking(_is_done_by_other, host, outcome):
+            # The disk that failed the flow may fail the record too; the first error is the one to report.
+            with suppress(BootcFastError, OSError):
+                async with open_writable(host) as writable:
+                    await run_blocking(write_outcome, writable, record_failure(outcome, error))
+        await run_blocking(_send_failure, host, outcome, error)
+
+
+def _send_failure(host: Host, outcome: FinalizeOutcome, error: BaseException) -> None:
+    leaves = flatten(error)
+    fields = {
+        **_fields(outcome),
+        "BOOTC_FAST_ERROR_CHAIN": "\n".join(line for leaf in leaves for line in error_chain(leaf)) or None,
+        "BOOTC_FAST_EXIT_CODE": exit_code_of(error),
+    }
+    text = "; ".join(map(describe_error, leaves))
+    message = f"Finalizing the staged deployment failed: {text}"
+    _send(host, message, message_ids.FINALIZE_FAILED, fields, is_error=True)
+
+
+def _is_done_by_other(host: Host, outcome: FinalizeOutcome) -> bool:
+    """Whether the process that held the lock has finalized this very deployment meanwhile."""
+    from bootc_fast.report.finalize import read_outcome
+
+    try:
+        record = read_outcome(host)
+    except (BootcFastError, OSError):
+        return False
+    return record is not None and record.result is Result.DONE and record.staged == outcome.staged
+
+
+def _fields(outcome: FinalizeOutcome) -> dict[str, object]:
+    counts = outcome.etc.counts if outcome.etc else {}
+    return {
+        "BOOTC_FAST_OPERATION": "finalize",
+        "BOOTC_FAST_RESULT": outcome.result.value,
+        "BOOTC_FAST_BOOTED": outcome.booted,
+        "BOOTC_FAST_STAGED": outcome.staged,
+        "BOOTC_FAST_NEXT_BOOT": outcome.next_boot,
+        **{f"BOOTC_FAST_COUNT_{name.upper()}": count for name, count in counts.items()},
+    }
+
+
+def _send(
+    host: Host,
+    message: str,
+    message_id: str,
+    fields: Mapping[str, object],
+    *,
+    is_notice: bool = False,
+    is_error: bool = False,
+) -> None:
+    try:
+        if host.find_status(host.journal_socket) is None:
+            return
+    except OSError:
+        return
+    # Here, since its protocol is a quarter of what a look that finds nothing staged imports.
+    from bootc_fast.machine import journal
+
+    priority = journal.PRIORITY_ERROR if is_error else journal.PRIORITY_NOTICE if is_notice else journal.PRIORITY_INFO
+    journal.send_journal(host, message, message_id=message_id, fields=fields, priority=priority)

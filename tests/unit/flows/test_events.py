@@ -1,0 +1,128 @@
+"""Events of every flow: each step starts, progresses, and ends, in that order, whatever runs beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import flowkit
+import ostree_hosts
+import pytest
+
+import bootc_fast
+from bootc_fast import lab
+from bootc_fast.events import Event, StepDone, StepProgress, StepStarted
+from bootc_fast.flows.next_boot import enter_next_boot
+from bootc_fast.restart.ways import SoftRebootMode
+from bootc_fast.types import BootType, Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+FINALIZE = {
+    "lock", "look", "look.boot", "look.images", "look.etc", "decide", "prepare", "prepare.etc", "commit", "tidy",
+}  # fmt: skip
+ROLLBACK = {"look", "check", "compare", "commit", "tidy"}
+
+
+def _check(events: list[Event]) -> set[str]:
+    """Check every step's order; returns the steps that ended."""
+    states: dict[str, str] = {}
+    for event in events:
+        before = states.get(event.step)
+        match event:
+            case StepStarted(message=message):
+                assert before is None, event
+                assert re.fullmatch(r"[A-Z/].+[^.]", message), event
+                # A part starts and ends within its whole; a merge alone has only the part.
+                assert states.get(event.step.rpartition(".")[0], "started") == "started", event
+                states[event.step] = "started"
+            case StepProgress(done=done, total=total):
+                assert before == "started", event
+                assert 0 <= done <= (total or done), event
+            case StepDone(seconds=seconds):
+                assert before == "started", event
+                assert seconds >= 0, event
+                states[event.step] = "done"
+                assert not [step for step in states if step.startswith(f"{event.step}.") and states[step] != "done"]
+    return {step for step, state in states.items() if state == "done"}
+
+
+async def _events_of(flow: Callable[..., Awaitable[object]], *arguments: Any, **options: Any) -> list[Event]:
+    events: list[Event] = []
+    await flow(*arguments, **options, on_event=events.append)
+    return events
+
+
+async def _ends_all(flow: Callable[..., Awaitable[object]], *arguments: Any, **options: Any) -> set[str]:
+    events = await _events_of(flow, *arguments, **options)
+    done = _check(events)
+    assert done == {event.step for event in events}
+    return done
+
+
+@pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
+async def test_every_step_of_the_composefs_flows_starts_and_ends(tmp_path: Path, loader: Loader) -> None:
+    case = flowkit.make_case(tmp_path / "h", loader)
+    assert await _ends_all(bootc_fast.finalize_staged, case.root, dry_run=True) == FINALIZE - {
+        "lock", "prepare", "prepare.etc", "commit", "tidy",
+    }  # fmt: skip
+    assert await _ends_all(bootc_fast.finalize_staged, case.root) == FINALIZE
+    again = await _ends_all(bootc_fast.finalize_staged, case.root)
+    assert again == FINALIZE - {"prepare", "prepare.etc", "commit", "tidy"}
+    lab.boot(case.host)
+    assert await _ends_all(bootc_fast.rollback, case.root) == ROLLBACK
+    assert await _ends_all(bootc_fast.rollback, case.root) == {"look", "commit", "tidy"}
+
+
+async def test_a_soft_reboot_that_finalizes_first_tells_the_steps_of_both(tmp_path: Path) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    assert await _ends_all(enter_next_boot, case.root, mode=SoftRebootMode.AUTO, dry_run=True) == set()
+
+
+async def test_every_step_of_the_ostree_flows_starts_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("gi")
+    host = ostree_hosts.make_host(tmp_path, 1, 2)
+    host.run_from_mount(2)
+    assert await _ends_all(bootc_fast.rollback, host.root) == {"look", "compare", "commit"}
+    assert await _ends_all(bootc_fast.rollback, host.root) == {"look", "commit"}
+
+
+async def test_the_writing_of_etc_tells_how_far_it_is(tmp_path: Path) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    for number in range(200):
+        (case.root / f"etc/new-{number}").write_text("x" * number)
+    events = await _events_of(bootc_fast.finalize_staged, case.root)
+    own = [event for event in events if event.step == "prepare.etc"]
+    assert isinstance(own[0], StepStarted)
+    assert isinstance(own[-1], StepDone)
+    progress = [event for event in own if isinstance(event, StepProgress)]
+    assert progress
+    assert len(progress) == len(own) - 2
+
+
+async def test_a_merge_in_a_program_tells_it_too(tmp_path: Path) -> None:
+    fds = []
+    for name in ("pristine", "current", "new", "dest"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "motd").write_text(name)
+        fds.append(os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY))
+    pristine, current, new = map(bootc_fast.DirectorySource, fds[:3])
+    policy = bootc_fast.MergePolicy(default=bootc_fast.Strategy.CURRENT)
+    try:
+        assert await _ends_all(bootc_fast.merge_etc, pristine, current, new, fds[3], policy=policy) == {"prepare.etc"}
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+async def test_what_fails_starts_and_does_not_end(tmp_path: Path) -> None:
+    case = flowkit.make_case(tmp_path / "h", Loader.SYSTEMD_BOOT, BootType.BLS)
+    (case.root / "etc/fresh").mkdir()
+    events: list[Event] = []
+    with pytest.raises(bootc_fast.EtcConflictError):
+        await bootc_fast.finalize_staged(case.root, on_event=events.append)
+    done = _check(events)
+    assert {event.step for event in events} - done == {"decide"}
