@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bootc_fast.errors import SignatureError as SignatureError
     from bootc_fast.errors import SoftRebootError as SoftRebootError
     from bootc_fast.errors import StepTimeoutError as StepTimeoutError
+    from bootc_fast.errors import TrialFailedError as TrialFailedError
     from bootc_fast.errors import UsageError as UsageError
     from bootc_fast.errors import VerityMismatchError as VerityMismatchError
     from bootc_fast.etc.diff import EtcDiff as EtcDiff
@@ -143,6 +144,7 @@ _HOMES = {
     "StepStarted": "events",
     "StepTimeoutError": "errors",
     "Strategy": "types",
+    "TrialFailedError": "errors",
     "UsageError": "errors",
     "VerityDigest": "types",
     "VerityMismatchError": "errors",
@@ -216,6 +218,7 @@ __all__ = [
     "StepStarted",
     "StepTimeoutError",
     "Strategy",
+    "TrialFailedError",
     "UsageError",
     "VerityDigest",
     "VerityMismatchError",

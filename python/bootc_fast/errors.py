@@ -208,6 +208,12 @@ class VerityMismatchError(BootcFastError):
         self.found = found
 
 
+class TrialFailedError(BootcFastError):
+    """The deployment failed its trial boots and is not taken again unless that is asked for."""
+
+    exit_code = 12
+
+
 class SignatureError(BootcFastError):
     """Secure Boot is on and the firmware would refuse this UKI."""
 

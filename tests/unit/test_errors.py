@@ -77,6 +77,7 @@ def _facts(error: BaseException | None) -> Any:
         ("InvalidStateError", 10),
         ("VerityMismatchError", 11),
         ("SignatureError", 11),
+        ("TrialFailedError", 12),
     ],
 )
 def test_every_error_class_has_the_exit_code_of_the_specification(name: str, code: int) -> None:

@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not check that the target boots from what was staged for it, nor its signature",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also take a target that the boot loader gave up on, after as many boots as its entry had tries",
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -77,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
                 soft_reboot=arguments.soft_reboot,
                 allow_non_container=arguments.allow_non_container,
                 verify=arguments.verify,
+                force=arguments.force,
                 on_event=on_event,
             )
         )

@@ -79,6 +79,7 @@ exit codes:
   0 done, or nothing to do   1 unexpected   2 usage   3 not a bootc host   4 no rollback target
   5 merge conflict   6 file system   7 boot entries   8 timeout, cancelled or locked
   9 soft reboot not possible   10 invalid state   11 verification failed
+  12 gave up after its trial boots (--force takes it all the same)
 """
 
 

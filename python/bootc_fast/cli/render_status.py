@@ -122,6 +122,8 @@ class StatusText:
         yield from self._identity(one)
         if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
             yield from self._soft_reboot(one.soft_reboot)
+        for remark in one.remarks:
+            yield from self._row("Note", self._shorten(remark), "yellow")
         for problem in one.problems:
             yield from self._row("Problem", self._shorten(problem), "red")
 

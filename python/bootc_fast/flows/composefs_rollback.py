@@ -73,6 +73,7 @@ async def rollback_composefs(
     apply: bool,
     soft_reboot: SoftRebootMode | None,
     verify: bool,
+    force: bool,
 ) -> RollbackOutcome:
     """Roll a composefs host back; the contract is that of ``flows.rollback.rollback``."""
     async with AsyncExitStack() as stack:
@@ -85,12 +86,12 @@ async def rollback_composefs(
             survey = await read_survey(host)
             boot = await look_boot(survey, stack, loader=loader, read_only=dry_run)
         run = _Run(host, steps, stack, survey, boot, list(boot.warnings), apply, soft_reboot, verify)
-        return await _roll_back(run, to, dry_run=dry_run)
+        return await _roll_back(run, to, dry_run=dry_run, force=force)
 
 
-async def _roll_back(run: _Run, to: str | None, *, dry_run: bool) -> RollbackOutcome:
+async def _roll_back(run: _Run, to: str | None, *, dry_run: bool, force: bool) -> RollbackOutcome:
     survey, menu = run.survey, run.boot.menu
-    plan = await run_blocking(plan_rollback, survey, menu, to=to)
+    plan = await run_blocking(plan_rollback, survey, menu, to=to, force=force)
     target = plan.order[0]
     if target != survey.booted.digest and run.verify:
         await _check_target_files(run, plan)

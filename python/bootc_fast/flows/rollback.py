@@ -40,6 +40,7 @@ async def rollback(
     soft_reboot: SoftRebootMode | None = None,
     allow_non_container: bool = False,
     verify: bool = True,
+    force: bool = False,
     on_event: EventSink = ignore_event,
 ) -> RollbackOutcome:
     """Change which deployment boots next; a staged update is dropped once the new order is on disk.
@@ -60,6 +61,7 @@ async def rollback(
         allow_non_container: On an ostree host: go back to a deployment that is not container-based, too.
         verify: Refuse a target whose kernel and initrd, or UKI, are not those that were staged, or whose UKI Secure
             Boot would refuse.
+        force: Also take a target whose entry has no tries left: the loader gave up on it.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -72,6 +74,7 @@ async def rollback(
         InvalidStateError: The target has no image or state, or its state no etc.
         VerityMismatchError: The target's kernel and initrd, or its UKI, are not those that were staged.
         SignatureError: Secure Boot would refuse the target's UKI.
+        TrialFailedError: The loader gave up on the target.
         BootEntryError: The target's boot files are missing, or the new order did not become what was wanted.
         FileSystemError: A file system refused.
         StepTimeoutError: It took too long.
@@ -100,6 +103,7 @@ async def rollback(
                 apply=apply,
                 soft_reboot=soft_reboot,
                 verify=verify,
+                force=force,
             )
     if apply and not dry_run and outcome.restart is not None:
         await start_restart(outcome.restart, message=f"Rolling back to {outcome.image_reference or outcome.next_boot}")

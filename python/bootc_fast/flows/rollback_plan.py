@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target, is_rollback_queued
+from bootc_fast.boot.entries.choose import (
+    choose_entry,
+    describe_given_up,
+    find_rollback_target,
+    is_rollback_queued,
+)
 from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
-from bootc_fast.errors import BootEntryError, InvalidStateError, NoRollbackTargetError, UsageError
+from bootc_fast.errors import (
+    BootEntryError,
+    InvalidStateError,
+    NoRollbackTargetError,
+    TrialFailedError,
+    UsageError,
+)
 from bootc_fast.report.rollback import BOOTED, PREVIOUS
 from bootc_fast.text import escape_bytes, shorten_digest
 
@@ -24,22 +35,25 @@ _MIN_PREFIX_CHARS = 8
 OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
 
-def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None) -> MenuPlan:
+def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None, force: bool = False) -> MenuPlan:
     """Choose what boots next, check that it can, and plan the boot entries. Pure.
 
     Args:
         survey: The host's deployments.
         menu: Its boot entries.
         to: As for :func:`rollback`.
+        force: Also take a target that the loader gave up on.
 
     Returns:
         The plan; its first deployment is the chosen one.
 
     Raises:
-        NoRollbackTargetError, UsageError, InvalidStateError, BootEntryError: As :func:`rollback` does.
+        NoRollbackTargetError, UsageError, InvalidStateError, TrialFailedError, BootEntryError: As from `rollback`.
     """
     shown = menu.settled
     target = _choose_target(survey, shown, to)
+    if not force:
+        _refuse_given_up(shown, target)
     _check_target(survey, shown, target)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
     return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None)
@@ -88,6 +102,15 @@ def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
         f"choosing what to roll back to: there is no deployment {text}",
         hint="name a digest that `bootc-fast status` shows, 'previous' or 'booted'",
     )
+
+
+def _refuse_given_up(menu: BootMenu, target: VerityDigest) -> None:
+    """Refuse a target that the loader tried until no tries were left: under a new name it would be first again."""
+    entry = choose_entry(menu, target, prefers_staged=False)
+    given_up = None if entry is None else describe_given_up(entry, menu)
+    if given_up is not None:
+        message = f"rolling back to {shorten_digest(target)}: it {given_up}"
+        raise TrialFailedError(message, hint=f"--force takes it all the same; {OTHER_HINT}")
 
 
 def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
+from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.deployments import list_deployments, read_marker
@@ -214,6 +214,7 @@ def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, D
         digest: _describe(
             survey.host,
             states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
+            menu,
             choose_entry(menu, digest, prefers_staged=digest == marked) if menu else None,
             boots_next=digest == default,
             needs_entry=menu is not None and digest not in needs_no_entry,
@@ -223,11 +224,18 @@ def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, D
 
 
 def _describe(
-    host: Host, deployment: Deployment, entry: MenuEntry | None, *, boots_next: bool, needs_entry: bool
+    host: Host,
+    deployment: Deployment,
+    menu: BootMenu | None,
+    entry: MenuEntry | None,
+    *,
+    boots_next: bool,
+    needs_entry: bool,
 ) -> DeploymentStatus:
     origin = deployment.origin
     reference = origin.image_reference if origin else None
     problems = list(deployment.problems)
+    given_up = None if menu is None or entry is None else describe_given_up(entry, menu)
     if entry is not None and entry.missing:
         problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
     elif entry is None and needs_entry:
@@ -243,6 +251,7 @@ def _describe(
         entry_name=entry.label if entry else None,
         boots_next=boots_next,
         problems=tuple(problems),
+        remarks=() if given_up is None else (f"{given_up}; a rollback to it wants --force",),
     )
 
 

@@ -95,6 +95,7 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
             "bootEntry": one.entry_name,
             "bootsNext": one.boots_next,
             "problems": list(one.problems),
+            "remarks": list(one.remarks),
             "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
         },
     }

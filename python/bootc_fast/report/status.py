@@ -36,6 +36,7 @@ class DeploymentStatus:
         entry_name: File name of its boot entry; None where it has none.
         boots_next: The loader takes it first.
         problems: What is broken, in words for people.
+        remarks: What is to be known about it though nothing is broken, in words for people.
         soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
         ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
     """
@@ -50,6 +51,7 @@ class DeploymentStatus:
     entry_name: str | None = None
     boots_next: bool = False
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     soft_reboot: SoftRebootVerdict | None = None
     ostree: OstreeDeployment | None = None
 

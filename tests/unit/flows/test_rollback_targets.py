@@ -1,0 +1,95 @@
+"""Which targets a rollback takes, which it refuses, and what status says of them beforehand."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import flowkit
+import pytest
+from unit.flows.test_rollback_oddities import Updated
+
+from bootc_fast.types import BootType, Loader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _make(
+    directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    loader: Loader = Loader.SYSTEMD_BOOT,
+    boot_type: BootType = BootType.BLS,
+) -> Updated:
+    return Updated(directory / "h", loader, boot_type, capsys)
+
+
+def _give_up(updated: Updated, digest: str, counters: str) -> None:
+    path = updated.find(digest)
+    path.rename(path.with_name(path.name.removesuffix(".conf") + counters + ".conf"))
+
+
+def _status(updated: Updated) -> str:
+    return flowkit.run(updated.capsys, "status", "--root", updated.host.root)[1]
+
+
+@pytest.mark.parametrize(
+    ("counters", "said"),
+    [("+0-3", "gave up after 3 boots"), ("+0-1", "gave up after 1 boot"), ("+0", "gave up: it has no tries left")],
+)
+def test_a_target_that_gave_up_is_said_and_taken_by_force_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counters: str, said: str
+) -> None:
+    updated = _make(tmp_path, capsys)
+    _give_up(updated, updated.previous, counters)
+    status = _status(updated)
+    assert said in status
+    assert "(broken)" not in status
+    before = flowkit.snapshot(updated.host.root)
+    for options in ((), ("--dry-run",), ("--to", "previous"), ("--to", updated.previous), ("--no-verify",)):
+        code, _, err = updated.roll_back(*options)
+        assert (code, said in err, "--force" in err) == (12, True, True), options
+    assert flowkit.snapshot(updated.host.root) == before
+    code, out, err = updated.roll_back("--force")
+    assert (code, err, out.splitlines()[0]) == (0, "", "Next boot: rollback deployment")
+    assert updated.next_boot() == updated.previous
+
+
+def test_the_booted_deployment_that_gave_up_is_no_silent_revert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loader fell back by itself already: rollback must not put back what failed."""
+    updated = _make(tmp_path, capsys)
+    _give_up(updated, updated.booted, "+0-5")
+    code, _, err = updated.roll_back()
+    assert (code, "gave up after 5 boots" in err) == (12, True)
+    assert updated.roll_back("--to", "previous")[0] == 0
+    assert updated.roll_back("--to", "booted", "--force")[0] == 0
+    assert updated.next_boot() == updated.booted
+
+
+def test_tries_that_are_left_are_kept_and_no_reason_to_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated = _make(tmp_path, capsys)
+    _give_up(updated, updated.previous, "+2-1")
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.previous
+    assert updated.find(updated.previous).name.endswith("+2-1.conf")
+
+
+def test_grub_counts_nothing_in_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    updated = _make(tmp_path, capsys, Loader.GRUB)
+    _give_up(updated, updated.previous, "+0-3")
+    assert "gave up" not in _status(updated)
+    assert updated.roll_back()[0] == 0
+    assert updated.next_boot() == updated.previous
+
+
+def test_json_has_it_as_a_remark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    updated = _make(tmp_path, capsys)
+    _give_up(updated, updated.previous, "+0-3")
+    document = json.loads(flowkit.run(capsys, "status", "--json", "--root", updated.host.root)[1])
+    facts = document["status"]["rollback"]["bootcFast"]
+    assert facts["problems"] == []
+    assert "gave up after 3 boots" in facts["remarks"][0]
