@@ -268,7 +268,7 @@ class RandomHost:
             self.marker = None if self.marker != plan.order[0] else self.marker
         else:
             after = read_volumes(volume, volume, loader=self.loader, known=survey.known, variables=variables)
-            collect_volumes(volume, volume, after, known=survey.with_state)
+            collect_volumes(volume, volume, after, known=list_protected(survey, after))
         return plan.order[0]
 
     def run_killed(self, verb: str, to: str | None, at: int, error: int | None) -> VerityDigest | None:

@@ -15,8 +15,9 @@ import anyio.lowlevel
 
 from bootc_fast import _core
 from bootc_fast.boot.entries.garbage import collect_garbage
+from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import describe_dropped, find_dropped, order_after_finalize, plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
@@ -285,7 +286,11 @@ async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     if plan is not None and plan.has_fatal_conflicts:
         raise conflict_error(plan.report.conflicts)
-    order = order_after_finalize(boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept)
+    policy, warnings = await run_blocking(read_keep_policy, run.host)
+    order = order_after_finalize(
+        boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy
+    )
+    run.warnings += [*warnings, *describe_dropped(find_dropped(boot.menu, order), policy)]
     menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged)
     if plan is None:
         return menu_plan, False
@@ -363,7 +368,8 @@ def _collect(looked: _Looked) -> None:
     boot = looked.boot
     if boot is not None:
         menu = read_menu(boot.area, known=looked.survey.known, variables=boot.variables)
-        outcome = collect_garbage(boot.area, menu, known=looked.survey.with_state)
+        # What has fallen out of the set loses its boot files; its image and state are bootc's to collect.
+        outcome = collect_garbage(boot.area, menu, known=list_protected(looked.survey, menu))
         looked.warnings += outcome.warnings
 
 

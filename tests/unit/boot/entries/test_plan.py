@@ -21,10 +21,13 @@ from unit.boot.scenarios import (
 )
 
 from bootc_fast.boot.entries.choose import find_rollback_target, is_rollback_queued
+from bootc_fast.boot.entries.keep import KeepPolicy
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
 from bootc_fast.boot.entries.naming import MAX_GENERATION, choose_names
 from bootc_fast.boot.entries.plan import (
     MenuPlan,
+    describe_dropped,
+    find_dropped,
     order_after_finalize,
     order_after_rollback,
     plan_menu,
@@ -34,6 +37,7 @@ from bootc_fast.boot.loaders.entry import parse_entry, replace_sort_key
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.table import RULES, record_of
 from bootc_fast.errors import BootEntryError
+from bootc_fast.text import shorten_digest
 from bootc_fast.types import Loader, VerityDigest
 
 LOADERS = [Loader.SYSTEMD_BOOT, Loader.GRUB, Loader.GRUB_CC]
@@ -98,11 +102,36 @@ def test_a_finalize_puts_the_new_one_first_and_the_booted_one_second(loader: Loa
     volume = _volume(files, loader)
     menu = _read(volume, loader)
     # Booted is C, chosen in the menu by hand: not what was first.
-    order = order_after_finalize(menu, staged=B, booted=C, kept=KNOWN)
+    order = order_after_finalize(menu, staged=B, booted=C, kept=KNOWN, policy=KeepPolicy(keep=9))
     assert order == (B, C, A, D)
+    assert order_after_finalize(menu, staged=B, booted=C, kept=KNOWN) == (B, C)
+    assert find_dropped(menu, (B, C)) == (A, D)
     menu = _publish(volume, menu, plan_menu(menu, order=order, staged=B))
     assert menu.own_order == (B, C, A, D)
     assert not menu.staged.is_present
+
+
+def test_two_stay_as_with_bootc_and_more_only_where_the_policy_asks_for_it() -> None:
+    volume = _volume(
+        {
+            **_two(Loader.SYSTEMD_BOOT),
+            "/loader/entries/bootc_fedora-40-0.conf": bls_text(D, "40", "bootc-fedora-2"),
+            "/loader/entries.staged/bootc_debian-10-1.conf": bls_text(B, "10", "bootc-debian-0"),
+        }
+    )
+    menu = _read(volume)
+
+    def order(keep: int, *pinned: VerityDigest, kept: frozenset[VerityDigest] = KNOWN) -> str:
+        policy = KeepPolicy(keep, pinned)
+        return "".join(one[0] for one in order_after_finalize(menu, staged=B, booted=A, kept=kept, policy=policy))
+
+    assert (order(2), order(3), order(4), order(50)) == ("ba", "bac", "bacd", "bacd")
+    assert (order(2, D), order(3, D), order(2, A), order(2, B, A)) == ("bad", "badc", "ba", "ba")
+    assert order(2, D, kept=frozenset({A, B, C})) == "ba", "pinned, but it has no state or image any more"
+    assert describe_dropped(find_dropped(menu, (B, A)), KeepPolicy()) == (
+        f"deployments {shorten_digest(C)}, {shorten_digest(D)} lose their boot entries and boot files: 2 are kept",
+    )
+    assert describe_dropped(find_dropped(menu, (B, A, C)), KeepPolicy(3)) == (), "what every update does is no warning"
 
 
 def test_a_deployment_without_state_or_image_goes_and_foreign_entries_stay_byte_for_byte() -> None:
