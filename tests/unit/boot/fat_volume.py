@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from unit.boot.fat_model import FREE, ROOT, make_error
 
+from bootc_fast.boot.area.directory import FileKind
+
 if TYPE_CHECKING:
     from unit.boot.fat_model import FatModel, Inode
 
@@ -24,6 +26,10 @@ class FatDirectory:
         if name not in self.inode.children:
             raise make_error(errno.ENOENT, name)
         return self.inode.children[name]
+
+    def find_kind(self, name: bytes) -> FileKind | None:
+        inode = self.inode.children.get(name)
+        return None if inode is None else FileKind.DIRECTORY if inode.is_dir else FileKind.FILE
 
     def read(self, name: bytes, max_bytes: int) -> bytes:
         inode = self._child(name)
@@ -87,6 +93,16 @@ class FatVolume:
         except OSError:
             return None
         return FatDirectory(self.model, inode) if inode.is_dir else None
+
+    def open_plain_directory(self, path: bytes) -> FatDirectory | None:
+        return self.open_directory(path)
+
+    def read_file(self, path: bytes, max_bytes: int) -> bytes | None:
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        directory = self.open_directory(head)
+        if directory is None or directory.find_kind(name) is not FileKind.FILE:
+            return None
+        return directory.read(name, max_bytes)
 
     def make_directory(self, path: bytes) -> None:
         inode = self.model.root

@@ -99,6 +99,11 @@ class FaultyVolume:
         directory = self._inner.open_directory(path)
         return None if directory is None else FaultyDirectory(directory, self._trigger)
 
+    def open_plain_directory(self, path: bytes) -> FaultyDirectory | None:
+        self._trigger.pull("open_plain_directory")
+        directory = self._inner.open_plain_directory(path)
+        return None if directory is None else FaultyDirectory(directory, self._trigger)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._inner, name)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import errno
 import fcntl
 import os
@@ -47,11 +48,23 @@ class Area(Protocol):
         """The directory that holds ``EFI/``; None where there is none."""
 
 
+class FileKind(enum.Enum):
+    """What a name leads to, itself and not what a symlink leads to."""
+
+    FILE = enum.auto()
+    DIRECTORY = enum.auto()
+    LINK = enum.auto()
+    OTHER = enum.auto()
+
+
 class BootDirectory(Protocol):
     """One directory. Every method raises OSError; none is atomic on FAT unless it says so."""
 
     def list_names(self) -> list[bytes]:
         """Return the names of everything in it in its own order, by which the firmware lists equal entries."""
+
+    def find_kind(self, name: bytes) -> FileKind | None:
+        """Say what a name is, by ``lstat``; None where there is none."""
 
     def read(self, name: bytes, max_bytes: int) -> bytes:
         """Return a regular file's content; ``EFBIG`` where it is longer, ``EINVAL`` where it is no file."""
@@ -98,6 +111,12 @@ class BootVolume(Protocol):
 
     def open_directory(self, path: bytes) -> BootDirectory | None:
         """Open a directory; None where it is absent."""
+
+    def open_plain_directory(self, path: bytes) -> BootDirectory | None:
+        """Open a directory; None where it is absent, or any part of the path is a symlink."""
+
+    def read_file(self, path: bytes, max_bytes: int) -> bytes | None:
+        """Return a regular file's content, symlinks followed; None where absent, ``EFBIG`` where longer."""
 
     def make_directory(self, path: bytes) -> None:
         """Make a directory and the missing ones above it, flushed."""
@@ -163,19 +182,23 @@ class RealDirectory:
         """See BootDirectory."""
         return [os.fsencode(name) for name in os.listdir(self._fd)]
 
+    def find_kind(self, name: bytes) -> FileKind | None:
+        """See BootDirectory."""
+        try:
+            mode = os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(mode):
+            return FileKind.LINK
+        if stat.S_ISDIR(mode):
+            return FileKind.DIRECTORY
+        return FileKind.FILE if stat.S_ISREG(mode) else FileKind.OTHER
+
     def read(self, name: bytes, max_bytes: int) -> bytes:
         """See BootDirectory."""
         fd = os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=self._fd)
         try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", name)
-            data = bytearray()
-            while chunk := os.read(fd, min(1 << 16, max_bytes + 1 - len(data))):
-                data += chunk
-            if len(data) > max_bytes:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
-            return bytes(data)
+            return _read_regular(fd, name, max_bytes)
         finally:
             os.close(fd)
 
@@ -258,6 +281,17 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _read_regular(fd: int, name: bytes, max_bytes: int) -> bytes:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    data = bytearray()
+    while chunk := os.read(fd, min(1 << 16, max_bytes + 1 - len(data))):
+        data += chunk
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+    return bytes(data)
+
+
 class RealVolume:
     """A file system of this machine.
 
@@ -277,6 +311,34 @@ class RealVolume:
             return RealDirectory(self._open(path, _DIRECTORY_FLAGS))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def open_plain_directory(self, path: bytes) -> RealDirectory | None:
+        """See BootVolume."""
+        fd = self._open(b"", _DIRECTORY_FLAGS)
+        for name in filter(None, path.strip(b"/").split(b"/")):
+            parent = fd
+            try:
+                fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    return None
+                raise
+            finally:
+                os.close(parent)
+        return RealDirectory(fd)
+
+    def read_file(self, path: bytes, max_bytes: int) -> bytes | None:
+        """See BootVolume."""
+        try:
+            fd = self._open(path, _READ_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return None if stat.S_ISDIR(os.fstat(fd).st_mode) else _read_regular(fd, path, max_bytes)
+        finally:
+            os.close(fd)
 
     def make_directory(self, path: bytes) -> None:
         """See BootVolume."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.directory import FileKind, RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
+from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.text import escape_bytes
 from bootc_fast.types import VerityDigest
@@ -19,13 +22,12 @@ if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.entries.menu import BootMenu
 
-GONE_PREFIX = b"bootc-fast-gone-"
-"""Put before the name of a directory that is being removed: one with an initrd and no kernel breaks bootc."""
-
 _ARTIFACT = re.compile(
-    rb"(?:bootc_composefs-)?(?P<digest>[0-9a-f]{128}|[0-9a-f]{64})"
+    rb"(?:bootc-fast-gone-)?(?:bootc_composefs-)?(?P<digest>[0-9a-f]{128}|[0-9a-f]{64})"
     rb"(?P<kind>\.efi(?P<addons>\.extra\.d)?(?:\.staged)?(?:\.[0-9]+\.gone)?)?"
 )
+"""What bootc names boot files, and how earlier versions of this program called what they were removing."""
+_KERNEL_NAMES = (b"vmlinuz", b"linux")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +58,26 @@ def list_named_paths(menu: BootMenu) -> frozenset[bytes]:
 @dataclass
 class _Collection:
     named: frozenset[bytes]
+    mentions: bytes
     known: frozenset[VerityDigest]
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def is_wanted(self, path: bytes, digest: bytes) -> bool:
-        """By path, since deployments with the same kernel and initrd share one directory."""
+        """By path, since deployments with the same kernel and initrd share one directory; and by every mention."""
         own = _normalize(path)
         # Addons belong to the UKI that their directory is named after.
         uki = own.removesuffix(b".extra.d")
         if VerityDigest(digest.decode("ascii")) in self.known or uki in self.named:
+            return True
+        if digest in self.mentions or own.rpartition(b"/")[2] in self.mentions:
             return True
         return any(name.startswith(own + b"/") for name in self.named)
 
     def collect(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> None:
         """Go through one directory."""
         try:
-            directory = volume.open_directory(path)
+            directory = volume.open_plain_directory(path)
             if directory is None:
                 return
             with contextlib.closing(directory):
@@ -83,25 +88,28 @@ class _Collection:
     def _collect_in(self, volume: BootVolume, directory: BootDirectory, path: bytes, *, is_for_ukis: bool) -> None:
         names = directory.list_names()
         candidates = [name for name in names if self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
-        all_files = [name for name in names if volume.find_size(path + b"/" + name) is not None]
-        linked = find_linked(directory, all_files)
-        gone = [name for name in candidates if name in all_files and name not in linked]
-        problems = remove_files(directory, gone, linked=()) if gone else []
+        if not candidates:
+            return
+        kinds = {name: directory.find_kind(name) for name in names}
+        # Of a link the name goes, and never what it leads to.
+        for name in [name for name in candidates if kinds[name] is FileKind.LINK]:
+            directory.unlink(name)
+            self.removed.append(_show(path, name))
+        linked = find_linked(directory, [name for name in names if kinds[name] is FileKind.FILE])
+        gone = [name for name in candidates if kinds[name] is FileKind.FILE]
+        self._remove(directory, path, [name for name in gone if name not in linked])
+        self.warnings += [f"{_show(path, name)} is left: it shares its blocks" for name in gone if name in linked]
+        for name in [name for name in candidates if kinds[name] is FileKind.DIRECTORY]:
+            self._remove_directory(volume, path + b"/" + name)
+            self.removed.append(_show(path, name))
+
+    def _remove(self, directory: BootDirectory, path: bytes, names: list[bytes]) -> None:
+        problems = remove_files(directory, names, linked=()) if names else []
         self.warnings += problems
         left = frozenset(directory.list_names()) if problems else frozenset()
-        self.removed += [_show(path, name) for name in gone if name not in left]
-        for name in candidates:
-            if name not in all_files:
-                target = name if name.startswith(GONE_PREFIX) else GONE_PREFIX + name
-                if target != name:
-                    directory.rename(name, target)
-                    directory.barrier()
-                self._remove_directory(volume, path + b"/" + target)
-                self.removed.append(_show(path, name))
+        self.removed += [_show(path, name) for name in names if name not in left]
 
     def _is_garbage(self, path: bytes, name: bytes, *, is_for_ukis: bool) -> bool:
-        if name.startswith(GONE_PREFIX):
-            return True
         match = _ARTIFACT.fullmatch(name)
         # Without a suffix it is a kernel's directory, with one a UKI or its addons.
         if match is None or (match["kind"] is not None) != is_for_ukis:
@@ -109,19 +117,48 @@ class _Collection:
         return not self.is_wanted(path + b"/" + name, match["digest"])
 
     def _remove_directory(self, volume: BootVolume, path: bytes) -> None:
-        directory = volume.open_directory(path)
+        """Empty a directory and remove it, under its own name: another one could make its parent grow.
+
+        The kernel goes last, since bootc stops at a directory that has an initrd and no kernel.
+        """
+        directory = volume.open_plain_directory(path)
         if directory is None:
             return
-        try:
+        with contextlib.closing(directory):
             names = directory.list_names()
-            self.warnings += remove_files(directory, names, linked=find_linked(directory, names))
-        finally:
-            directory.close()
+            linked = find_linked(directory, [n for n in names if directory.find_kind(n) is FileKind.FILE])
+            kernels = [name for name in names if name.startswith(_KERNEL_NAMES)]
+            problems: list[str] = []
+            for group in ([name for name in names if name not in kernels], kernels):
+                if group and not problems:
+                    problems += _remove_group(directory, group, linked)
+        if problems:
+            raise OSError(errno.ENOTEMPTY, f"/{_text(path)} is left: {problems[0]}")
         volume.remove_directory(path)
+
+
+def _remove_group(directory: BootDirectory, names: list[bytes], linked: Collection[bytes]) -> list[str]:
+    files: list[bytes] = []
+    problems: list[str] = []
+    for name in names:
+        kind = directory.find_kind(name)
+        if kind is FileKind.LINK:
+            directory.unlink(name)
+        elif kind is FileKind.FILE and name not in linked:
+            files.append(name)
+        elif kind is not None:
+            what = "shares its blocks" if name in linked else "is no file"
+            problems.append(f"{escape_bytes(name)} in it {what}")
+    return [*problems, *remove_files(directory, files, linked=())]
 
 
 def _text(path: bytes) -> str:
     return escape_bytes(path.strip(b"/"))
+
+
+def _describe(error: OSError) -> str:
+    name = error.filename if isinstance(error.filename, bytes) else os.fsencode(error.filename or b"")
+    return f"{escape_bytes(name)}: {error.strerror}" if name else str(error.strerror or error)
 
 
 def _show(path: bytes, name: bytes) -> str:
@@ -134,7 +171,11 @@ def collect_volumes(
     """Do what ``collect_garbage`` does, on volumes."""
     if not menu.odd.is_complete:
         return GarbageOutcome(warnings=("boot files are left as they are: not all boot entries could be read",))
-    run = _Collection(list_named_paths(menu), frozenset(known))
+    try:
+        mentions = read_mentions(boot, esp)
+    except OSError as error:
+        return GarbageOutcome(warnings=(f"boot files are left as they are: {_describe(error)}",))
+    run = _Collection(list_named_paths(menu), mentions, frozenset(known))
     run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)
     for path in UKI_DIRECTORIES if esp is not None else ():
         if esp is not None:
@@ -148,8 +189,7 @@ def collect_garbage(area: Area, menu: BootMenu, *, known: Collection[VerityDiges
     Args:
         area: The boot directories, open for writing.
         menu: What ``read_menu`` finds now, after the new set is on the disk.
-        known: Deployments with a state directory, the booted, staged and rollback ones among them: whatever is named
-            after one of these stays.
+        known: The booted, the staged and the rollback deployment: whatever is named after one of these stays.
 
     Returns:
         What was removed. A failure is one of its warnings, never an exception: the set is in force.
