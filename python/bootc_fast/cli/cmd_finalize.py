@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_bootloader(parser)
     parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not check that what the boot entry names is there and what was staged, nor its signature",
+    )
+    parser.add_argument(
         "--no-verify-signatures",
         action="store_true",
         help="with Secure Boot on, do not refuse a UKI that the firmware may refuse",
@@ -118,6 +124,7 @@ def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
                     timeout_s=arguments.timeout,
                     loader=arguments.bootloader,
                     verify_signatures=not arguments.no_verify_signatures,
+                    verify=arguments.verify,
                     on_event=on_event,
                 )
             )

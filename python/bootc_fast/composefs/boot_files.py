@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 _READ_BYTES = 1 << 20
+_MAX_TRIED = 4
 MAX_BOOT_FILE_BYTES = 1 << 30
 """Longest kernel, initrd or UKI that is read: the largest seen have 300 MiB, and firmware cannot load much more."""
 
@@ -143,10 +144,44 @@ async def check_boot_files(
         return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, damaged=damaged)
     origin = survey.find_origin(digest)
     if origin is not None and origin.boot_digest is not None and entry.linux is not None:
-        found = await run_native(hash_files, look, (entry.linux, *entry.initrd))
-        if found != origin.boot_digest:
+        found = await hash_kernel(look, entry, expected=origin.boot_digest)
+        if found is not None and found != origin.boot_digest:
             raise _damaged_error(entry.linux, origin.boot_digest, found, whose=whose, hint=hint)
     return []
+
+
+async def hash_kernel(look: BootLook, entry: MenuEntry, *, expected: str) -> str | None:
+    """Hash the kernel and initrd of an entry, as they were staged.
+
+    An entry may name more initrds than the one that bootc put beside the kernel: microcode, a TuneD overlay. Those are
+    somebody else's, and in no digest.
+
+    Cancellation: within 50 ms; nothing is written.
+
+    Args:
+        look: The boot directories.
+        entry: With a kernel.
+        expected: The digest in the origin.
+
+    Returns:
+        `expected` where it fits, else the SHA-256 in hex over all; None where GRUB alone knows which kernel it is.
+
+    Raises:
+        BootEntryError: A file is not there.
+        FileSystemError: One cannot be read.
+    """
+    if entry.linux is None or entry.linux in entry.unknown:
+        return None
+    home = entry.linux.rpartition(b"/")[0]
+    beside = tuple(path for path in entry.initrd if path.rpartition(b"/")[0] == home)
+    sets = dict.fromkeys((entry.initrd, beside, *((path,) for path in (*beside, *entry.initrd)[:_MAX_TRIED])))
+    found: str | None = None
+    for initrds in sets:
+        digest = await run_native(hash_files, look, (entry.linux, *initrds))
+        if digest == expected:
+            return digest
+        found = found or digest
+    return found
 
 
 def _damaged_error(path: bytes, expected: str, found: str, *, whose: str, hint: str) -> VerityMismatchError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
+from bootc_fast.boot.loaders.grub_words import expand_variables
 from bootc_fast.composefs.boot_files import hash_files, read_boot_file
 from bootc_fast.errors import BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
@@ -44,7 +45,7 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
         BootEntryError: It has none, or one that names files which are not there.
     """
     entry = look.find_entry(digest)
-    if entry is None or not entry.paths:
+    if entry is None or not (entry.paths or entry.unknown):
         raise BootEntryError(f"looking for the boot entry of {shorten_digest(digest)}: there is none")
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
@@ -74,7 +75,10 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
         return origin.boot_digest
     entry = require_entry(look, digest)
     if entry.uki is None or entry.linux is not None:
-        return await run_native(hash_files, look, entry.paths)
+        if entry.linux is None or entry.unknown:
+            what = f"comparing the kernel of {shorten_digest(digest)}"
+            raise BootEntryError(f"{what}: GRUB alone knows the files that its boot entry names")
+        return await run_native(hash_files, look, (entry.linux, *entry.initrd))
     uki = await read_entry_uki(look, entry.uki)
     if uki.boot_digest is None:
         raise BootEntryError(f"reading the UKI of {shorten_digest(digest)}: it lacks .linux or .initrd")
@@ -113,7 +117,10 @@ async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None
     """
     options = b" ".join(parse_text(entry.raw).find_all(b"options")).decode("utf-8", "surrogateescape")
     if entry.linux is not None or entry.uki is None:
-        return options
+        arguments = b" ".join(entry.linux_arguments).decode("utf-8", "surrogateescape")
+        line = " ".join(filter(None, (arguments, options)))
+        environment = dict(look.menu.live.environment)
+        return expand_variables(line, environment) if environment else line
     if options and not look.variables.secure_boot:
         # The stub prefers what the loader hands over, unless Secure Boot is on.
         return options

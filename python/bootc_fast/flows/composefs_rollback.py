@@ -91,7 +91,7 @@ async def rollback_composefs(
 
 async def _roll_back(run: _Run, to: str | None, *, dry_run: bool, force: bool) -> RollbackOutcome:
     survey, menu = run.survey, run.boot.menu
-    plan = await run_blocking(plan_rollback, survey, menu, to=to, force=force)
+    plan = await run_blocking(plan_rollback, survey, menu, to=to, force=force, verify=run.verify)
     target = plan.order[0]
     if target != survey.booted.digest and run.verify:
         await _check_target_files(run, plan)

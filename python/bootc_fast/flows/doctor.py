@@ -26,7 +26,7 @@ from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.composefs.boot_files import BootLook, hash_files, list_protected, look_boot
+from bootc_fast.composefs.boot_files import BootLook, hash_kernel, list_protected, look_boot
 from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel, write_boot_file
 from bootc_fast.composefs.survey import Survey, read_survey
 from bootc_fast.errors import BootcFastError, FatFormatError, FileSystemError
@@ -35,7 +35,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
-from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import describe_error, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ async def _what_is_wrong(found: _Diagnosis, entry: MenuEntry, digest: VerityDige
     if origin is None or origin.boot_digest is None or entry.linux is None:
         return None
     try:
-        is_right = await run_native(hash_files, found.look, (entry.linux, *entry.initrd)) == origin.boot_digest
+        is_right = await hash_kernel(found.look, entry, expected=origin.boot_digest) == origin.boot_digest
     except BootcFastError as error:
         return describe_error(error)
     return None if is_right else "not what was staged"

@@ -69,6 +69,7 @@ class FinalizeOptions:
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
         verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        verify: Refuse boot files that are missing, or not those that were staged.
     """
 
     on_conflict: Strategy | None = None
@@ -76,6 +77,7 @@ class FinalizeOptions:
     timeout_s: float = 240.0
     loader: Loader | None = None
     verify_signatures: bool = True
+    verify: bool = True
 
 
 @dataclass(slots=True)
@@ -126,6 +128,7 @@ async def finalize_staged(
     timeout_s: float = 240.0,
     loader: Loader | None = None,
     verify_signatures: bool = True,
+    verify: bool = True,
     on_event: EventSink = ignore_event,
 ) -> FinalizeOutcome:
     """Merge /etc into the staged deployment and make it the next boot.
@@ -142,6 +145,7 @@ async def finalize_staged(
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
         verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        verify: Refuse boot files that are missing, or not those that were staged; signatures are not looked at without.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -163,7 +167,7 @@ async def finalize_staged(
         Spec commands.md, "composefs-finalize-staged".
     """
     host = await run_blocking(open_host, root)
-    options = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures)
+    options = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures, verify)
     steps = Steps(on_event, flow="finalizing", timeout_s=timeout_s)
     run = _Run(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
     try:
@@ -255,9 +259,10 @@ async def _look(run: _Run, looked: _Looked) -> None:
                 looked.survey, looked.stack, loader=run.options.loader, read_only=run.options.dry_run
             )
             run.warnings += looked.boot.warnings
-            run.warnings += await check_boot_files(
-                looked.survey, looked.staged, looked.boot, verify_signatures=run.options.verify_signatures
-            )
+            if run.options.verify:
+                run.warnings += await check_boot_files(
+                    looked.survey, looked.staged, looked.boot, verify_signatures=run.options.verify_signatures
+                )
 
 
 async def _look_etc(run: _Run, looked: _Looked) -> None:
@@ -291,7 +296,7 @@ async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
         boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy
     )
     run.warnings += [*warnings, *describe_dropped(find_dropped(boot.menu, order), policy)]
-    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged)
+    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged, verify=run.options.verify)
     if plan is None:
         return menu_plan, False
     if not menu_plan.is_noop and not run.options.dry_run:

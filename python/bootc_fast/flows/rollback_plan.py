@@ -35,7 +35,9 @@ _MIN_PREFIX_CHARS = 8
 OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
 
-def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None, force: bool = False) -> MenuPlan:
+def plan_rollback(
+    survey: Survey, menu: BootMenu, *, to: str | None = None, force: bool = False, verify: bool = True
+) -> MenuPlan:
     """Choose what boots next, check that it can, and plan the boot entries. Pure.
 
     Args:
@@ -43,6 +45,7 @@ def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None, forc
         menu: Its boot entries.
         to: As for :func:`rollback`.
         force: Also take a target that the loader gave up on.
+        verify: Refuse a target whose boot files are missing.
 
     Returns:
         The plan; its first deployment is the chosen one.
@@ -54,9 +57,9 @@ def plan_rollback(survey: Survey, menu: BootMenu, *, to: str | None = None, forc
     target = _choose_target(survey, shown, to)
     if not force:
         _refuse_given_up(shown, target)
-    _check_target(survey, shown, target)
+    _check_target(survey, shown, target, verify=verify)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
-    return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None)
+    return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None, verify=verify)
 
 
 def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDigest:
@@ -113,7 +116,7 @@ def _refuse_given_up(menu: BootMenu, target: VerityDigest) -> None:
         raise TrialFailedError(message, hint=f"--force takes it all the same; {OTHER_HINT}")
 
 
-def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
+def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verify: bool) -> None:
     """Refuse a target that cannot boot."""
     entry = choose_entry(menu, target, prefers_staged=False)
     if entry is None:
@@ -124,7 +127,7 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest) -> None:
     if state is None or not state.has_image or not state.has_etc:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
         raise InvalidStateError(f"rolling back to {shorten_digest(target)}: its {what} is missing", hint=OTHER_HINT)
-    if entry.missing:
+    if entry.missing and verify:
         names = ", ".join(map(escape_bytes, entry.missing))
         message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"
-        raise BootEntryError(message, hint=OTHER_HINT)
+        raise BootEntryError(message, hint=f"{OTHER_HINT}; --no-verify takes it all the same")

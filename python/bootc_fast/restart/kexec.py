@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
+from bootc_fast.boot.loaders.grub_words import has_variable
 from bootc_fast.composefs.boot_files import open_boot_file
 from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import shorten_digest
+from bootc_fast.text import escape, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,11 +100,18 @@ async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack)
 
     Raises:
         BootEntryError: There is no entry, or what it names is missing or lacks a kernel.
+        SoftRebootError: It has variables whose values are not kept on disk.
         FileSystemError: A file cannot be read.
     """
     entry = require_entry(look, target)
     if entry.linux is not None or entry.uki is None:
+        # What GRUB would put in for a variable is known where it is kept on disk, and else to GRUB alone.
+        entry = look.menu.record.resolve(entry, dict(look.menu.live.environment))
         line = await read_command_line(look, entry)
+        unknown = [escape_bytes(word) for word in entry.unknown]
+        if unknown or (look.menu.record.expands_variables and has_variable(line)):
+            named = ", ".join(unknown) or escape(line)
+            raise _refusal(f"its boot entry has what GRUB alone can expand: {named}")
         kernel, initrd = await run_blocking(_open_files, look, entry, stack)
     else:
         uki = await read_entry_uki(look, entry.uki)

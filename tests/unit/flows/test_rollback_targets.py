@@ -93,3 +93,52 @@ def test_json_has_it_as_a_remark(tmp_path: Path, capsys: pytest.CaptureFixture[s
     facts = document["status"]["rollback"]["bootcFast"]
     assert facts["problems"] == []
     assert "gave up after 3 boots" in facts["remarks"][0]
+
+
+INITRDS = ["{0} $tuned_initrd", "{0} /extra.img", "/extra.img {0} ${{x}}", "'{0}'\t\"/extra.img\""]
+
+
+@pytest.mark.parametrize("loader", [Loader.GRUB, Loader.GRUB_CC])
+def test_what_tuned_and_admins_write_for_grub_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader
+) -> None:
+    updated = _make(tmp_path, capsys, loader)
+    (updated.host.boot_dir / "extra.img").write_bytes(b"more")
+    path = updated.find(updated.previous)
+    text = path.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("initrd "))
+    for written in INITRDS:
+        path = updated.find(updated.previous)
+        path.write_text(
+            text.replace(line, "initrd " + written.format(line.split()[1])).replace(" rw", " rw $tuned_params")
+        )
+        assert "(broken)" not in _status(updated), written
+        assert updated.roll_back("--to", updated.previous)[0] == 0, written
+        assert updated.next_boot() == updated.previous
+        assert updated.roll_back("--to", "booted")[0] == 0, written
+
+
+def test_missing_boot_files_are_passed_over_when_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated = _make(tmp_path, capsys)
+    path = updated.find(updated.previous)
+    path.write_text(path.read_text() + "devicetree /gone.dtb\n")
+    code, _, err = updated.roll_back()
+    assert (code, "/gone.dtb" in err, "--no-verify" in err) == (7, True, True)
+    assert updated.roll_back("--no-verify")[0] == 0
+    assert updated.next_boot() == updated.previous
+
+
+def test_finalize_too_has_a_way_past_its_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (path,) = [
+        path
+        for path in (case.host.boot_dir / "loader/entries.staged").glob("*.conf")
+        if f"composefs={case.staged}" in path.read_text()
+    ]
+    path.write_text(path.read_text() + "devicetree-overlay /a.dtbo /b.dtbo\n")
+    code, _, err = flowkit.finalize(capsys, case)
+    assert (code, "/b.dtbo" in err) == (7, True)
+    assert flowkit.finalize(capsys, case, "--no-verify")[0] == 0
+    assert flowkit.next_boot(case.host) == case.staged

@@ -39,7 +39,7 @@ def list_traits(entry: MenuEntry) -> tuple[bytes | tuple[object, ...] | None, ..
     if entry.menu_id is not None:
         return tuple(entry.raw[entry.raw.find(b"{") :].split())
     text = parse_text(entry.raw)
-    options = b" ".join(text.find_all(b"options")).split()
+    options = [*entry.linux_arguments, *b" ".join(text.find_all(b"options")).split()]
     # A profile that is not named is the first one.
     fields = [field for field in text.fields if field[0] in _BOOT_KEYS and field != (b"profile", b"0")]
     return entry.linux, entry.uki, tuple(options), tuple(fields)

@@ -46,6 +46,7 @@ class LiveMenu:
         names: All names there.
         chunks: ``user.cfg``; empty where it is absent.
         user_cfg: Content of ``user.cfg``; None where absent.
+        environment: GRUB's variables that keep their values on disk.
     """
 
     entries: tuple[MenuEntry, ...]
@@ -55,6 +56,7 @@ class LiveMenu:
     names: frozenset[bytes] = frozenset()
     chunks: tuple[Chunk, ...] = ()
     user_cfg: bytes | None = None
+    environment: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +182,8 @@ def read_volumes(
     Raises:
         OSError: A directory cannot be listed.
     """
-    reader = MenuReader(boot, esp, frozenset(known))
     record, rule = record_of(loader), find_rule(boot, loader)
+    reader = MenuReader(boot, esp, frozenset(known), record)
     renames = reader.find_renames()
     available = frozenset(b"/" + item.directory.lower() + b"/" + item.new.lower() for item in renames)
     live = reader.read_set(ENTRIES)
@@ -191,7 +193,8 @@ def read_volumes(
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
     chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, record, available)
     entries = sort_menu(chunks, files, rule)
-    overrides = reader.read_overrides(rule, variables)
+    settings = reader.read_settings(rule)
+    overrides = rule.collect_overrides(settings, variables)
     choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
     old_version = record.find_version_without_uki_key(variables.info if variables is not None else None)
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
@@ -212,6 +215,7 @@ def read_volumes(
             names=frozenset(live_names),
             chunks=chunks,
             user_cfg=user_cfg,
+            environment=tuple(record.read_variables(settings).items()),
         ),
         staged=StagedMenu(
             entries=sort_menu(staged_chunks, staged_files, rule),

@@ -73,20 +73,20 @@ def _describe_staged(menu: BootMenu) -> str:
     return f"the staged set has entries for {', '.join(found)}" if found else "there are no staged entries"
 
 
-def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu) -> MenuEntry:
+def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu, *, verify: bool) -> MenuEntry:
     if entry is None:
         hint = "stage the update again with `bootc upgrade`"
         raise BootEntryError(f"no boot entry for {digest}: {_describe_staged(menu)}", hint=hint)
-    if not entry.paths:
+    if not (entry.paths or entry.unknown):
         raise BootEntryError(f"the boot entry {entry.label} names nothing to boot")
-    if entry.missing:
+    if entry.missing and verify:
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"the boot entry {entry.label} names what is missing or empty: {names}")
     return entry
 
 
 def _collect_sources(
-    menu: BootMenu, order: Sequence[VerityDigest], staged: VerityDigest | None
+    menu: BootMenu, order: Sequence[VerityDigest], staged: VerityDigest | None, *, verify: bool
 ) -> tuple[list[MenuEntry], list[str]]:
     if not order:
         raise ValueError("a set of boot entries has at least one deployment")
@@ -97,7 +97,7 @@ def _collect_sources(
     for i, digest in enumerate(order):
         entry = choose_entry(menu, digest, prefers_staged=digest == staged)
         if i == 0:
-            entry = _check_default(digest, entry, menu)
+            entry = _check_default(digest, entry, menu, verify=verify)
         if entry is None:
             warnings.append(f"deployment {shorten_digest(digest)} has no boot entry and stays without one")
         else:
@@ -169,7 +169,9 @@ def _check_result(files: Sequence[MenuEntry], chunks_raw: bytes, wanted: Sequenc
     return warning
 
 
-def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDigest | None) -> MenuPlan:
+def plan_menu(
+    menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDigest | None, verify: bool = True
+) -> MenuPlan:
     """Plan the set in which the loader's order of our deployments is `order`.
 
     Foreign entries stay byte for byte. An entry whose place among ours is right keeps its file; another one gets a
@@ -181,6 +183,7 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
         order: Wanted deployments, n ≥ 1 and each once; the first boots next. All that shall stay bootable are in it.
         staged: The marker's deployment, whose entry is taken from the staged set; None where nothing is staged or a
             staged update is dropped.
+        verify: Refuse a default that names files which are not there.
 
     Returns:
         The plan; ``is_noop`` where the set is as wanted.
@@ -192,7 +195,7 @@ def plan_menu(menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDi
     Source:
         Spec boot.md, "Reading" and "Replacing the set".
     """
-    sources, warnings = _collect_sources(menu, order, staged)
+    sources, warnings = _collect_sources(menu, order, staged, verify=verify)
     variants = {
         entry.digest: find_variants(menu, entry.digest, prefers_staged=entry.digest == staged)
         for entry in sources

@@ -266,9 +266,10 @@ class _Publication:
         is_user_cfg_pending = self.plan.user_cfg is not None and not self.is_user_cfg_new
         if is_user_cfg_pending:
             return
+        known_missing = set(self.plan.default.missing)
         for rule in menu.record.rules:
             first = next((entry for entry in sort_menu(menu.live.chunks, menu.live.files, rule) if entry.is_own), None)
-            if first is None or first.digest != self.plan.order[0] or first.missing:
+            if first is None or first.digest != self.plan.order[0] or set(first.missing) - known_missing:
                 label = "nothing" if first is None else first.label
                 raise BootEntryError(f"after writing, {rule.name} would boot {label}, not {self.plan.default.label}")
 

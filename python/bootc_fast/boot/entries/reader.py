@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
-    from bootc_fast.boot.loaders.record import LoaderRule
+    from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
     from bootc_fast.types import Loader, VerityDigest
 
 LOADER_DIRECTORY = b"loader"
@@ -63,6 +63,7 @@ class MenuReader:
     boot: BootVolume
     esp: BootVolume | None
     known: frozenset[VerityDigest]
+    record: LoaderRecord
     warnings: list[str] = field(default_factory=list)
     torn: list[bytes] = field(default_factory=list)
     is_complete: bool = True
@@ -114,7 +115,7 @@ class MenuReader:
         raw = self.read_file(directory, name, MAX_ENTRY_BYTES)
         if raw is None:
             return None
-        entry = parse_entry(name, raw, known=self.known)
+        entry = self.record.resolve(parse_entry(name, raw, known=self.known), None)
         if b"\0" in raw or not (entry.is_bootable or entry.is_grub_bootable or entry.is_grub_linux):
             self.warnings.append(f"{escape_bytes(path)}/{escape_bytes(name)} is empty or torn: the loader skips it")
             # Text that is no entry may be an admin's note; nothing, or zeros, is what a power cut leaves.
@@ -122,10 +123,9 @@ class MenuReader:
                 self.torn.append(name)
         return entry
 
-    def read_overrides(self, rule: LoaderRule, variables: LoaderVariables | None) -> tuple[LoaderOverride, ...]:
-        """Read everything that picks another entry than the first."""
-        settings = self.read_optional(rule.home, rule.settings, MAX_ENTRY_BYTES, is_setting=True)
-        return rule.collect_overrides(settings, variables)
+    def read_settings(self, rule: LoaderRule) -> bytes | None:
+        """Read the file that may pick another entry than the first, and gives variables their values."""
+        return self.read_optional(rule.home, rule.settings, MAX_ENTRY_BYTES, is_setting=True)
 
     def find_outside(
         self, rule: LoaderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]

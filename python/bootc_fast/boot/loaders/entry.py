@@ -23,6 +23,10 @@ ARTIFACT_PREFIX = b"bootc_composefs-"
 _COUNTERS = re.compile(rb"\+(?P<left>[0-9]+)(?:-(?P<done>[0-9]+))?(?=\.conf$)", re.IGNORECASE)
 _MAX_COUNTER = 0x7FFF_FFFF
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
+_OTHER_PATH_KEYS = frozenset({b"devicetree", b"devicetree-overlay", b"extra"})
+_LIST_KEYS = frozenset({b"devicetree-overlay"})
+"""Several paths in one value, by the Boot Loader Specification."""
+
 _LOADER_KEYS = (b"linux", b"uki", b"efi", b"uki-url")
 _MIN_QUOTED_BYTES = 2
 
@@ -34,10 +38,12 @@ class EntryText:
     Attributes:
         fields: Keys and values in the file's order, as systemd-boot reads them.
         grub_fields: How many of them GRUB reads: it stops at the first blank line and at a key without a value.
+        raw_values: The same keys, their values with the quotes around them, as GRUB reads them.
     """
 
     fields: tuple[tuple[bytes, bytes], ...]
     grub_fields: int
+    raw_values: tuple[tuple[bytes, bytes], ...] = ()
 
     def find(self, key: bytes) -> bytes | None:
         """Return the last value of `key`, the one that counts for systemd-boot."""
@@ -60,7 +66,11 @@ class MenuEntry:
         boot_type: With a kernel and initrd, or with a UKI.
         title, version, sort_key, machine_id: As in the entry; None where absent.
         linux: Path of the kernel, from the root of the boot partition; None where it has none.
+        linux_arguments: What stands behind the kernel's path in its line, for GRUB.
         initrd: Paths of the initrds.
+        others: Paths of device trees, their overlays, and extras.
+        unknown: What is no literal path: GRUB puts the value of a variable in, or looks on another device. It counts as
+            there.
         uki: Path of the UKI or other EFI program.
         is_bootable: systemd-boot would show it: exactly one kind of thing to start, and the file is whole.
         is_grub_bootable: Likewise for Fedora's GRUB, as far as the text says.
@@ -82,6 +92,9 @@ class MenuEntry:
     linux: bytes | None = None
     initrd: tuple[bytes, ...] = ()
     uki: bytes | None = None
+    linux_arguments: tuple[bytes, ...] = ()
+    others: tuple[bytes, ...] = ()
+    unknown: tuple[bytes, ...] = ()
     is_bootable: bool = False
     is_grub_bootable: bool = False
     is_grub_linux: bool = False
@@ -115,7 +128,8 @@ class MenuEntry:
     @property
     def paths(self) -> tuple[bytes, ...]:
         """Every file that it names."""
-        return tuple(path for path in (self.linux, *self.initrd, self.uki) if path is not None)
+        named = (self.linux, *self.initrd, self.uki, *self.others)
+        return tuple(path for path in named if path is not None and path not in self.unknown)
 
     @property
     def label(self) -> str:
@@ -136,6 +150,7 @@ def parse_text(raw: bytes) -> EntryText:
         Fedora's GRUB ``read_entry`` and upstream's ``bls_parse_keyvals`` for where GRUB stops.
     """
     fields: list[tuple[bytes, bytes]] = []
+    raw_values: list[tuple[bytes, bytes]] = []
     grub_fields: int | None = None
     for line in raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n"):
         stripped = line.strip(b" \t")
@@ -145,8 +160,9 @@ def parse_text(raw: bytes) -> EntryText:
         if not rest:
             grub_fields = len(fields) if grub_fields is None else grub_fields
             continue
-        fields.append((key, _unquote(stripped[len(key) + 1 :].strip(b" \t"))))
-    return EntryText(tuple(fields), len(fields) if grub_fields is None else grub_fields)
+        raw_values.append((key, stripped[len(key) + 1 :].strip(b" \t")))
+        fields.append((key, _unquote(raw_values[-1][1])))
+    return EntryText(tuple(fields), len(fields) if grub_fields is None else grub_fields, tuple(raw_values))
 
 
 def parse_counters(file_name: bytes) -> tuple[int, int] | None:
@@ -216,6 +232,12 @@ def parse_entry(file_name: bytes, raw: bytes, *, known: Collection[VerityDigest]
         linux=linux,
         initrd=text.find_all(b"initrd"),
         uki=uki,
+        others=tuple(
+            part
+            for key, value in text.fields
+            if key in _OTHER_PATH_KEYS
+            for part in (value.split() if key in _LIST_KEYS else [value])
+        ),
         is_bootable=len(kinds) == 1 and is_whole,
         is_grub_bootable=len(set(grub_keys)) == 1 and is_whole,
         is_grub_linux=b"linux" in grub_keys and is_whole,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bootc_fast.boot.loaders import grub_fedora, grub_upstream
+from bootc_fast.boot.loaders.grub_words import resolve_entry
+from bootc_fast.boot.loaders.grubenv import read_variables
 from bootc_fast.boot.loaders.record import LoaderRecord
 from bootc_fast.types import Loader
 
@@ -15,4 +17,6 @@ RECORD = LoaderRecord(
     kernel_directory=b"",
     status_name="grub",
     has_user_cfg=True,
+    resolve=resolve_entry,
+    read_variables=read_variables,
 )

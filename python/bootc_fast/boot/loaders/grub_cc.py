@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bootc_fast.boot.loaders import grub_fedora
+from bootc_fast.boot.loaders.grub_words import resolve_entry
+from bootc_fast.boot.loaders.grubenv import read_variables
 from bootc_fast.boot.loaders.record import LoaderRecord
 from bootc_fast.types import Loader
 
@@ -13,4 +15,6 @@ RECORD = LoaderRecord(
     is_on_esp=True,
     kernel_directory=b"EFI/Linux",
     status_name="grub-cc",
+    resolve=resolve_entry,
+    read_variables=read_variables,
 )

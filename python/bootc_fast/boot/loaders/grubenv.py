@@ -38,6 +38,11 @@ def parse_grubenv(raw: bytes) -> dict[bytes, bytes]:
     return found
 
 
+def read_variables(grubenv: bytes | None) -> dict[bytes, bytes]:
+    """Return the variables of an environment block; none where it is absent."""
+    return parse_grubenv(grubenv or b"")
+
+
 def replace_grubenv_value(raw: bytes, key: bytes, value: bytes) -> bytes | None:
     """Return the block with another value of `key`, of the same length; None where it does not fit."""
     escaped = value.replace(b"\\", b"\\\\").replace(b"\n", b"\\\n")

@@ -9,7 +9,7 @@ from bootc_fast.boot.loaders.override import Outside
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables
@@ -72,6 +72,19 @@ def knows_every_key(info: str | None) -> str | None:  # noqa: ARG001 - for loade
     return None
 
 
+def takes_values_literally(
+    entry: MenuEntry,
+    variables: Mapping[bytes, bytes] | None = None,  # noqa: ARG001 - for loaders that have none
+) -> MenuEntry:
+    """Say that each value of the entry is one path as it stands."""
+    return entry
+
+
+def has_no_variables(settings: bytes | None) -> Mapping[bytes, bytes]:  # noqa: ARG001
+    """Say that no variable's value stands in the loader's settings."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class LoaderRecord:
     """One loader.
@@ -85,6 +98,8 @@ class LoaderRecord:
         kernel_directory: Where the kernels' directories are there; empty for its root.
         has_user_cfg: It reads ``grub2/user.cfg``, which may hold menuentries of ours.
         status_name: What bootc's own status calls it.
+        resolve: From an entry as it was read, and known variables, the entry with the files that the loader loads.
+        read_variables: From the content of a rule's ``settings`` the variables that entries may have in them.
         find_version_without_uki_key: From ``LoaderInfo``, the version where it does not show entries whose UKI stands
             under the key ``uki``; else None.
     """
@@ -96,4 +111,11 @@ class LoaderRecord:
     kernel_directory: bytes
     status_name: str
     has_user_cfg: bool = False
+    resolve: Callable[[MenuEntry, Mapping[bytes, bytes] | None], MenuEntry] = takes_values_literally
+    read_variables: Callable[[bytes | None], Mapping[bytes, bytes]] = has_no_variables
     find_version_without_uki_key: Callable[[str | None], str | None] = knows_every_key
+
+    @property
+    def expands_variables(self) -> bool:
+        """Values of entries may have variables in them."""
+        return self.resolve is not takes_values_literally
