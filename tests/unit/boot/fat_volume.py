@@ -132,6 +132,10 @@ class FatVolume:
             return None
         return None if inode.is_dir else inode.size
 
+    def read_link(self, path: bytes) -> bytes | None:
+        """FAT has no links."""
+        del path
+
     def is_alias(self, path: bytes, other: bytes) -> bool:
         try:
             return self.model.find(path) is self.model.find(other)

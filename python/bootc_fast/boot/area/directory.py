@@ -127,6 +127,9 @@ class BootVolume(Protocol):
     def find_size(self, path: bytes) -> int | None:
         """Return a regular file's length in bytes; None where there is none."""
 
+    def read_link(self, path: bytes) -> bytes | None:
+        """Return where a symlink leads; None where there is none at that path."""
+
     def is_alias(self, path: bytes, other: bytes) -> bool:
         """Say whether a path is a symlink, or the same inode as another one."""
 
@@ -380,6 +383,22 @@ class RealVolume:
         finally:
             os.close(fd)
         return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def read_link(self, path: bytes) -> bytes | None:
+        """See BootVolume."""
+        head, _slash, name = path.strip(b"/").rpartition(b"/")
+        try:
+            parent = self._open(head, _DIRECTORY_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return os.readlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+        finally:
+            os.close(parent)
 
     def is_alias(self, path: bytes, other: bytes) -> bool:
         """See BootVolume."""

@@ -27,6 +27,9 @@ MAX_VARIABLE_BYTES = 1 << 20
 MAX_SHIM_PARTS = 64
 """shim spreads a long list over ``MokListRT``, ``MokListRT1``, … as the firmware's limit demands."""
 
+# What is unreadable for its length or the disk; what is no text the loader cannot use either, and passes over.
+_PICKING = ("LoaderEntryOneShot", "LoaderEntryPreferred", "LoaderEntryDefault", "LoaderEntryLastBooted")
+
 _ATTRIBUTE_BYTES = 4
 _FEATURE_BYTES = 8
 # Non-volatile, boot service access, runtime access.
@@ -53,6 +56,7 @@ class LoaderVariables:
         features: ``LoaderFeatures``, a bit field; 0 where the loader does not say.
         shown: ``LoaderEntries``: the ids of what the loader showed at the last boot, in its order.
         secure_boot: The firmware checks signatures.
+        unread: Names of those that pick an entry, and are there and cannot be read.
         warnings: Variables that cannot be read: each counts as absent, since the update must not wait for the
             firmware to get well.
     """
@@ -67,6 +71,7 @@ class LoaderVariables:
     features: int = 0
     shown: tuple[str, ...] = ()
     secure_boot: bool = False
+    unread: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -146,6 +151,7 @@ class _Choices:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.warnings: list[str] = []
+        self.unread: list[str] = []
 
     def read(self, name: str) -> bytes | None:
         """Read a variable's value."""
@@ -153,6 +159,7 @@ class _Choices:
             return read_variable(self.host, name, LOADER_GUID)
         except InvalidStateError as error:
             self.warnings.append(f"{error}: it counts as absent")
+            self.unread.append(name)
             return None
 
     def read_text(self, name: str) -> str | None:
@@ -212,6 +219,7 @@ def read_loader_variables(host: Host) -> LoaderVariables:
         entry_preferred=choices.read_text("LoaderEntryPreferred"),
         features=choices.read_number("LoaderFeatures"),
         shown=choices.read_list("LoaderEntries"),
+        unread=tuple(name for name in choices.unread if name in _PICKING),
         secure_boot=_read_flag(host, "SecureBoot"),
         warnings=tuple(choices.warnings),
     )

@@ -46,6 +46,7 @@ class LiveMenu:
         names: All names there.
         chunks: ``user.cfg``; empty where it is absent.
         user_cfg: Content of ``user.cfg``; None where absent.
+        unread_overrides: What may pick another entry, in words, and cannot be read.
         environment: GRUB's variables that keep their values on disk.
     """
 
@@ -56,6 +57,7 @@ class LiveMenu:
     names: frozenset[bytes] = frozenset()
     chunks: tuple[Chunk, ...] = ()
     user_cfg: bytes | None = None
+    unread_overrides: tuple[str, ...] = ()
     environment: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -196,6 +198,11 @@ def read_volumes(
     settings = reader.read_settings(rule)
     overrides = rule.collect_overrides(settings, variables)
     choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
+    told = variables.unread if variables is not None and rule.reads_variables else ()
+    unread_overrides = (*reader.unread_settings, *told)
+    if unread_overrides:
+        doubt = f"unless {' or '.join(unread_overrides)}, which cannot be read, picks another"
+        choice = replace(choice, reason=f"{choice.reason}, {doubt}")
     old_version = record.find_version_without_uki_key(variables.info if variables is not None else None)
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     warnings = (
@@ -215,6 +222,7 @@ def read_volumes(
             names=frozenset(live_names),
             chunks=chunks,
             user_cfg=user_cfg,
+            unread_overrides=unread_overrides,
             environment=tuple(record.read_variables(settings).items()),
         ),
         staged=StagedMenu(

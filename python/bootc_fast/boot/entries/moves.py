@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import replace_file
+from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES
 from bootc_fast.boot.loaders.grubenv import GRUBENV_KEYS, replace_grubenv_value
 from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind
@@ -25,8 +26,10 @@ VariableSetter = Callable[[OverrideKind, bytes], None]
 
 def move_override(
     boot: BootVolume,
+    esp: BootVolume | None,
     override: LoaderOverride,
     default: MenuEntry,
+    *,
     set_variable: VariableSetter | None,
     rule: LoaderRule,
 ) -> list[str]:
@@ -34,6 +37,7 @@ def move_override(
 
     Args:
         boot: The boot directory.
+        esp: The ESP, to which the file that has it may be a link.
         override: What named an entry that goes.
         default: What it is to name.
         set_variable: Sets an EFI variable; None where that cannot be done.
@@ -50,15 +54,16 @@ def move_override(
             return [f"{override.kind.value} still names an entry that is gone"]
         set_variable(override.kind, rule.identify(default))
         return []
-    with opened(boot, rule.home) as directory:
-        raw = directory.read(rule.settings, MAX_ENTRY_BYTES)
+    volume, home, name = find_settings(boot, esp, rule)
+    with opened(volume, home) as directory:
+        raw = directory.read(name, MAX_ENTRY_BYTES)
         if override.kind in CONF_KEYS:
             changed = replace_loader_conf(raw, rule.identify(default), CONF_KEYS[override.kind])
-            replace_file(directory, rule.settings, changed)
+            replace_file(directory, name, changed)
             return []
         block = replace_grubenv_value(raw, GRUBENV_KEYS[override.kind], rule.identify(default))
         if block is None:
             return [f"{override.kind.value}: the new value does not fit"]
         # In place: GRUB finds the block by its sectors, and a torn one picks nothing.
-        directory.overwrite(rule.settings, block)
+        directory.overwrite(name, block)
     return []

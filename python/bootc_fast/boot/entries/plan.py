@@ -224,6 +224,9 @@ def plan_menu(
     results = [*menuentries, *new_files, *kept_files]
     foreign_first = _check_result([*new_files, *kept_files, *foreign], cfg_after, results, menu)
     warnings += [foreign_first] if foreign_first else []
+    if menu.live.unread_overrides:
+        names = " or ".join(menu.live.unread_overrides)
+        warnings.append(f"the first boot entry boots, unless {names}, which cannot be read, picks another")
     shown = sort_menu(parse_user_cfg(cfg_after, known=menu.known), [*new_files, *kept_files, *foreign], menu.rule)
     new_files = (*new_files, *carried)
     digests = {entry.digest for entry in sources}
@@ -286,7 +289,9 @@ def _plan_files(
     """Tell the files to write, the default's first, and those that stay as they are."""
     live = {entry.file_name: entry for entry in menu.live.files}
     loose = [entry for entry in variants if live.get(entry.file_name) == entry]
-    count = 0 if len(loose) < len(variants) else _count_kept(wanted, loose, menu)
+    # What cannot be read may name any entry that there is, and none that there is not.
+    is_blind = bool(menu.live.unread_overrides)
+    count = 0 if is_blind or len(loose) < len(variants) else _count_kept(wanted, loose, menu)
     kept = wanted[len(wanted) - count :]
     fresh = wanted[: len(wanted) - count]
     if not fresh:

@@ -324,7 +324,12 @@ class _Publication:
         for override in self.plan.moved_overrides:
             try:
                 self.warnings += move_override(
-                    self.boot, override, self.plan.default, self.set_variable, self.menu.rule
+                    self.boot,
+                    self.esp,
+                    override,
+                    self.plan.default,
+                    set_variable=self.set_variable,
+                    rule=self.menu.rule,
                 )
             except OSError as error:
                 self.warnings.append(f"changing {override.kind.value}: {error.strerror or error}")

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside
 from bootc_fast.boot.loaders.table import record_of
@@ -68,15 +69,10 @@ class MenuReader:
     torn: list[bytes] = field(default_factory=list)
     is_complete: bool = True
     unread: list[bytes] = field(default_factory=list)
+    unread_settings: list[str] = field(default_factory=list)
 
     def read_file(
-        self,
-        directory: BootDirectory,
-        name: bytes,
-        max_bytes: int,
-        *,
-        what: str = "boot entry file",
-        is_setting: bool = False,
+        self, directory: BootDirectory, name: bytes, max_bytes: int, *, what: str = "boot entry file"
     ) -> bytes | None:
         """Read a file; a warning and None where that fails, None where it is absent."""
         try:
@@ -84,18 +80,18 @@ class MenuReader:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.is_complete = self.is_complete and is_setting
+            self.is_complete = False
             self.unread.append(name)
             self.warnings.append(f"{what} {escape_bytes(name)} cannot be read: {error.strerror or error}")
             return None
 
-    def read_optional(self, path: bytes, name: bytes, max_bytes: int, *, is_setting: bool = False) -> bytes | None:
-        """Read a file in a directory that may be absent; a setting names no boot files, so that it may be unread."""
+    def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
+        """Read a file in a directory that may be absent."""
         directory = self.boot.open_directory(path)
         if directory is None:
             return None
         with closing(directory):
-            return self.read_file(directory, name, max_bytes, what="the loader's", is_setting=is_setting)
+            return self.read_file(directory, name, max_bytes, what="the loader's")
 
     def read_set(self, path: bytes) -> tuple[list[MenuEntry], list[bytes]] | None:
         """Read a directory of entries: the entries, and all names. None where it is absent."""
@@ -125,7 +121,25 @@ class MenuReader:
 
     def read_settings(self, rule: LoaderRule) -> bytes | None:
         """Read the file that may pick another entry than the first, and gives variables their values."""
-        return self.read_optional(rule.home, rule.settings, MAX_ENTRY_BYTES, is_setting=True)
+        shown = rule.home + b"/" + rule.settings
+        try:
+            volume, home, name = find_settings(self.boot, self.esp, rule)
+            directory = volume.open_directory(home)
+            if directory is None:
+                return None
+            with closing(directory):
+                return directory.read(name, MAX_ENTRY_BYTES)
+        except FileNotFoundError as error:
+            if self.boot.read_link(shown) is None:
+                return None
+            self._note_unread_settings(shown, error)
+        except OSError as error:
+            self._note_unread_settings(shown, error)
+        return None
+
+    def _note_unread_settings(self, shown: bytes, error: OSError) -> None:
+        self.unread_settings.append(escape_bytes(shown))
+        self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {error.strerror or error}")
 
     def find_outside(
         self, rule: LoaderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]

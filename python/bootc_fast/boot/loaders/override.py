@@ -56,6 +56,10 @@ class LoaderVariables(Protocol):
         """``LoaderFeatures``; 0 where the loader does not say."""
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Names of those that pick an entry, and are there and cannot be read."""
+
+    @property
     def shown(self) -> tuple[str, ...]:
         """``LoaderEntries``: what the loader showed at the last boot, in its order."""
 

@@ -44,6 +44,7 @@ class LoaderRule:
         explain_first: Why the first entry is the first, in words.
         fate_of_equals: What it does with an entry whose name compares equal to another one's, in words; None where it
             shows both.
+        reads_variables: It picks entries by EFI variables.
         counts_boots: It reads boot counters in names, and passes over an entry that has no tries left.
         image_directory: Where it finds UKIs without an entry; None where it looks for none.
         find_outside: What it shows besides the entries: from the names in `image_directory`, the EFI variables, its
@@ -60,6 +61,7 @@ class LoaderRule:
     find_match: Callable[[LoaderOverride, Sequence[MenuEntry]], MenuEntry | None]
     explain_first: Callable[[MenuEntry], str]
     fate_of_equals: str | None = None
+    reads_variables: bool = False
     counts_boots: bool = False
     image_directory: bytes | None = None
     find_outside: Callable[
