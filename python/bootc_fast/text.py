@@ -6,12 +6,22 @@ writes a line may escape it whatever its parts went through.
 
 from __future__ import annotations
 
+import errno
+import os
+
 from bootc_fast.errors import BootcFastError, FileSystemError
 
 UNEXPECTED = 1
 
 SHORT_DIGEST_CHARS = 16
 _ALGORITHM = "sha256:"
+_HINTS = {
+    errno.ENOSPC: "make space on that file system, then run it again",
+    errno.EDQUOT: "make space on that file system, then run it again",
+    errno.EROFS: "that file system is read-only; the kernel makes a damaged one so: look at its log (`journalctl -k`)",
+    errno.EIO: "the disk fails, or its file system is damaged: look at the kernel's log (`journalctl -k`)",
+}
+"""For errors without a hint of their own."""
 
 
 def flatten(error: BaseException) -> list[BaseException]:
@@ -32,16 +42,75 @@ def _code(error: BaseException) -> int:
     return FileSystemError.exit_code if isinstance(error, OSError) else UNEXPECTED
 
 
+def reason_of(error: OSError) -> str:
+    """Why a system call failed, in words, without the file's name; never empty, and never ``None``.
+
+    An OSError that was raised with a text alone has no ``strerror``, one made of a number by hand has no text.
+    """
+    if error.strerror:
+        return escape(str(error.strerror))
+    if error.errno:
+        return os.strerror(error.errno)
+    return escape(str(error)) or type(error).__name__
+
+
 def describe_error(error: BaseException) -> str:
     """One line for one error, without its causes; safe for a terminal."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError):
         # A call on a descriptor, as os.listdir(fd), leaves its number for a name: that tells nobody anything.
-        where = "" if error.filename is None or isinstance(error.filename, int) else f"{_name(error.filename)}: "
-        return escape(f"{where}{error.strerror}")
+        where = "" if not error.filename or isinstance(error.filename, int) else f"{_name(error.filename)}: "
+        return escape(where) + reason_of(error)
     text = str(error)
     if isinstance(error, BootcFastError):
         return escape(text or type(error).__name__)
     return escape(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def hint_of(error: BaseException) -> str | None:
+    """What the reader can do about an error: its own hint, else what its system call's number says."""
+    if isinstance(error, BootcFastError) and error.hint is not None:
+        return error.hint
+    return "run it as root" if _is_denied(error) else _HINTS.get(_errno_of(error) or 0)
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The number of the system call's failure that it comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__cause__
+    return None
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    """Whether it comes from a permission that only root has."""
+    while error is not None:
+        if isinstance(error, PermissionError):
+            return os.geteuid() != 0
+        error = error.__cause__
+    return False
+
+
+def explain_failure(what: str, error: BaseException) -> BaseException:
+    """Say of a system call's failure what was being done, also within a group; other errors say so themselves.
+
+    Args:
+        what: What was being done, e.g. ``"reading boot entries"``.
+        error: What was raised.
+
+    Returns:
+        A FileSystemError with the OSError as its cause, a group with these in it, or the error itself.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        leaves = flatten(error)
+        explained = [explain_failure(what, leaf) for leaf in leaves]
+        return error if explained == leaves else BaseExceptionGroup(error.message, explained)
+    # A time limit's TimeoutError is an OSError too, one without a number.
+    if not isinstance(error, OSError) or (isinstance(error, TimeoutError) and error.errno is None):
+        return error
+    made = FileSystemError(f"{what}: {describe_error(error)}")
+    made.__cause__ = error
+    return made
 
 
 def _name(filename: object) -> str:

@@ -99,6 +99,7 @@ class Deployment:
         problems: What is broken, in words for people; empty when nothing is.
         mtime_s: Of the state directory, seconds since 1970.
         has_etc: Its ``etc`` is a directory; without it the initramfs stops.
+        unread: Why image or state could not be looked at; they count as there then. None where they could.
     """
 
     digest: VerityDigest
@@ -107,6 +108,7 @@ class Deployment:
     problems: tuple[str, ...] = ()
     mtime_s: float = 0.0
     has_etc: bool = True
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -40,6 +41,9 @@ FOREIGN = {
 }
 DOCUMENTED = {0, 3, 4, 5, 6, 7, 8, 10, 11}
 IN_FORCE = re.compile(r"in force|is on disk|boots? next")
+HINTED = {errno.EIO, errno.ENOSPC, errno.EROFS}
+# "error: grub2: Input/output error": a name, perhaps, and a reason.
+NO_CONTEXT = re.compile(r"error: (?:\S+: )?[A-Z]")
 BARE_DESCRIPTOR = re.compile(r"(?:^|: )\d+: ", re.MULTILINE)
 
 
@@ -193,8 +197,8 @@ class Scene:
 
     # -- judging ----------------------------------------------------------------------------------------------
 
-    def judge(self, ran: Ran) -> tuple[str, list[str]]:
-        """What came of a disturbed run, in a word, and what is wrong with it."""
+    def judge(self, ran: Ran, error: int) -> tuple[str, list[str]]:
+        """What came of a run in which a call failed with `error`, in a word, and what is wrong with it."""
         seen, wrong = self.look(), []
         which = {self.old: "old", self.new: "new"}.get(seen.boots or "", "none")
         if which == "none":
@@ -206,7 +210,7 @@ class Scene:
         if which == "new" and seen.etc[self.new] != self.after.etc[self.new]:
             wrong.append(f"boots a /etc that is not what it should be: {self._difference(seen)}")
         if ran.exit_code != KILLED:
-            wrong += self._judge_words(ran, which)
+            wrong += self._judge_words(ran, which, error)
         else:
             return f"killed, {which}", wrong
         if ran.exit_code == 0:
@@ -222,7 +226,7 @@ class Scene:
         assert isinstance(want, dict)
         return [name for name in {*have, *want} if have.get(name) != want.get(name)][:3]
 
-    def _judge_words(self, ran: Ran, which: str) -> list[str]:
+    def _judge_words(self, ran: Ran, which: str, error: int) -> list[str]:
         wrong = []
         first = ran.err.split("\n", 1)[0]
         if ran.exit_code not in DOCUMENTED:
@@ -241,6 +245,12 @@ class Scene:
         wrong += [f"{sign!r} in: {ran.err[-400:]}" for sign in signs if sign in ran.err]
         if BARE_DESCRIPTOR.search(ran.err):
             wrong.append(f"a descriptor's number for a name: {ran.err[-400:]}")
+        if NO_CONTEXT.match(first):
+            wrong.append(f"does not say what was being done: {ran.err[-400:]}")
+        if ran.exit_code != 0 and error in HINTED and "\nhint: " not in ran.err:
+            wrong.append(f"no hint: {ran.err[-400:]}")
+        if ran.exit_code not in (0, 6, 8) and error in HINTED:
+            wrong.append(f"a disk's error, and exit {ran.exit_code}: {ran.err[-400:]}")
         if ran.exit_code != 0 and which == "new" and not IN_FORCE.search(ran.err):
             wrong.append(f"failed after the commit and does not say so: {ran.err[-400:]}")
         return wrong
@@ -265,7 +275,7 @@ class Scene:
         """One fault on a fresh host: the run, what came of it, what is wrong."""
         self.fresh()
         ran = self.runner.run(self.root, ARGV[self.flow], **order)
-        outcome, wrong = self.judge(ran)
+        outcome, wrong = self.judge(ran, order.get("error", 0))
         wrong += self.judge_again()
         return ran, outcome, wrong
 

@@ -38,6 +38,19 @@ def test_no_module_but_the_core_begins_with_an_underscore() -> None:
     assert {name for name in hidden if not name.startswith("__") and not name.startswith("_core.")} == set()
 
 
+def test_the_reason_of_a_failed_system_call_is_told_by_its_owner() -> None:
+    """``strerror`` is None where an OSError was raised with a text: nobody puts it into a message."""
+    asked = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in _modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "strerror"
+        and not (isinstance(node.value, ast.Name) and node.value.id == "os")
+    }
+    assert asked == {"text.py"}
+
+
 def test_packages_import_nothing_that_they_do_not_name_as_their_own() -> None:
     """Start-up is a promise; the command line and the lab are entered by their packages, all others are bare."""
     for path in PACKAGE.rglob("__init__.py"):

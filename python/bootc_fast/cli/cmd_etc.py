@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.cli.parser import add_global_options
 from bootc_fast.cli.render import print_json, print_lines
 from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.text import reason_of
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
@@ -217,9 +218,9 @@ def open_path(path: Path, stack: AsyncExitStack, *, kind: int | None = None) -> 
         # Without waiting, in case it is a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"opening {path}: {error.strerror}") from error
+        raise UsageError(f"opening {path}: {reason_of(error)}") from error
     except OSError as error:
-        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+        raise FileSystemError(f"opening {path}: {reason_of(error)}") from error
     stack.callback(os.close, fd)
     found = stat.S_IFMT(os.fstat(fd).st_mode)
     if found not in ((kind,) if kind else (stat.S_IFDIR, stat.S_IFREG)):

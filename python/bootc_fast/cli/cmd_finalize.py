@@ -11,7 +11,7 @@ from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.report.journal import send_finalize
-from bootc_fast.text import dump_json, encode_bytes
+from bootc_fast.text import dump_json, encode_bytes, reason_of
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
 
 def encode_error(error: Exception) -> dict[str, Any]:
     """Turn a failure into plain values for JSON."""
-    from bootc_fast.text import describe_error, error_chain, exit_code_of, flatten
+    from bootc_fast.text import error_chain, exit_code_of, flatten
 
     return {
         "result": Result.FAILED.value,
@@ -192,4 +192,4 @@ def _write_report(path: str, document: dict[str, Any]) -> None:
             file.write(dump_json(document) + "\n")
     except OSError as error:
         # The finalize has been done, or has failed with an error of its own: this must not hide that.
-        print_errors([f"warning: writing the report {path}: {error.strerror}"])
+        print_errors([f"warning: writing the report {path}: {reason_of(error)}"])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import BootcFastError, EtcConflictError
-from bootc_fast.text import UNEXPECTED, describe_error, error_chain, escape, escape_bytes, exit_code_of, flatten
+from bootc_fast.errors import EtcConflictError
+from bootc_fast.text import (
+    UNEXPECTED,
+    describe_error,
+    error_chain,
+    escape,
+    escape_bytes,
+    exit_code_of,
+    flatten,
+    hint_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,17 +52,6 @@ def _leaf_lines(error: BaseException) -> Iterator[str]:
     yield from (f"  caused by: {text}" for text in error_chain(error))
     for note in getattr(error, "__notes__", ()):
         yield f"  note: {escape(note)}"
-    hint = error.hint if isinstance(error, BootcFastError) else None
-    if hint is None and _is_denied(error):
-        hint = "run it as root"
+    hint = hint_of(error)
     if hint:
         yield f"hint: {escape(hint)}"
-
-
-def _is_denied(error: BaseException | None) -> bool:
-    """Whether it comes from a permission that only root has."""
-    while error is not None:
-        if isinstance(error, PermissionError):
-            return os.geteuid() != 0
-        error = error.__cause__
-    return False

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
-from bootc_fast.text import dump_json, escape
+from bootc_fast.text import dump_json, escape, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ def write_stdout(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise FileSystemError(f"writing to the standard output: {error.strerror}") from error
+        raise FileSystemError(f"writing to the standard output: {reason_of(error)}") from error
 
 
 def print_json(value: object) -> None:

@@ -14,9 +14,9 @@ from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot
 from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot
-from bootc_fast.errors import BootEntryError, FileSystemError, VerityMismatchError
+from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,10 +79,18 @@ def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> N
 
     Raises:
         BootEntryError: An override picks another deployment of ours.
-        FileSystemError: The entries cannot be read.
+        FileSystemError: The entries cannot be read; the new ones are in force all the same, and it says so.
     """
-    variables = read_loader_variables(survey.host)
-    check_next_boot(read_menu(look.area, known=survey.known, variables=variables), target)
+    try:
+        variables = read_loader_variables(survey.host)
+        check_next_boot(read_menu(look.area, known=survey.known, variables=variables), target)
+    except BootEntryError:
+        raise
+    except (BootcFastError, OSError) as error:
+        raise FileSystemError(
+            f"looking again at what boots next, with the new boot entries in force: {describe_error(error)}",
+            hint="the disk had them when they were written; once it can be read, `bootc-fast status` says what boots",
+        ) from error
 
 
 def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
@@ -135,6 +143,7 @@ async def check_boot_files(
     what = f"looking at the boot entry of {whose}"
     entry = look.find_entry(digest) if entry is None else entry
     if entry is None:
+        look.menu.odd.refuse_unread(what)
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
@@ -287,7 +296,7 @@ def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> It
                 _check_length(path, length)
                 yield chunk
     except OSError as error:
-        raise FileSystemError(f"reading {escape_bytes(path)}: {error.strerror}") from error
+        raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error
 
 
 def _check_length(path: bytes, length: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.booted import has_image_file
 from bootc_fast.machine.cmdline import parse_digest
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape, escape_bytes, reason_of
 from bootc_fast.types import BootType, Deployment, Origin, StagedMarker
 
 if TYPE_CHECKING:
@@ -26,13 +26,18 @@ _MARKER_HINT = "stage the update again with `bootc upgrade`, which writes it ane
 
 
 def _read_text(host: Host, path: Path, *, hint: str | None = None) -> str:
-    """Read a state file; FileNotFoundError passes, anything else that fails is an invalid state."""
+    """Read a state file; FileNotFoundError passes.
+
+    Raises:
+        FileSystemError: It cannot be read, which says nothing about what is in it.
+        InvalidStateError: It is no text, or too long.
+    """
     try:
         return host.read_bytes(path).decode("utf-8")
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InvalidStateError(f"reading {path}: {error.strerror}", hint=hint) from error
+        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error
     except UnicodeDecodeError as error:
         message = f"reading {path}: the byte at offset {error.start} is not UTF-8"
         raise InvalidStateError(message, hint=hint) from error
@@ -77,7 +82,8 @@ def read_staged_marker(host: Host) -> StagedMarker | None:
     """Read which deployment is staged; None where none is.
 
     Raises:
-        InvalidStateError: The marker is there and unreadable or malformed.
+        InvalidStateError: The marker is there and malformed.
+        FileSystemError: It cannot be read.
     """
     try:
         text = _read_text(host, host.staged_marker, hint=_MARKER_HINT)
@@ -91,6 +97,7 @@ def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
 
     Raises:
         InvalidStateError: The marker is malformed.
+        FileSystemError: It cannot be read.
     """
     marker = read_staged_marker(host)
     return None if marker is not None and marker.digest == booted.digest else marker
@@ -142,7 +149,8 @@ def read_origin(host: Host, digest: VerityDigest) -> Origin:
     """Read a deployment's origin file.
 
     Raises:
-        InvalidStateError: It is missing, unreadable or malformed.
+        InvalidStateError: It is missing or malformed.
+        FileSystemError: It cannot be read.
     """
     path = host.origin_file(digest)
     try:
@@ -157,9 +165,10 @@ def _read_deployment(host: Host, digest: VerityDigest) -> Deployment:
     origin: Origin | None = None
     try:
         origin = read_origin(host, digest)
-    except InvalidStateError as error:
+    except (InvalidStateError, FileSystemError) as error:
         problems.append(str(error))
-    has_image, has_etc, mtime_s = False, False, 0.0
+    # What cannot be looked at is not missing: a deployment must not lose its place in the menu for it.
+    has_image, has_etc, mtime_s, unread = True, True, 0.0, ""
     try:
         has_image = has_image_file(host, digest)
         state = host.find_status(host.state_dir(digest), follow=False)
@@ -169,10 +178,11 @@ def _read_deployment(host: Host, digest: VerityDigest) -> Deployment:
         if not has_etc:
             problems.append(f"{host.state_dir(digest)} has no directory etc")
     except OSError as error:
-        problems.append(f"reading {host.state_dir(digest)}: {error.strerror}")
+        unread = f"looking at {escape(error.filename or str(host.state_dir(digest)))}: {reason_of(error)}"
+        problems.append(unread)
     if not has_image:
         problems.append(f"there is no image {host.image_file(digest)}")
-    return Deployment(digest, origin, has_image, tuple(problems), mtime_s, has_etc=has_etc)
+    return Deployment(digest, origin, has_image, tuple(problems), mtime_s, has_etc=has_etc, unread=unread or None)
 
 
 def list_deployments(host: Host) -> list[Deployment]:
@@ -186,7 +196,7 @@ def list_deployments(host: Host) -> list[Deployment]:
     try:
         names = host.list_directory(host.state_deploy)
     except OSError as error:
-        raise FileSystemError(f"listing {host.state_deploy}: {error.strerror}") from error
+        raise FileSystemError(f"listing {host.state_deploy}: {reason_of(error)}") from error
     found: list[Deployment] = []
     for name in names:
         try:

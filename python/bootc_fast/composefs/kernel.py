@@ -43,10 +43,13 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
 
     Raises:
         BootEntryError: It has none, or one that names files which are not there.
+        FileSystemError: Not all entries could be read.
     """
     entry = look.find_entry(digest)
     if entry is None or not (entry.paths or entry.unknown):
-        raise BootEntryError(f"looking for the boot entry of {shorten_digest(digest)}: there is none")
+        what = f"looking for the boot entry of {shorten_digest(digest)}"
+        look.menu.odd.refuse_unread(what)
+        raise BootEntryError(f"{what}: there is none")
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(

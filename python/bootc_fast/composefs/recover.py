@@ -19,7 +19,7 @@ from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.native import run_native
-from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.text import escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,9 +101,9 @@ async def recover_kernel(host: Host, digest: VerityDigest, origin: Origin | None
         try:
             found = await run_native(_recover, image.fd, host)
         except FileNotFoundError as error:
-            raise InvalidStateError(f"looking for the kernel in the image: {error.strerror}") from error
+            raise InvalidStateError(f"looking for the kernel in the image: {reason_of(error)}") from error
         except OSError as error:
-            raise FileSystemError(f"reading the image: {error.strerror}") from error
+            raise FileSystemError(f"reading the image: {reason_of(error)}") from error
     if origin is not None and origin.boot_digest is not None:
         hasher = hashlib.sha256(found.linux)
         hasher.update(found.initrd)

@@ -14,7 +14,7 @@ from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatch
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 from bootc_fast.types import Algorithm
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def list_images(host: Host) -> tuple[VerityDigest, ...]:
     try:
         names = host.list_directory(host.images)
     except OSError as error:
-        raise FileSystemError(f"listing {host.images}: {error.strerror}") from error
+        raise FileSystemError(f"listing {host.images}: {reason_of(error)}") from error
     for name in names:
         with suppress(InvalidStateError):
             found.append(parse_digest(escape_bytes(name), what="listing images"))
@@ -129,6 +129,7 @@ def check_staged_pieces(host: Host, digest: VerityDigest) -> None:
 
     Raises:
         InvalidStateError: Pieces are missing; the message names all of them.
+        FileSystemError: They cannot be looked at.
     """
     directories = (host.state_dir(digest), host.state_dir(digest) / "etc")
     try:
@@ -136,7 +137,7 @@ def check_staged_pieces(host: Host, digest: VerityDigest) -> None:
         if not _is(host, host.image_file(digest), stat.S_ISREG):
             missing.append(str(host.image_file(digest)))
     except OSError as error:
-        raise FileSystemError(f"looking at the staged deployment: {error.filename}: {error.strerror}") from error
+        raise FileSystemError(f"looking at the staged deployment: {describe_error(error)}") from error
     if missing:
         raise InvalidStateError(f"looking at the staged deployment: missing {', '.join(missing)}", hint=_STAGE_HINT)
 
@@ -186,7 +187,7 @@ async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) ->
     except FileNotFoundError as error:
         raise InvalidStateError(f"opening the image {path}: there is no such file") from error
     except OSError as error:
-        raise FileSystemError(f"reading the image {path}: {error.strerror}") from error
+        raise FileSystemError(f"reading the image {path}: {reason_of(error)}") from error
     if found != digest:
         raise VerityMismatchError(
             f"verifying the image {path}: its digest is {shorten_digest(found)}, not {shorten_digest(digest)}",

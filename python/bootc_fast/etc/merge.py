@@ -18,6 +18,7 @@ from bootc_fast.etc.plan import (
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, EtcSource, ImageSource, OpenTrees, open_trees
 from bootc_fast.events import ignore_event
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -161,7 +162,7 @@ def check_destination(dest_fd: int, sources: Iterable[EtcSource]) -> None:
         dest, above = _identity(dest_fd), _ancestors(dest_fd)
         overlaps = any(dest in _ancestors(fd) or _identity(fd) in above for fd in directories)
     except OSError as error:
-        raise FileSystemError(f"looking at the destination: {error.strerror}") from error
+        raise FileSystemError(f"looking at the destination: {reason_of(error)}") from error
     if overlaps:
         raise UsageError(
             "merging /etc: the destination is one of the merged directories, or one lies inside the other",

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.text import reason_of
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
@@ -156,4 +157,4 @@ def _read_text(host: Host, path: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
     except OSError as error:
-        raise FileSystemError(f"reading {path}: {error.strerror}") from error
+        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error

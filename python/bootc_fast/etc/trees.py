@@ -14,7 +14,7 @@ import anyio
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, UsageError
 from bootc_fast.machine.native import run_native
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import describe_error, escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from bootc_fast._core import Image, Tree, TreeEntry
@@ -116,7 +116,10 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
     start = time.monotonic()
 
     async def load(name: str, source: EtcSource) -> None:
-        opened.trees[name] = await open_source(source)
+        try:
+            opened.trees[name] = await open_source(source)
+        except OSError as error:
+            raise FileSystemError(f"reading the {name} /etc: {describe_error(error)}") from error
 
     try:
         async with anyio.create_task_group() as tasks:
@@ -178,7 +181,7 @@ def read_content(side: OpenTree, path: bytes, *, max_bytes: int) -> bytes | None
     except OSError as error:
         if entry.content == "on-disk" and error.errno in _GONE:
             return None
-        raise FileSystemError(f"reading {escape_bytes(path)}: {error.strerror}") from error
+        raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error
     with os.fdopen(fd, "rb") as file:
         return file.read(max_bytes + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
 

@@ -36,7 +36,7 @@ from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import describe_error, escape_bytes, shorten_digest
+from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -350,7 +350,7 @@ async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
         try:
             await run_blocking(write_boot_file, boot, inside, data)
         except OSError as error:
-            raise FileSystemError(f"writing {escape_bytes(path)}: {error.strerror or error}") from error
+            raise FileSystemError(f"writing {escape_bytes(path)}: {reason_of(error)}") from error
     if not found.needs_menu:
         return ()
     menu = await _reread(found)

@@ -34,7 +34,7 @@ from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.finalize import record_outcome, write_outcome
 from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, reason_of
 from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
@@ -241,7 +241,12 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
                 protected=list_protected(looked.survey, boot.menu),
             )
         run.warnings += published.warnings
-        await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+        try:
+            await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+        except FileSystemError:
+            # The new set is in force, and the next run finds nothing to do.
+            await _clean_up(run, looked)
+            raise
         if boot.menu.default is None or boot.menu.default.digest != looked.staged:
             await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=looked.staged)
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)
@@ -332,7 +337,7 @@ def _flush(looked: _Looked) -> None:
                 if fd is not None:
                     _core.sync_filesystem(fd)
     except OSError as error:
-        raise FileSystemError(f"flushing what the new deployment needs: {error.strerror or error}") from error
+        raise FileSystemError(f"flushing what the new deployment needs: {reason_of(error)}") from error
 
 
 def _judge_verity(run: _Run, looked: _Looked, images: Iterable[OpenImage]) -> None:
@@ -356,17 +361,22 @@ def _judge_verity(run: _Run, looked: _Looked, images: Iterable[OpenImage]) -> No
 async def _tidy(run: _Run, looked: _Looked) -> None:
     """Do what can wait until the new default is on disk; whatever fails here is a warning."""
     host = run.host
+    await _clean_up(run, looked)
+    run.warnings += looked.warnings
+    run.end(Result.DONE)
+    await _or_warn(run, "writing the outcome", write_outcome, host, record_outcome(run.outcome))
+    await run_blocking(send_finalize, host, run.outcome)
+    run.end(Result.DONE)
+
+
+async def _clean_up(run: _Run, looked: _Looked) -> None:
+    host = run.host
     try:
         with run.steps.run("tidy", "Removing what is no longer needed", timeout_s=TIDY_TIMEOUT_S):
             await _or_warn(run, "removing .updated", host.remove_file, host.state_dir(looked.staged) / "var/.updated")
             await _or_warn(run, "removing unused boot files", _collect, looked)
     except StepTimeoutError as error:
         run.warnings.append(describe_error(error))
-    run.warnings += looked.warnings
-    run.end(Result.DONE)
-    await _or_warn(run, "writing the outcome", write_outcome, host, record_outcome(run.outcome))
-    await run_blocking(send_finalize, host, run.outcome)
-    run.end(Result.DONE)
 
 
 def _collect(looked: _Looked) -> None:

@@ -17,6 +17,7 @@ from bootc_fast.boot.entries.choose import (
 from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
 from bootc_fast.errors import (
     BootEntryError,
+    FileSystemError,
     InvalidStateError,
     NoRollbackTargetError,
     TrialFailedError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bootc_fast.types import VerityDigest
 
 _MIN_PREFIX_CHARS = 8
+_CHOOSING = "choosing what to roll back to"
 OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
 
@@ -72,20 +74,13 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
         return booted
     if to is None or to == PREVIOUS:
         if previous is None:
-            _refuse_incomplete(menu)
+            menu.odd.refuse_unread(_CHOOSING)
             raise NoRollbackTargetError(
                 "choosing what to roll back to: there is no other deployment that can boot",
                 hint="`bootc-fast status` lists what is there",
             )
         return previous
     return _find_named(to, survey, menu)
-
-
-def _refuse_incomplete(menu: BootMenu) -> None:
-    """Say that entries cannot be read, where it would else be said that they are not there."""
-    if not menu.odd.is_complete:
-        unread = "; ".join(warning for warning in menu.odd.warnings if "cannot be read" in warning)
-        raise BootEntryError(f"choosing what to roll back to: {unread}")
 
 
 def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
@@ -97,7 +92,7 @@ def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
         return found[0]
     if found:
         raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {text}")
-    _refuse_incomplete(menu)
+    menu.odd.refuse_unread(_CHOOSING)
     has_state = any(one.digest.startswith(text) for one in survey.deployments) and bool(text)
     if has_state:
         raise NoRollbackTargetError(f"choosing what to roll back to: {text} has no boot entry")
@@ -127,6 +122,8 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verif
     if state is None or not state.has_image or not state.has_etc:
         what = "state directory" if state is None else "etc" if state.has_image else "image"
         raise InvalidStateError(f"rolling back to {shorten_digest(target)}: its {what} is missing", hint=OTHER_HINT)
+    if state.unread is not None:
+        raise FileSystemError(f"rolling back to {shorten_digest(target)}: {state.unread}", hint=OTHER_HINT)
     if entry.missing and verify:
         names = ", ".join(map(escape_bytes, entry.missing))
         message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"

@@ -9,7 +9,7 @@ import anyio
 
 from bootc_fast.errors import StepTimeoutError
 from bootc_fast.events import StepDone, StepStarted
-from bootc_fast.text import flatten
+from bootc_fast.text import explain_failure, flatten
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,6 +65,7 @@ class Steps:
 
         Raises:
             StepTimeoutError: The step took longer.
+            FileSystemError: In place of a bare OSError, which does not say what was being done.
         """
         self.on_event(StepStarted(name, message))
         started = anyio.current_time()
@@ -79,7 +80,10 @@ class Steps:
             # Trio wraps the cancellations of a nursery's tasks in a group.
             if any(isinstance(leaf, anyio.get_cancelled_exc_class()) for leaf in flatten(error)):
                 self._interrupted.append(name)
-            raise
+            explained = explain_failure(f"{message[:1].lower()}{message[1:]}", error)
+            if explained is error:
+                raise
+            raise explained from explained.__cause__
         finally:
             self.seconds[name] = anyio.current_time() - started
         self.on_event(StepDone(name, self.seconds[name]))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import InvalidStateError, NotBootcHostError
+from bootc_fast.errors import FileSystemError, InvalidStateError, NotBootcHostError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
-from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.text import escape_bytes, reason_of, shorten_digest
 from bootc_fast.types import Booted, VerityDigest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _read_mounts(host: Host) -> tuple[MountInfo, ...]:
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise InvalidStateError(f"reading {host.mountinfo}: {error.strerror}") from error
+        raise FileSystemError(f"reading {host.mountinfo}: {reason_of(error)}") from error
 
 
 def parse_booted_mount(mount: MountInfo) -> Booted | None:
@@ -51,7 +51,7 @@ def _read_arguments(host: Host) -> tuple[ComposefsArgument, ...]:
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise InvalidStateError(f"reading {host.proc_cmdline}: {error.strerror}") from error
+        raise FileSystemError(f"reading {host.proc_cmdline}: {reason_of(error)}") from error
     return parse_composefs_arguments(text, what=f"reading {host.proc_cmdline}")
 
 
@@ -94,6 +94,7 @@ def read_booted(host: Host) -> Booted:
     Raises:
         NotBootcHostError: Neither names an image.
         InvalidStateError: One of them is malformed, or of several images on the command line none exists.
+        FileSystemError: One of them cannot be read.
 
     Source:
         Spec host.md, "Which deployment is booted".
@@ -103,7 +104,7 @@ def read_booted(host: Host) -> Booted:
     if booted is not None and root is not None:
         try:
             arguments = _read_arguments(host)
-        except InvalidStateError:
+        except (InvalidStateError, FileSystemError):
             # The mount has answered the question; a malformed command line only takes away its `?`.
             arguments = ()
         allowed = _may_miss_verity(root, booted.digest, arguments)
@@ -135,7 +136,7 @@ def is_etc_transient(host: Host) -> bool:
     layer on a tmpfs; or /etc is no mount and the root is transient.
 
     Raises:
-        InvalidStateError: The mount table cannot be read.
+        FileSystemError: The mount table cannot be read.
 
     Source:
         Spec etc-merge.md, first section; bootc ``crates/initramfs/src/lib.rs``, ``overlay_transient``.
@@ -159,6 +160,6 @@ def is_read_only(host: Host) -> bool:
     """Whether the physical root is on a read-only medium; a read-only mount of a writable one is not meant."""
     try:
         mount = find_mount(_read_mounts(host), b"/sysroot")
-    except InvalidStateError:
+    except (InvalidStateError, FileSystemError):
         return False
     return mount is not None and b"ro" in mount.super_options

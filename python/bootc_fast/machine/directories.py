@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,7 @@ async def hold_directory(host: Host, path: Path) -> AsyncIterator[int]:
     try:
         fd = await run_blocking(host.open_file, path, _DIRECTORY)
     except OSError as error:
-        raise FileSystemError(f"opening {path}: {error.strerror}") from error
+        raise FileSystemError(f"opening {path}: {reason_of(error)}") from error
     try:
         yield fd
     finally:

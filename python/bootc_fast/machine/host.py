@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
 from bootc_fast.machine.lock import hold_lock
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -28,6 +29,9 @@ __all__ = ["MAX_STATE_FILE_BYTES", "Host", "hold_lock", "open_host"]
 
 MAX_STATE_FILE_BYTES = 4 << 20
 """Largest file that is read whole: a mountinfo of a host with 10,000 containers takes about 3 MiB."""
+
+_NAMES_NOTHING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""Whoever asked for such a path made a mistake; any other error is the disk's or the file system's."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -286,11 +290,12 @@ class Host:
                         os.fsync(file.fileno())
                     os.rename(temporary, path.name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
                 except BaseException:
-                    os.unlink(temporary, dir_fd=dir_fd)
+                    with suppress(OSError):
+                        os.unlink(temporary, dir_fd=dir_fd)
                     raise
                 os.fsync(dir_fd)
         except OSError as error:
-            raise FileSystemError(f"writing {path}: {error.strerror}") from error
+            raise FileSystemError(f"writing {path}: {reason_of(error)}") from error
 
     def remove_file(self, path: Path) -> bool:
         """Remove a file's name and flush the directory; says whether it was there.
@@ -305,7 +310,7 @@ class Host:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise FileSystemError(f"removing {path}: {error.strerror}") from error
+            raise FileSystemError(f"removing {path}: {reason_of(error)}") from error
         return True
 
 
@@ -317,12 +322,19 @@ def open_host(root: Path | str = "/") -> Host:
 
     Raises:
         UsageError: `root` is no directory.
+        FileSystemError: It cannot be looked at.
     """
+    what = f"opening the host in {root}"
     try:
         resolved = Path(root).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "symbolic links form a loop"
-        raise UsageError(f"opening the host in {root}: {reason}") from error
-    if not resolved.is_dir():
-        raise UsageError(f"opening the host in {root}: {os.strerror(errno.ENOTDIR)}")
+        is_directory = stat.S_ISDIR(os.stat(resolved).st_mode)
+    except OSError as error:
+        if error.errno in _NAMES_NOTHING:
+            raise UsageError(f"{what}: {reason_of(error)}") from error
+        raise FileSystemError(f"{what}: {reason_of(error)}") from error
+    except (RuntimeError, ValueError) as error:
+        reason = "symbolic links form a loop" if isinstance(error, RuntimeError) else str(error)
+        raise UsageError(f"{what}: {reason}") from error
+    if not is_directory:
+        raise UsageError(f"{what}: {os.strerror(errno.ENOTDIR)}")
     return Host(root=resolved, is_live=resolved == Path("/"))

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, LockedError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,7 +115,7 @@ async def hold_lock(host: Host, *, timeout_s: float = 30.0) -> AsyncIterator[Non
             raise _locked_error(host, timeout_s)
     except OSError as error:
         hint = "run it as root" if isinstance(error, PermissionError) else None
-        raise FileSystemError(f"taking the lock {host.lock_file}: {error.strerror}", hint=hint) from error
+        raise FileSystemError(f"taking the lock {host.lock_file}: {reason_of(error)}", hint=hint) from error
     try:
         _write_record(fd, _own_record())
         yield

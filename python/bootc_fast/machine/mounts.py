@@ -21,6 +21,7 @@ from bootc_fast import _core
 from bootc_fast.errors import MountError
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.scratch import make_image_mount, open_scratch
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,7 +82,7 @@ def _mount_error(what: str, error: OSError) -> MountError:
         hint = "composefs images are stacked with Linux 6.6 and newer"
     elif error.errno == errno.ENODEV:
         hint = "the kernel has no such file system, or its module cannot be loaded"
-    return MountError(f"mounting {what}: {error.strerror}", hint=hint)
+    return MountError(f"mounting {what}: {reason_of(error)}", hint=hint)
 
 
 @asynccontextmanager
@@ -115,7 +116,7 @@ def _restore_read_only(mount_fd: int) -> None:
     try:
         _core.remount_file_system(mount_fd, read_only=True)
     except OSError as error:
-        _LOG.warning("making a file system read-only again: %s", error.strerror)
+        _LOG.warning("making a file system read-only again: %s", reason_of(error))
 
 
 def _make_writable(held: Held, mount_fd: int) -> None:

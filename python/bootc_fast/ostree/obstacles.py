@@ -8,13 +8,12 @@ Source:
 from __future__ import annotations
 
 import configparser
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.machine.cmdline import describe_argument_change, split_cmdline
 from bootc_fast.ostree.libostree import load_libostree
-from bootc_fast.text import shorten_digest
+from bootc_fast.text import reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
@@ -125,6 +124,6 @@ def _compare_policies(host: Host, booted: OstreeDeployment, target: OstreeDeploy
             with host.open_directory(host.sysroot / one.path) as fd:
                 checksums.append(ostree.SePolicy.new(gio.File.new_for_path(f"/proc/self/fd/{fd}"), None).get_csum())
         except (OSError, glib.Error) as error:
-            text = error.message if isinstance(error, glib.Error) else os.strerror(error.errno or 0)
+            text = error.message if isinstance(error, glib.Error) else reason_of(error)
             return f"the SELinux policy of {shorten_digest(one.name)} cannot be read: {text}"
     return None if checksums[0] == checksums[1] else "SELinux policy differs"

@@ -19,13 +19,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.errors import InvalidStateError
+from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.mountinfo import find_mount, parse_mountinfo
 from bootc_fast.ostree.commit import lookup_text, read_commit_images
 from bootc_fast.ostree.deployment import OstreeBoot, OstreeDeployment, OstreeSurvey
 from bootc_fast.ostree.libostree import load_libostree, ostree_errors
 from bootc_fast.ostree.obstacles import find_soft_reboot_obstacles
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +124,7 @@ def _read_or_empty(host: Host, path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise InvalidStateError(f"reading {path}: {error.strerror}") from error
+        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error
 
 
 def _read_staged(host: Host, repo: Any) -> OstreeDeployment | None:  # noqa: ANN401 - untyped library

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.errors import BootcFastError, InvalidStateError
-from bootc_fast.text import describe_error, dump_json, error_chain, exit_code_of, flatten
+from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.text import describe_error, dump_json, error_chain, exit_code_of, flatten, hint_of, reason_of
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def record_failure(outcome: FinalizeOutcome, error: BaseException) -> OutcomeRec
         ErrorRecord(
             message=describe_error(leaf),
             chain=tuple(error_chain(leaf)),
-            hint=leaf.hint if isinstance(leaf, BootcFastError) else None,
+            hint=hint_of(leaf),
         )
         for leaf in leaves
     )
@@ -126,14 +126,15 @@ def read_outcome(host: Host) -> OutcomeRecord | None:
     """Read the record; None where there is none.
 
     Raises:
-        InvalidStateError: It is there and not readable.
+        InvalidStateError: It is none of ours.
+        FileSystemError: It is there and cannot be read.
     """
     try:
         data = host.read_bytes(host.last_finalize)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InvalidStateError(f"reading {host.last_finalize}: {error.strerror}") from error
+        raise FileSystemError(f"reading {host.last_finalize}: {reason_of(error)}") from error
     try:
         return _parse_record(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

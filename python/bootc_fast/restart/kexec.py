@@ -20,6 +20,7 @@ from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, requi
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import escape, escape_bytes, shorten_digest
+from bootc_fast.text import reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -146,7 +147,7 @@ def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int
             stack.callback(os.close, fd)
         return kernel, join_initrds(initrds, stack)
     except OSError as error:
-        raise FileSystemError(f"reading kernel and initrd: {error.strerror}") from error
+        raise FileSystemError(f"reading kernel and initrd: {reason_of(error)}") from error
 
 
 def join_initrds(fds: list[int], stack: ExitStack) -> int | None:
@@ -178,7 +179,7 @@ def _extract_sections(uki: Uki, stack: ExitStack) -> tuple[int, int | None]:
         kernel = _write_memfd("kernel", [linux], stack)
         return kernel, _write_memfd("initrd", initrds, stack) if initrds else None
     except OSError as error:
-        raise FileSystemError(f"extracting the UKI's sections: {error.strerror}") from error
+        raise FileSystemError(f"extracting the UKI's sections: {reason_of(error)}") from error
 
 
 async def load_kexec(host: Host, look: BootLook, target: VerityDigest, *, is_trial: bool = False) -> None:
@@ -221,7 +222,7 @@ def check_pieces(pieces: KexecPieces) -> None:
         start = os.pread(pieces.kernel_fd, _HEADER_BYTES, 0)
         initrd_bytes = None if pieces.initrd_fd is None else os.fstat(pieces.initrd_fd).st_size
     except OSError as error:
-        raise FileSystemError(f"reading kernel and initrd: {error.strerror}") from error
+        raise FileSystemError(f"reading kernel and initrd: {reason_of(error)}") from error
     if os.uname().machine == "x86_64" and start[_BZIMAGE_OFFSET:] != _BZIMAGE_MAGIC:
         raise _refusal(_REASONS[errno.ENOEXEC])
     if initrd_bytes == 0:
@@ -241,7 +242,7 @@ def load_pieces(pieces: KexecPieces) -> None:
     try:
         _core.kexec_load(pieces.kernel_fd, pieces.initrd_fd, pieces.command_line)
     except OSError as error:
-        raise _refusal(_REASONS.get(error.errno or 0) or str(error.strerror)) from error
+        raise _refusal(_REASONS.get(error.errno or 0) or reason_of(error)) from error
 
 
 def unload_kexec(host: Host) -> bool:

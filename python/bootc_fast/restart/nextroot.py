@@ -19,6 +19,7 @@ from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, MountError, VerityMismatchError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.scratch import DIRECTORY, open_scratch
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -240,7 +241,7 @@ def _step(what: str) -> Generator[None]:
         yield
     except OSError as error:
         hint = "soft reboots need Linux 6.6 or newer" if error.errno == errno.EINVAL and "overlay" in what else None
-        raise MountError(f"putting the next root together: {what}: {error.strerror}", hint=hint) from error
+        raise MountError(f"putting the next root together: {what}: {reason_of(error)}", hint=hint) from error
 
 
 def check_system(root_fd: int) -> None:
@@ -280,7 +281,7 @@ def _read_whole(root_fd: int, path: bytes) -> bool:
                 length += len(chunk)
     except OSError as error:
         raise VerityMismatchError(
-            f"checking the next root: reading {name}: {error.strerror}",
+            f"checking the next root: reading {name}: {reason_of(error)}",
             path=name,
             expected="",
             found="",
@@ -322,7 +323,7 @@ def attach(host: Host, tree_fd: int) -> None:
         with host.open_directory(host.nextroot) as fd:
             _core.attach_mount(tree_fd, fd, b"")
     except OSError as error:
-        raise MountError(f"attaching the next root at {host.nextroot}: {error.strerror}") from error
+        raise MountError(f"attaching the next root at {host.nextroot}: {reason_of(error)}") from error
 
 
 def clear(host: Host) -> bool:
@@ -344,7 +345,7 @@ def clear(host: Host) -> bool:
         return is_found
     except OSError as error:
         if error.errno != errno.EINVAL:
-            raise MountError(f"clearing {host.nextroot}: {error.strerror}") from error
+            raise MountError(f"clearing {host.nextroot}: {reason_of(error)}") from error
     # One that holds files is an admin's own next root.
     with suppress(OSError), host.open_directory(host.run) as fd:
         os.rmdir(host.nextroot.name, dir_fd=fd)

@@ -29,6 +29,16 @@ def test_a_root_that_is_no_directory_is_a_usage_error(tmp_path: Path, name: str)
         open_host(tmp_path / name)
 
 
+@pytest.mark.parametrize("call", ["os.path.realpath", "os.stat"])
+def test_a_root_on_a_failing_disk_is_no_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(FileSystemError, match=r"opening the host in .*: Input/output error"):
+        open_host(tmp_path)
+
+
 def test_a_relative_root_that_is_a_symlink_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_host(tmp_path / "real", cmdline="quiet")
     os.symlink("real", tmp_path / "link")

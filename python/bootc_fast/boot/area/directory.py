@@ -140,10 +140,11 @@ class BootVolume(Protocol):
         """Return free space and the size of an allocation unit, in bytes."""
 
 
+DAMAGE_HINT = "the disk fails, or the file system is damaged: look at the kernel's log, and ask `bootc-fast doctor`"
 _HINTS = {
     errno.ENOSPC: "make space on the boot partition: only what belongs to deployments that are gone is removed for you",
     errno.EROFS: "the kernel makes a damaged file system read-only: look at its log, and ask `bootc-fast doctor`",
-    errno.EIO: "the disk fails, or the file system is damaged: look at the kernel's log, and ask `bootc-fast doctor`",
+    errno.EIO: DAMAGE_HINT,
 }
 
 

@@ -33,6 +33,7 @@ from bootc_fast.errors import CommandError, EspError, FileSystemError, InvalidSt
 from bootc_fast.machine import mounts
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,7 +102,7 @@ async def _run_lsblk() -> tuple[BlockDevice, ...]:
     try:
         done = await anyio.run_process(LSBLK, check=False, env={**os.environ, "LC_ALL": "C"})
     except OSError as error:
-        message = f"looking for block devices: running lsblk: {error.strerror}"
+        message = f"looking for block devices: running lsblk: {reason_of(error)}"
         raise CommandError(message, LSBLK, 127, "", hint="install util-linux") from error
     if done.returncode != 0:
         tail = done.stderr[-_STDERR_TAIL_BYTES:].decode(errors="replace")
@@ -219,7 +220,7 @@ async def _mount_boot(
         directory = replace(host, sysroot_fd=None).open_directory(boot)
         dir_fd = await run_blocking(stack.enter_context, directory)
     except OSError as error:
-        opened.boot_error = FileSystemError(f"opening the boot directory {boot}: {error.strerror}")
+        opened.boot_error = FileSystemError(f"opening the boot directory {boot}: {reason_of(error)}")
         opened.boot_error.__cause__ = error
         return
     # Read-only here as /sysroot always is: only the clone of the mount becomes writable.
@@ -231,14 +232,14 @@ def _open_lab(host: Host, stack: AsyncExitStack) -> _Opened:
     try:
         opened.esp_fd = stack.enter_context(host.open_directory(host.efi))
     except OSError as error:
-        opened.esp_error = EspError(f"opening the ESP {host.efi}: {error.strerror}")
+        opened.esp_error = EspError(f"opening the ESP {host.efi}: {reason_of(error)}")
         opened.esp_error.__cause__ = error
     for path in (host.boot, host.sysroot / "boot"):
         try:
             fd = stack.enter_context(host.open_directory(path))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                opened.boot_error = FileSystemError(f"opening the boot directory {path}: {error.strerror}")
+                opened.boot_error = FileSystemError(f"opening the boot directory {path}: {reason_of(error)}")
                 opened.boot_error.__cause__ = error
             continue
         if opened.boot_fd is None or not os.listdir(opened.boot_fd):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -72,7 +72,7 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
             except FileNotFoundError:
                 continue
             except OSError as error:
-                problems.append(f"{escape_bytes(name)} cannot be removed: {error.strerror or error}")
+                problems.append(f"{escape_bytes(name)} cannot be removed: {reason_of(error)}")
         directory.barrier()
     finally:
         for handle in held:
@@ -81,7 +81,7 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
     try:
         directory.barrier()
     except OSError as error:
-        problems.append(f"flushing after removing files: {error.strerror or error}")
+        problems.append(f"flushing after removing files: {reason_of(error)}")
     return problems
 
 

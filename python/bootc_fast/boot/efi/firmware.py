@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,8 +112,7 @@ def read_variable(host: Host, name: str, guid: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        hint = "run it as root" if isinstance(error, PermissionError) else None
-        raise InvalidStateError(f"reading the EFI variable {name}: {error.strerror}", hint=hint) from error
+        raise FileSystemError(f"reading the EFI variable {name}: {reason_of(error)}") from error
     if len(data) < _ATTRIBUTE_BYTES:
         raise InvalidStateError(
             f"reading the EFI variable {name}: it has {len(data)} bytes, its attributes alone have {_ATTRIBUTE_BYTES}",
@@ -157,7 +157,7 @@ class _Choices:
         """Read a variable's value."""
         try:
             return read_variable(self.host, name, LOADER_GUID)
-        except InvalidStateError as error:
+        except (InvalidStateError, FileSystemError) as error:
             self.warnings.append(f"{error}: it counts as absent")
             self.unread.append(name)
             return None
@@ -167,7 +167,7 @@ class _Choices:
         value = self.read(name)
         try:
             return None if value is None else parse_utf16(value, what=f"reading the EFI variable {name}")
-        except InvalidStateError as error:
+        except (InvalidStateError, FileSystemError) as error:
             self.warnings.append(f"{error}: it counts as absent")
             return None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
@@ -17,7 +16,7 @@ from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.naming import find_generation
 from bootc_fast.boot.entries.reader import ENTRIES, LOADER_DIRECTORY
 from bootc_fast.errors import BootEntryError
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,7 +158,7 @@ def remove_set(volume: BootVolume, path: bytes) -> list[str]:
         if not problems:
             volume.remove_directory(path)
     except OSError as error:
-        return [f"removing the old boot entries: {error.strerror or os.strerror(error.errno or errno.EIO)}"]
+        return [f"removing the old boot entries: {reason_of(error)}"]
     return problems
 
 

@@ -13,7 +13,7 @@ from bootc_fast.boot.area.directory import FileKind, RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, reason_of
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Collection:
             with contextlib.closing(directory):
                 self._collect_in(volume, directory, path, is_for_ukis=is_for_ukis)
         except OSError as error:
-            self.warnings.append(f"collecting garbage in /{_text(path)}: {error.strerror or error}")
+            self.warnings.append(f"collecting garbage in /{_text(path)}: {reason_of(error)}")
 
     def _collect_in(self, volume: BootVolume, directory: BootDirectory, path: bytes, *, is_for_ukis: bool) -> None:
         names = directory.list_names()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.directory import DAMAGE_HINT, RealVolume
 from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.reader import (
     ENTRIES,
@@ -24,6 +24,7 @@ from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, Load
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import FileSystemError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -93,6 +94,8 @@ class OddMenu:
         is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
         is_complete: Every file could be read, so that what nobody names is garbage.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
+        unread: Why entries, or files that they name, could not be looked at, in words.
+        unread_paths: Those files; they count as there.
     """
 
     warnings: tuple[str, ...] = ()
@@ -101,6 +104,17 @@ class OddMenu:
     is_exchange_unfinished: bool = False
     is_complete: bool = True
     is_user_cfg_unread: bool = False
+    unread: tuple[str, ...] = ()
+    unread_paths: frozenset[bytes] = frozenset()
+
+    def refuse_unread(self, what: str) -> None:
+        """Say that not all could be looked at, where it would else be said that something is not there.
+
+        Raises:
+            FileSystemError: It could not; what was being done is `what`.
+        """
+        if self.unread:
+            raise FileSystemError(f"{what}: {'; '.join(self.unread)}", hint=DAMAGE_HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +254,8 @@ def read_volumes(
             is_exchange_unfinished=live is None and bool(staged_files),
             is_complete=reader.is_complete,
             is_user_cfg_unread=USER_CFG in reader.unread,
+            unread=tuple(reader.reasons),
+            unread_paths=frozenset(reader.unread_paths),
         ),
         knows_uki_key=old_version is None,
     )
@@ -302,4 +318,4 @@ def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderV
     try:
         return read_volumes(RealVolume(area.boot_fd), esp, loader=area.loader, known=known, variables=variables)
     except OSError as error:
-        raise FileSystemError(f"reading the boot entries: {error.strerror or error}") from error
+        raise FileSystemError(f"reading the boot entries: {reason_of(error)}") from error

@@ -75,6 +75,7 @@ def _describe_staged(menu: BootMenu) -> str:
 
 def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu, *, verify: bool) -> MenuEntry:
     if entry is None:
+        menu.odd.refuse_unread(f"looking for the boot entry of {shorten_digest(digest)}")
         hint = "stage the update again with `bootc upgrade`"
         raise BootEntryError(f"no boot entry for {digest}: {_describe_staged(menu)}", hint=hint)
     if not (entry.paths or entry.unknown):
@@ -82,6 +83,8 @@ def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu
     if entry.missing and verify:
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"the boot entry {entry.label} names what is missing or empty: {names}")
+    if menu.odd.unread_paths.intersection(entry.paths):
+        menu.odd.refuse_unread(f"looking at the files of the boot entry {entry.label}")
     return entry
 
 
@@ -190,6 +193,7 @@ def plan_menu(
 
     Raises:
         BootEntryError: The first deployment, or the staged one, has no entry; or its entry names what is not there.
+        FileSystemError: Whether it has one, or what it names is there, cannot be told.
         ValueError: `order` is empty or names a deployment twice.
 
     Source:
@@ -322,9 +326,11 @@ def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:
 
     Raises:
         BootEntryError: It does.
+        FileSystemError: It cannot be told, since not all entries could be read.
     """
     default = menu.default
     if default is not None and default.is_own and default.digest != target:
+        menu.odd.refuse_unread("reading the boot entries")
         raise BootEntryError(
             f"the new boot entries are in place, but the loader boots {default.label} ({menu.live.choice.reason})",
             hint="clear what names that entry, or run this again once all entries can be read",

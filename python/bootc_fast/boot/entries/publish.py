@@ -71,6 +71,7 @@ from bootc_fast.boot.entries.reader import (
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.machine import native
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -103,6 +104,12 @@ class PublishOutcome:
     written: int = 0
     removed: int = 0
     warnings: tuple[str, ...] = ()
+
+
+def _refuse_unread(menu: BootMenu) -> None:
+    """Say that entries cannot be read, where it would else be said that they are not what they must be."""
+    if menu.odd.unread:
+        raise OSError(errno.EIO, "; ".join(menu.odd.unread))
 
 
 def _user_cfg_names(directory: BootDirectory) -> list[bytes]:
@@ -254,10 +261,12 @@ class _Publication:
         found = {entry.file_name: entry.raw for entry in menu.live.files}
         for entry in self.plan.new_files:
             if found.get(entry.file_name) != entry.raw:
+                _refuse_unread(menu)
                 raise BootEntryError(f"the boot entry {entry.label} reads back otherwise than it was written")
         stays = [entry for entry in self.menu.live.files if entry.file_name not in self.plan.removed]
         for entry in stays:
             if found.get(entry.file_name) != entry.raw:
+                _refuse_unread(menu)
                 raise BootEntryError(
                     f"the boot entry {entry.label} changed when others were written",
                     hint="the file system is damaged: check it, with fsck.fat where it is FAT",
@@ -270,8 +279,11 @@ class _Publication:
         for rule in menu.record.rules:
             first = next((entry for entry in sort_menu(menu.live.chunks, menu.live.files, rule) if entry.is_own), None)
             if first is None or first.digest != self.plan.order[0] or set(first.missing) - known_missing:
+                _refuse_unread(menu)
                 label = "nothing" if first is None else first.label
                 raise BootEntryError(f"after writing, {rule.name} would boot {label}, not {self.plan.default.label}")
+            if menu.odd.unread_paths.intersection(first.paths):
+                _refuse_unread(menu)
 
     def replace_user_cfg(self) -> None:
         """Step 6."""
@@ -298,7 +310,7 @@ class _Publication:
                     for name in [*self.written[::-1], *self.live[::-1]]:
                         problems += remove_files(directory, [name], linked=linked)
         except OSError as error:
-            problems.append(f"putting the old boot entries back: {error.strerror or error}")
+            problems.append(f"putting the old boot entries back: {reason_of(error)}")
         return problems
 
     def _take_exchange_back(self, path: bytes) -> list[str]:
@@ -332,7 +344,7 @@ class _Publication:
                     rule=self.menu.rule,
                 )
             except OSError as error:
-                self.warnings.append(f"changing {override.kind.value}: {error.strerror or error}")
+                self.warnings.append(f"changing {override.kind.value}: {reason_of(error)}")
 
     def remove_old(self) -> int:
         """Step 8; returns how many names were to go."""
@@ -352,7 +364,7 @@ class _Publication:
                 self.warnings += remove_files(directory, gone, linked=linked)
                 return len(gone)
         except OSError as error:
-            self.warnings.append(f"removing the old boot entries: {error.strerror or error}")
+            self.warnings.append(f"removing the old boot entries: {reason_of(error)}")
             return 0
 
     def remove_staged(self) -> None:
@@ -384,7 +396,7 @@ class _Publication:
                 finally:
                     directory.close()
         except OSError as error:
-            self.warnings.append(f"removing the staged boot entries: {error.strerror or error}")
+            self.warnings.append(f"removing the staged boot entries: {reason_of(error)}")
 
 
 def publish_volumes(
@@ -411,7 +423,7 @@ def publish_volumes(
         hint = "; ".join(filter(None, [*problems, known])) or None
         if isinstance(error, BootEntryError):
             raise BootEntryError(f"{run.doing}: {error}", hint=hint) from error
-        raise FileSystemError(f"{run.doing}: {error.strerror or error}", hint=hint) from error
+        raise FileSystemError(f"{run.doing}: {reason_of(error)}", hint=hint) from error
     run.move_overrides()
     removed = run.remove_old()
     run.remove_staged()
@@ -429,7 +441,7 @@ def _sync_all(descriptors: Sequence[int]) -> None:
             _core.sync_filesystem(fd)
             os.fsync(fd)
         except OSError as error:
-            raise FileSystemError(f"flushing what the new deployment needs: {error.strerror or error}") from error
+            raise FileSystemError(f"flushing what the new deployment needs: {reason_of(error)}") from error
 
 
 async def publish_menu(

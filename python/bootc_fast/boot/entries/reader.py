@@ -11,7 +11,7 @@ from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.text import escape_bytes
+from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +70,8 @@ class MenuReader:
     is_complete: bool = True
     unread: list[bytes] = field(default_factory=list)
     unread_settings: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    unread_paths: set[bytes] = field(default_factory=set)
 
     def read_file(
         self, directory: BootDirectory, name: bytes, max_bytes: int, *, what: str = "boot entry file"
@@ -82,7 +84,9 @@ class MenuReader:
         except OSError as error:
             self.is_complete = False
             self.unread.append(name)
-            self.warnings.append(f"{what} {escape_bytes(name)} cannot be read: {error.strerror or error}")
+            reason = f"{what} {escape_bytes(name)} cannot be read: {reason_of(error)}"
+            self.warnings.append(reason)
+            self.reasons.append(reason)
             return None
 
     def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
@@ -170,8 +174,11 @@ class MenuReader:
         try:
             return any(volume.find_size(candidate) for candidate in candidates)
         except OSError as error:
-            self.warnings.append(f"{escape_bytes(path)} cannot be looked at: {error.strerror or error}")
-            return False
+            # Not missing: who wants to boot from it asks `unread_paths`.
+            self.warnings.append(f"{escape_bytes(path)} cannot be looked at: {reason_of(error)}")
+            self.reasons.append(self.warnings[-1])
+            self.unread_paths.add(path)
+            return True
 
     def find_renames(self) -> tuple[StagedRename, ...]:
         """List UKIs and addons with staged names."""

@@ -17,6 +17,7 @@ from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.loaders import grub_fedora, grub_upstream, systemd_boot
 from bootc_fast.boot.loaders.entry import replace_sort_key
 from bootc_fast.boot.loaders.record import LoaderRule
+from bootc_fast.errors import FileSystemError
 from bootc_fast.types import Loader
 
 ENTRY = bls_text(A, "42", "bootc-fedora-0")
@@ -58,6 +59,33 @@ def test_an_io_error_in_one_file_is_a_warning() -> None:
     menu = read_volumes(broken, None, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
     assert [entry.label for entry in menu.live.entries] == ["bootc_b-1-1.conf"]
     assert any("bootc_a-1-1.conf cannot be read" in warning for warning in menu.odd.warnings)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ETIMEDOUT], ids=errno.errorcode.__getitem__)
+def test_what_cannot_be_looked_at_is_never_said_to_be_missing(error: int) -> None:
+    volume = _volume({b"/loader/entries/bootc_a-1-1.conf": ENTRY, b"/loader/entries.staged/bootc_a-1-1.conf": ENTRY})
+    trigger = Trigger()
+    whole = read_volumes(FaultyVolume(volume, trigger), volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
+    assert [entry.missing for entry in whole.live.files] == [()]
+    told = 0
+    for at in range(len(trigger.calls)):
+        broken = FaultyVolume(volume, Trigger(at, error))
+        try:
+            menu = read_volumes(broken, volume, loader=Loader.SYSTEMD_BOOT, known=KNOWN)
+        except OSError:
+            continue
+        files = (*menu.live.files, *menu.staged.files)
+        assert not any(entry.missing for entry in files), trigger.calls[at]
+        if menu.odd.unread:
+            told += 1
+            assert all(os.strerror(error) in text for text in menu.odd.unread)
+        else:
+            assert len(files) == 2
+        if menu.odd.unread_paths or (not menu.live.files and not menu.staged.files):
+            # What is to boot must have been seen.
+            with pytest.raises(FileSystemError):
+                plan_menu(menu, order=(A,), staged=None)
+    assert told > 2
 
 
 def test_a_file_name_that_is_not_utf8_is_read_and_shown() -> None:
