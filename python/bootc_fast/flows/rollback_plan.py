@@ -115,6 +115,7 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verif
     """Refuse a target that cannot boot."""
     entry = choose_entry(menu, target, prefers_staged=False)
     if entry is None:
+        menu.odd.refuse_unread(_CHOOSING)
         raise BootEntryError(f"rolling back to {shorten_digest(target)}: it has no boot entry", hint=OTHER_HINT)
     if target == survey.booted.digest:
         return
