@@ -16,8 +16,8 @@ UNEXPECTED = 1
 SHORT_DIGEST_CHARS = 16
 _ALGORITHM = "sha256:"
 _HINTS = {
-    errno.ENOSPC: "make space on that file system, then run it again",
-    errno.EDQUOT: "make space on that file system, then run it again",
+    errno.ENOSPC: "make space on that file system",
+    errno.EDQUOT: "make space on that file system",
     errno.EROFS: "that file system is read-only; the kernel makes a damaged one so: look at its log (`journalctl -k`)",
     errno.EIO: "the disk fails, or its file system is damaged: look at the kernel's log (`journalctl -k`)",
 }

@@ -63,7 +63,8 @@ def test_a_closed_stream_stops_no_work(host: lab.LabHost, streams: str) -> None:
 
 def test_a_full_disk_for_the_output_is_said_after_the_work_is_done(host: lab.LabHost) -> None:
     done = _run("$COMMAND finalize --root $HOST >/dev/full", host)
-    assert (done.returncode, done.stderr) == (6, "error: writing to the standard output: No space left on device\n")
+    error = "error: writing to the standard output: No space left on device\nhint: make space on that file system\n"
+    assert (done.returncode, done.stderr) == (6, error)
     assert lab.read_boot_menu(host).default.digest != host.booted  # type: ignore[union-attr]
 
 

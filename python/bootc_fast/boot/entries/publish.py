@@ -85,6 +85,9 @@ if TYPE_CHECKING:
 MAX_COPIED_BYTES = 1 << 20
 """Of one file in ``entries``: what is longer is no entry, and the old way of renames leaves it where it is."""
 
+_NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO})
+"""What reading says of a directory, a socket, a symlink, and what is too long; everything else is a failure."""
+
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
 
@@ -213,9 +216,14 @@ class _Publication:
                 files |= {
                     name: directory.read(name, MAX_COPIED_BYTES) for name in directory.list_names() if name not in gone
                 }
-            except OSError:
+            except OSError as error:
                 # What cannot be copied, a directory say, must stay where it is.
-                self._check_renames_fit()
+                try:
+                    self._check_renames_fit()
+                except BootEntryError:
+                    if error.errno in _NO_FILE:
+                        raise
+                    raise error from None
                 return False
         path = choose_beside(self.boot)
         self.beside = path
