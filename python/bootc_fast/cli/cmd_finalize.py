@@ -11,7 +11,7 @@ from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.report.journal import send_finalize
-from bootc_fast.text import dump_json, encode_bytes, reason_of
+from bootc_fast.text import describe_error, dump_json, encode_bytes, hint_of, reason_of
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def encode_error(error: Exception) -> dict[str, Any]:
             {
                 "message": describe_error(leaf),
                 "chain": error_chain(leaf),
-                "hint": getattr(leaf, "hint", None),
+                "hint": hint_of(leaf),
                 "conflicts": [
                     {"path": encode_bytes(one.path), "current": one.current, "new": one.new}
                     for one in getattr(leaf, "conflicts", ())

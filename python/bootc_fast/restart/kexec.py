@@ -19,8 +19,7 @@ from bootc_fast.composefs.boot_files import open_boot_file
 from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import escape, escape_bytes, shorten_digest
-from bootc_fast.text import reason_of, shorten_digest
+from bootc_fast.text import escape, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

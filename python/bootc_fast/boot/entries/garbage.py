@@ -158,7 +158,7 @@ def _text(path: bytes) -> str:
 
 def _describe(error: OSError) -> str:
     name = error.filename if isinstance(error.filename, bytes) else os.fsencode(error.filename or b"")
-    return f"{escape_bytes(name)}: {error.strerror}" if name else str(error.strerror or error)
+    return f"{escape_bytes(name)}: {reason_of(error)}" if name else reason_of(error)
 
 
 def _show(path: bytes, name: bytes) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,4 +106,4 @@ def _read_text(host: Host, path: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
     except OSError as error:
-        raise FileSystemError(f"reading {path}: {error.strerror}") from error
+        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error

@@ -143,7 +143,7 @@ class MenuReader:
 
     def _note_unread_settings(self, shown: bytes, error: OSError) -> None:
         self.unread_settings.append(escape_bytes(shown))
-        self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {error.strerror or error}")
+        self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {reason_of(error)}")
 
     def find_outside(
         self, rule: LoaderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
