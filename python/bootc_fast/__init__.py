@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
     from bootc_fast.restart.ways import RestartWay as RestartWay
     from bootc_fast.restart.ways import SoftRebootMode as SoftRebootMode
+    from bootc_fast.types import BootsInstead as BootsInstead
     from bootc_fast.types import BootType as BootType
     from bootc_fast.types import Deployment as Deployment
     from bootc_fast.types import EtcAction as EtcAction
@@ -88,6 +89,7 @@ _HOMES = {
     "BootEntryError": "errors",
     "BootType": "types",
     "BootcFastError": "errors",
+    "BootsInstead": "types",
     "CancelledByUserError": "errors",
     "CommandError": "errors",
     "Deployment": "types",
@@ -162,6 +164,7 @@ __all__ = [
     "BootEntryError",
     "BootType",
     "BootcFastError",
+    "BootsInstead",
     "CancelledByUserError",
     "CommandError",
     "Deployment",

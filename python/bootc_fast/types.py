@@ -72,6 +72,21 @@ class StagedMarker:
 
 
 @dataclass(frozen=True, slots=True)
+class BootsInstead:
+    """What the loader boots in place of the deployment that was to boot next: an entry that is not of this host.
+
+    Attributes:
+        entry_name: What the loader calls it.
+        reason: Why it boots that one, in words for people.
+        remedy: What makes it boot this host's first entry, in words for people.
+    """
+
+    entry_name: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """``<digest>.origin``; everything may be absent in files of older versions.
 
@@ -223,7 +238,8 @@ class FinalizeOutcome:
         booted: The deployment that ran.
         staged: The deployment that was to become the default; None when nothing was staged.
         etc: The merge's report; None where it did not get that far, or /etc is transient.
-        next_boot: File name of the entry that the loader takes first now, read back.
+        next_boot: File name of the entry of ours that the loader takes first now, read back.
+        boots_instead: What boots in its place; None where it boots.
         warnings: Everything that did not stop it.
         phase_s: Seconds a phase took: ``look``, ``decide``, ``prepare``, ``commit``, ``tidy``.
     """
@@ -233,5 +249,6 @@ class FinalizeOutcome:
     staged: VerityDigest | None = None
     etc: EtcReport | None = None
     next_boot: str | None = None
+    boots_instead: BootsInstead | None = None
     warnings: tuple[str, ...] = ()
     phase_s: Mapping[str, float] = field(default_factory=dict)

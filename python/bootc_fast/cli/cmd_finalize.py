@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
-from bootc_fast.cli.render import print_errors, print_json, print_lines, text_seconds
+from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead, text_seconds
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError
 from bootc_fast.machine.booted import read_booted
@@ -141,12 +142,14 @@ def render_outcome(outcome: FinalizeOutcome) -> list[str]:
         from bootc_fast.etc.render import render_report
 
         lines = render_report(outcome.etc)
-    lines.append(_HEADLINES[outcome.result])
+    is_first = outcome.boots_instead is None
+    is_done = outcome.result is Result.DONE
+    lines.append(_HEADLINES[outcome.result] if is_first or not is_done else "The staged deployment is finalized")
     if outcome.result in {Result.DONE, Result.DRY_RUN}:
-        verb = "Would be next boot" if outcome.result is Result.DRY_RUN else "Next boot"
+        verb = ("Next boot" if is_done else "Would be next boot") if is_first else "First of this host"
         total = text_seconds(sum(outcome.phase_s.values()))
         lines.append(f"{verb}: {outcome.staged} ({outcome.next_boot or ''}), in {total}")
-    return lines
+    return [*lines, *render_boots_instead(outcome.boots_instead, dry_run=outcome.result is Result.DRY_RUN)]
 
 
 def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
@@ -158,6 +161,7 @@ def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
         "booted": outcome.booted,
         "staged": outcome.staged,
         "next_boot": outcome.next_boot,
+        "boots_instead": None if outcome.boots_instead is None else asdict(outcome.boots_instead),
         "etc": None if outcome.etc is None else encode_report(outcome.etc),
         "warnings": list(outcome.warnings),
         "phase_s": {name: round(seconds, 6) for name, seconds in outcome.phase_s.items()},

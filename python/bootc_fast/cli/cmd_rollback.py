@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
 from bootc_fast.cli.progress import show_progress
-from bootc_fast.cli.render import print_errors, print_json, print_lines
+from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead
 from bootc_fast.cli.runtime import run_async
+from bootc_fast.errors import BootEntryError
 from bootc_fast.flows.rollback import rollback
 from bootc_fast.text import count, shorten_digest
 
@@ -27,6 +28,15 @@ examples:
   bootc-fast rollback --to booted
   bootc-fast rollback --apply --soft-reboot=auto
 """
+
+
+# By whether it boots, and whether it is a dry run.
+_PREFIXES = {
+    (True, False): "Next boot",
+    (True, True): "Would be next boot",
+    (False, False): "First of this host",
+    (False, True): "Would be first of this host",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(asdict(outcome))
     else:
         print_lines(render_outcome(outcome, toggled=arguments.to is None))
-    return 0
+    return 0 if outcome.boots_instead is None else BootEntryError.exit_code
 
 
 def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
@@ -105,7 +115,8 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
         verb = "would be dropped" if outcome.dry_run else "was dropped"
         lines.append(f"notice: The staged update {shorten_digest(outcome.dropped_staged)} {verb}")
     which = "current" if outcome.is_revert else "rollback"
-    prefix = "Would be next boot" if outcome.dry_run else "Next boot"
+    is_first = outcome.boots_instead is None
+    prefix = _PREFIXES[is_first, outcome.dry_run]
     lines.append(f"{prefix}: {which} deployment{'' if outcome.is_changed else ' (as before)'}")
     lines.append(f"  Image: {outcome.image_reference or 'unknown'}")
     if outcome.manifest_digest:
@@ -119,6 +130,9 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
             f"{are} not in this one (`{lister}`)"
         )
     lines += [f"  {note}" for note in outcome.restart_notes]
-    if outcome.restart:
+    leads_there = is_first or outcome.restart != "reboot"
+    if outcome.restart and leads_there:
         lines.append(f"{'Would restart' if outcome.dry_run else 'Restart'} by: systemctl {outcome.restart}")
-    return lines
+    elif outcome.restart:
+        lines.append("Not restarted: it would not lead to that deployment")
+    return [*lines, *render_boots_instead(outcome.boots_instead, dry_run=outcome.dry_run)]

@@ -11,6 +11,8 @@ from bootc_fast.text import dump_json, escape, reason_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from bootc_fast.types import BootsInstead
+
 
 def write_stdout(text: str = "") -> None:
     """Write to the standard output; without text, make sure that all of it has gone there.
@@ -78,3 +80,11 @@ def paint(text: str, style: str, *, enabled: bool) -> Painted:
     codes = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
     safe = escape(text)
     return Painted(f"\x1b[{codes[style]}m{safe}\x1b[0m" if enabled else safe)
+
+
+def render_boots_instead(instead: BootsInstead | None, *, dry_run: bool) -> list[str]:
+    """Say what really boots, and what to do about it; nothing where what was wanted boots."""
+    if instead is None:
+        return []
+    verb = "Would be next boot" if dry_run else "Next boot"
+    return [f"{verb}: {instead.entry_name}, not of this host ({instead.reason}); {instead.remedy}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot_state
-from bootc_fast.boot.entries.choose import choose_entry, find_rollback_target
+from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot
 from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.survey import Survey
-    from bootc_fast.types import Loader, VerityDigest
+    from bootc_fast.types import BootsInstead, Loader, VerityDigest
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 _READ_BYTES = 1 << 20
@@ -74,8 +74,11 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings), staged)
 
 
-def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> None:
+def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> BootsInstead | None:
     """Look again, after writing, at what the loader boots; blocks.
+
+    Returns:
+        What it boots that is not of this host; None where it boots ours.
 
     Raises:
         BootEntryError: An override picks another deployment of ours.
@@ -83,7 +86,8 @@ def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> N
     """
     try:
         variables = read_loader_variables(survey.host)
-        check_next_boot(read_menu(look.area, known=survey.known, variables=variables), target)
+        menu = read_menu(look.area, known=survey.known, variables=variables)
+        check_next_boot(menu, target)
     except BootEntryError:
         raise
     except (BootcFastError, OSError) as error:
@@ -91,6 +95,8 @@ def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> N
             f"looking again at what boots next, with the new boot entries in force: {describe_error(error)}",
             hint="the disk had them when they were written; once it can be read, `bootc-fast status` says what boots",
         ) from error
+    wanted = choose_entry(menu, target, prefers_staged=False)
+    return find_boots_instead(menu, menu.live.choice, wanted)
 
 
 def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:

@@ -115,6 +115,7 @@ async def _roll_back(run: _Run, to: str | None, *, dry_run: bool, force: bool) -
         restart=restart.way if restart else None,
         restart_notes=_restart_notes(run, restart, is_revert=is_revert),
         warnings=tuple(dict.fromkeys((*run.warnings, *plan.warnings))),
+        boots_instead=plan.boots_instead,
     )
     if not dry_run:
         await anyio.lowlevel.checkpoint()
@@ -188,14 +189,14 @@ async def _commit(run: _Run, plan: MenuPlan, outcome: RollbackOutcome, restart: 
         warnings = (*outcome.warnings, *published.warnings, *await _tidy(run, outcome))
         # Last, since all may fail and the rest is done; one without the other would undo the new order at shutdown.
         try:
-            await run_blocking(confirm_next_boot, run.survey, boot, outcome.next_boot)
+            instead = await run_blocking(confirm_next_boot, run.survey, boot, outcome.next_boot)
             if restart is not None:
                 await run_blocking(restart.commit)
             else:
                 warnings = (*warnings, *await run_blocking(_forget_next_root, host))
         finally:
             await _drop_staged(run, outcome)
-    return replace(outcome, warnings=warnings)
+    return replace(outcome, warnings=warnings, boots_instead=instead)
 
 
 async def _tidy(run: _Run, outcome: RollbackOutcome) -> tuple[str, ...]:

@@ -218,6 +218,7 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
     with run.steps.run("decide", "Planning", timeout_s=DECIDE_TIMEOUT_S):
         menu_plan, etc_changes = await _decide(run, looked)
         run.warnings += [warning for warning in menu_plan.warnings if warning not in run.warnings]
+    run.outcome = replace(run.outcome, boots_instead=menu_plan.boots_instead)
     boot = looked.boot
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     report = looked.plan.report if looked.plan else None
@@ -242,11 +243,12 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
             )
         run.warnings += published.warnings
         try:
-            await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+            instead = await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
         except FileSystemError:
             # The new set is in force, and the next run finds nothing to do.
             await _clean_up(run, looked)
             raise
+        run.outcome = replace(run.outcome, boots_instead=instead)
         if boot.menu.default is None or boot.menu.default.digest != looked.staged:
             await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=looked.staged)
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)

@@ -18,7 +18,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.ostree.sysroot import is_ostree_host
-from bootc_fast.restart.ways import start_restart
+from bootc_fast.restart.ways import RestartWay, start_restart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +105,8 @@ async def rollback(
                 verify=verify,
                 force=force,
             )
-    if apply and not dry_run and outcome.restart is not None:
+    # Through the firmware the loader would boot something else.
+    leads_elsewhere = outcome.boots_instead is not None and outcome.restart is RestartWay.FULL
+    if apply and not dry_run and outcome.restart is not None and not leads_elsewhere:
         await start_restart(outcome.restart, message=f"Rolling back to {outcome.image_reference or outcome.next_boot}")
     return outcome

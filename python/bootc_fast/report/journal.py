@@ -43,6 +43,9 @@ def send_finalize(host: Host, outcome: FinalizeOutcome) -> None:
     """Tell how a finalize stands: begun (``interrupted``), done, or nothing to do; blocks, never raises."""
     if outcome.result in _MESSAGES:
         message, message_id = _MESSAGES[outcome.result]
+        if outcome.boots_instead is not None and outcome.result is Result.DONE:
+            instead = outcome.boots_instead
+            message = f"The staged deployment is finalized; {instead.entry_name} boots next ({instead.reason})"
         _send(host, message, message_id, _fields(outcome))
 
 

@@ -14,7 +14,7 @@ from bootc_fast.errors import InvalidStateError
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
     from bootc_fast.restart.ways import RestartWay
-    from bootc_fast.types import VerityDigest
+    from bootc_fast.types import BootsInstead, VerityDigest
 
 PREVIOUS = "previous"
 BOOTED = "booted"
@@ -42,6 +42,7 @@ class RollbackOutcome:
             the booted deployment boots next.
         restart_notes: Why it is no faster way, or none.
         warnings: Everything odd.
+        boots_instead: What boots all the same in place of `next_boot`; None where that boots.
         is_ostree: The deployments are ostree's: ``<commit>.<serial>`` instead of digests.
     """
 
@@ -58,6 +59,7 @@ class RollbackOutcome:
     restart: RestartWay | None = None
     restart_notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    boots_instead: BootsInstead | None = None
     is_ostree: bool = False
 
 

@@ -97,7 +97,7 @@ def test_an_override_that_only_the_loader_knows_is_told(make: Callable[..., Upda
     if told:
         _set_variable(updated, "LoaderEntries", _utf16(updated.find(updated.booted).name, "auto-windows"))
     code, out, err = updated.roll_back()
-    assert (code, "Next boot: rollback deployment" in out) == (0, True)
+    assert (code, "First of this host: rollback deployment" in out) == (7, True)
     assert "warning: the loader boots auto-windows first, which is not of this host" in err
     assert "LoaderEntryOneShot names auto-windows" in _status(updated)
     updated.host.write_efi_variable("LoaderEntryOneShot", None)

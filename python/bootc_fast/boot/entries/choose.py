@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.reader import OWN_NAME
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, replace_sort_key
-from bootc_fast.text import count
+from bootc_fast.text import count, escape_bytes
+from bootc_fast.types import BootsInstead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.boot.loaders.override import DefaultChoice
     from bootc_fast.types import VerityDigest
 
 
@@ -170,6 +172,27 @@ def describe_given_up(entry: MenuEntry, menu: BootMenu) -> str | None:
         return None
     tries = entry.tries_done or 0
     return f"gave up after {count(tries, 'boots')}" if tries else "gave up: it has no tries left"
+
+
+def find_boots_instead(menu: BootMenu, choice: DefaultChoice, wanted: MenuEntry | None) -> BootsInstead | None:
+    """Say what boots in place of an entry of ours.
+
+    Args:
+        menu: What is there.
+        choice: What the loader boots.
+        wanted: Ours that is to boot; None where there is none.
+
+    Returns:
+        None where one of ours boots, or nothing.
+    """
+    if choice.entry is None or choice.entry.is_own:
+        return None
+    if choice.override is not None:
+        remedy = choice.override.remedy
+    else:
+        ours = "ID" if wanted is None else escape_bytes(menu.rule.identify(wanted))
+        remedy = f"it comes first by itself: remove it, or `{menu.rule.choose_command.format(ours)}`"
+    return BootsInstead(choice.entry.label, choice.reason, remedy)
 
 
 def find_rollback_target(menu: BootMenu, *, booted: VerityDigest, staged: VerityDigest | None) -> VerityDigest | None:

@@ -20,7 +20,7 @@ from bootc_fast.boot.entries.reader import (
 )
 from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
 from bootc_fast.boot.loaders.order import sort_entries
-from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, find_default
+from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, Outside, find_default
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import FileSystemError
@@ -43,6 +43,7 @@ class LiveMenu:
         entries: What it shows, in its order.
         choice: Which of these boots next, and why.
         overrides: All overrides, also those that match nothing.
+        outside: What the loader shows that is no file in ``entries``.
         files: Every entry file in ``entries`` that could be read, shown or not.
         names: All names there.
         chunks: ``user.cfg``; empty where it is absent.
@@ -54,6 +55,7 @@ class LiveMenu:
     entries: tuple[MenuEntry, ...]
     choice: DefaultChoice
     overrides: tuple[LoaderOverride, ...] = ()
+    outside: Outside = Outside()  # noqa: RUF009 - frozen
     files: tuple[MenuEntry, ...] = ()
     names: frozenset[bytes] = frozenset()
     chunks: tuple[Chunk, ...] = ()
@@ -211,7 +213,8 @@ def read_volumes(
     entries = sort_menu(chunks, files, rule)
     settings = reader.read_settings(rule)
     overrides = rule.collect_overrides(settings, variables)
-    choice = find_default(entries, rule, overrides, reader.find_outside(rule, variables, overrides))
+    outside = reader.find_outside(rule, variables, overrides)
+    choice = find_default(entries, rule, overrides, outside)
     told = variables.unread if variables is not None and rule.reads_variables else ()
     unread_overrides = (*reader.unread_settings, *told)
     if unread_overrides:
@@ -232,6 +235,7 @@ def read_volumes(
             entries=entries,
             choice=choice,
             overrides=overrides,
+            outside=outside,
             files=tuple(files),
             names=frozenset(live_names),
             chunks=chunks,

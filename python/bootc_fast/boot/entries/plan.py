@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.entries.choose import choose_entry, find_variants, list_staged
+from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_variants, list_staged
 from bootc_fast.boot.entries.keep import KeepPolicy
 from bootc_fast.boot.entries.menu import BootMenu, sort_menu
 from bootc_fast.boot.entries.naming import choose_names
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.reader import StagedRename
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderOverride
-    from bootc_fast.types import VerityDigest
+    from bootc_fast.types import BootsInstead, VerityDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class MenuPlan:
         makes_directory: ``entries`` has to be made.
         size_bytes: What the new files take, without rounding.
         warnings: What the reader should know.
+        boots_instead: The entry that is not of this host, and that the loader boots all the same.
     """
 
     order: tuple[VerityDigest, ...]
@@ -54,6 +56,7 @@ class MenuPlan:
     makes_directory: bool = False
     size_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    boots_instead: BootsInstead | None = None
 
     @property
     def is_noop(self) -> bool:
@@ -234,6 +237,7 @@ def plan_menu(
     shown = sort_menu(parse_user_cfg(cfg_after, known=menu.known), [*new_files, *kept_files, *foreign], menu.rule)
     new_files = (*new_files, *carried)
     digests = {entry.digest for entry in sources}
+    moved = _find_moves(menu, shown, default)
     return MenuPlan(
         order=tuple(entry.digest for entry in sources if entry.digest is not None),
         default=default,
@@ -242,12 +246,24 @@ def plan_menu(
         renames=_sort_renames([item for item in menu.staged.renames if item.digest in digests]),
         user_cfg=user_cfg,
         is_default_in_user_cfg=is_in_user_cfg,
-        moved_overrides=_find_moves(menu, shown, default),
+        moved_overrides=moved,
         removes_staged=menu.staged.is_present,
         makes_directory=menu.odd.is_exchange_unfinished or (bool(new_files) and not menu.live.files),
         size_bytes=sum(len(entry.raw) for entry in new_files) + len(user_cfg or b""),
         warnings=tuple(warnings),
+        boots_instead=_foretell(menu, shown, default, moved),
     )
+
+
+def _foretell(
+    menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry, moved: Collection[LoaderOverride]
+) -> BootsInstead | None:
+    """Say what boots in place of the default, as far as that is known before anything is written."""
+    before = list(takewhile(lambda override: override not in moved, menu.live.overrides))
+    choice = find_default(shown, menu.rule, before, menu.live.outside)
+    if choice.override is None and moved:
+        return None
+    return find_boots_instead(menu, choice, default)
 
 
 def _find_moves(menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry) -> tuple[LoaderOverride, ...]:

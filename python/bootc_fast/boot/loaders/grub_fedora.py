@@ -57,5 +57,6 @@ RULE = LoaderRule(
     collect_overrides=collect_grub_overrides,
     find_match=find_grub_match,
     explain_first=explain_grub_first,
+    choose_command="grub2-set-default {}",
     fate_of_equals="drops",
 )

@@ -36,5 +36,6 @@ RULE = LoaderRule(
     collect_overrides=collect_grub_overrides,
     find_match=find_grub_match,
     explain_first=explain_grub_first,
+    choose_command="grub-set-default {}",
     fate_of_equals="stops reading entries at",
 )

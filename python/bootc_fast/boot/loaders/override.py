@@ -28,6 +28,17 @@ class OverrideKind(enum.StrEnum):
     GRUB_SAVED = "saved_entry in grubenv"
 
 
+_REMEDIES = {
+    OverrideKind.ONE_SHOT: '`bootctl set-oneshot ""` clears it; it is for one boot only',
+    OverrideKind.PREFERRED_VARIABLE: '`bootctl set-preferred ""` clears it',
+    OverrideKind.PREFERRED_CONF: "remove the line `preferred {}` from loader/loader.conf",
+    OverrideKind.DEFAULT_VARIABLE: '`bootctl set-default ""` clears it',
+    OverrideKind.LOADER_CONF: "remove the line `default {}` from loader/loader.conf",
+    OverrideKind.GRUB_NEXT: "`grub2-editenv - unset next_entry` clears it; it is for one boot only",
+    OverrideKind.GRUB_SAVED: "`grub2-editenv - unset saved_entry` clears it",
+}
+
+
 class LoaderVariables(Protocol):
     """The part of ``boot.firmware``'s variables that picks an entry; each None where the variable is absent."""
 
@@ -77,6 +88,11 @@ class LoaderOverride:
     kind: OverrideKind
     value: bytes
     is_saved: bool = False
+
+    @property
+    def remedy(self) -> str:
+        """What an admin does so that it picks nothing."""
+        return _REMEDIES[self.kind].format(escape_bytes(self.value))
 
     @property
     def skips_exhausted(self) -> bool:

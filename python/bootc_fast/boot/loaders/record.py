@@ -42,6 +42,7 @@ class LoaderRule:
             `settings`, None where absent, and from the EFI variables.
         find_match: Which of the entries shown an override picks.
         explain_first: Why the first entry is the first, in words.
+        choose_command: The command that makes it pick the entry whose id is put in.
         fate_of_equals: What it does with an entry whose name compares equal to another one's, in words; None where it
             shows both.
         reads_variables: It picks entries by EFI variables.
@@ -60,6 +61,7 @@ class LoaderRule:
     collect_overrides: Callable[[bytes | None, LoaderVariables | None], tuple[LoaderOverride, ...]]
     find_match: Callable[[LoaderOverride, Sequence[MenuEntry]], MenuEntry | None]
     explain_first: Callable[[MenuEntry], str]
+    choose_command: str
     fate_of_equals: str | None = None
     reads_variables: bool = False
     counts_boots: bool = False

@@ -245,6 +245,7 @@ RULE = LoaderRule(
     collect_overrides=_collect_overrides,
     find_match=_find_match,
     explain_first=_explain_first,
+    choose_command="bootctl set-default {}",
     reads_variables=True,
     counts_boots=True,
     image_directory=b"EFI/Linux",
