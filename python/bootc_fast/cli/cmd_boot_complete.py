@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Fails with the text of the last finalize's failure, once: the unit that runs it at boot then shows up among the
-failed ones. Exits with 0 where the last finalize ended well or was told already. After a soft reboot it also removes
-the markers in /run that ask for what runs now.
+Fails, once, where an update was not applied: with the text of the last finalize's failure, or because what was staged
+was never finalized, or because something else runs than was to boot. The unit that runs it at boot then shows up
+among the failed ones. Exits with 0 where all went well or was told already. It also makes room on disk for the next
+finalize's record, moves a record that cannot be read aside, and removes, after a soft reboot, the markers in /run
+that ask for what runs now.
 """
 EPILOG = """\
 example:
@@ -31,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from bootc_fast.flows.boot_complete import forget_soft_reboot, report_last_finalize
 
-    forget_soft_reboot(arguments.root)
-    report = run_async(lambda: report_last_finalize(arguments.root))
+    was_soft = forget_soft_reboot(arguments.root)
+    report = run_async(lambda: report_last_finalize(arguments.root, run_was_kept=was_soft))
     if report is None:
         return 0
     print_errors(report.lines)

@@ -75,11 +75,14 @@ class Survey:
         return None if deployment is None else deployment.origin
 
 
-def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:
+def drop_outdated_marker(host: Host, booted: VerityDigest) -> bool:
     """Remove a staged marker that names the deployment that runs: /run is kept over a soft reboot into it; blocks.
 
     After another soft reboot, back to where it was staged, it would be taken for an update, and finalized over that
     deployment's /etc.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         InvalidStateError: The marker is malformed; it stays.
@@ -89,8 +92,10 @@ def drop_outdated_marker(host: Host, booted: VerityDigest) -> None:
         systemd-soft-reboot.service(8): "/run/ … remains in place".
     """
     marker = read_staged_marker(host)
-    if marker is not None and marker.digest == booted:
+    is_outdated = marker is not None and marker.digest == booted
+    if is_outdated:
         remove_staged_marker(host)
+    return is_outdated
 
 
 async def read_survey(host: Host) -> Survey:

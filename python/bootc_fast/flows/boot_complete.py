@@ -1,4 +1,4 @@
-"""After a boot: telling, once, that the last finalize failed, and forgetting what a soft reboot has outdated.
+"""After a boot: telling, once, which update was not applied, and forgetting what a soft reboot has outdated.
 
 Source:
     Spec commands.md, "composefs-finalize-staged", last paragraph.
@@ -6,122 +6,318 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from bootc_fast import message_ids
-from bootc_fast.composefs.deployments import read_origin
-from bootc_fast.composefs.survey import drop_outdated_marker
-from bootc_fast.errors import BootcFastError
+from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.deployments import list_deployments, read_marker, read_origin
+from bootc_fast.composefs.survey import Survey, drop_outdated_marker, list_images
+from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError
+from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
-from bootc_fast.machine.journal import PRIORITY_ERROR, send_journal
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.report.finalize import read_outcome, write_outcome
+from bootc_fast.report.boots import find_missed, make_memory, read_memory, write_memory
+from bootc_fast.report.failure import failure_fields, failure_lines
+from bootc_fast.report.finalize import read_boot_id, read_outcome, reserve_record, set_aside, write_outcome
+from bootc_fast.report.journal import send_missed
 from bootc_fast.report.rollback import REBOOT_TEXT
-from bootc_fast.text import shorten_digest
+from bootc_fast.text import describe_error, flatten, shorten_digest
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
+    from bootc_fast.types import Deployment, StagedMarker, VerityDigest
+
+T = TypeVar("T")
+
+_STAGE_HINT = "stage the update again with `bootc upgrade`"
 
 
 @dataclass(frozen=True, slots=True)
 class FailureReport:
-    """The last finalize's failure.
+    """What is to be told after a boot.
 
     Attributes:
-        lines: For people; the first says when it was.
-        exit_code: What the finalize exited with, never 0.
+        lines: For people; the first says what happened, and when.
+        exit_code: What the finalize exited with; 0 where there are warnings only.
     """
 
     lines: tuple[str, ...]
     exit_code: int
 
 
-def forget_soft_reboot(root: Path | str = "/") -> None:
+@dataclass(slots=True)
+class _Verdict:
+    """What is found, as it is found.
+
+    Attributes:
+        record: As it is to stand on disk from now on.
+        fields: For the journal.
+        told: The deployment of which the record tells, now.
+        explains_all: What the record tells, now, is why anything else was left over.
+    """
+
+    survey: Survey
+    record: OutcomeRecord | None = None
+    is_unreadable: bool = False
+    told: str | None = None
+    explains_all: bool = False
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    fields: dict[str, object] = field(default_factory=dict)
+    exit_code: int = 0
+
+    def tell(self, exit_code: int, *lines: str) -> None:
+        """Add a failure."""
+        self.lines += lines
+        self.exit_code = max(self.exit_code, exit_code)
+
+
+def forget_soft_reboot(root: Path | str = "/") -> bool:
     """Remove what /run kept over a soft reboot and what is not true any more; blocks, never raises.
 
     The staged marker and the reboot marker, where they ask for what runs now. After a boot through the firmware
     neither is there.
 
+    Returns:
+        Whether a marker asked for what runs: /run was kept, and with it whatever waits still.
+
     Source:
         systemd-soft-reboot.service(8): "/run/ … remains in place".
     """
+    was_asked_for = False
     try:
         host = open_host(root)
         booted = read_booted(host).digest
-        drop_outdated_marker(host, booted)
+        was_asked_for = drop_outdated_marker(host, booted)
         wanted = host.read_bytes(host.reboot_marker).decode("utf-8", "replace").removeprefix(REBOOT_TEXT)
         if wanted in (booted, read_origin(host, booted).manifest_digest):
+            was_asked_for = True
             host.remove_file(host.reboot_marker)
     except (BootcFastError, OSError):
         # Not a host of ours, nothing there, or nothing that can be read: whoever needs it says so.
-        return
+        pass
+    return was_asked_for
 
 
-async def report_last_finalize(root: Path | str = "/") -> FailureReport | None:
-    """Find out whether the last finalize failed, and note that it has been told.
+async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = False) -> FailureReport | None:
+    """Find out whether an update was not applied, note that it has been told, and make room for the next record.
 
-    Cancellation: nothing is left behind; the failure counts as told only when that is on disk.
+    What the last finalize wrote is compared with what runs. Where none wrote anything, because nobody ran it or it was
+    killed at once, a deployment that was staged and never booted tells it.
+    Cancellation: nothing is left behind; a failure counts as told only when that is on disk.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        run_was_kept: This is a soft reboot: nothing was lost that waited.
 
     Returns:
-        The failure; None where there is none, or where it has been told already.
+        What is to be told; None where there is nothing, or where it has been told already.
 
     Raises:
-        InvalidStateError: The record is not readable.
-        FileSystemError: The note could not be written.
+        InvalidStateError: What runs cannot be told.
     """
     host = await run_blocking(open_host, root)
-    record = await run_blocking(read_outcome, host)
-    if record is None or not record.has_failed or record.reported:
-        return None
-    if record.result is Result.INTERRUPTED and await run_blocking(_has_booted, host, record.staged):
-        # Killed or cut between the commit and its record: the update has been applied.
-        await _write(host, replace(record, result=Result.DONE))
-        return None
-    report = FailureReport(tuple(_lines(record)), record.exit_code or 1)
-    await _write(host, replace(record, reported=True))
-    message = " ".join(report.lines[:2])
-    fields = {"BOOTC_FAST_OPERATION": "boot-complete", "BOOTC_FAST_STAGED": record.staged}
-    await run_blocking(
-        send_journal,
-        host,
-        message,
-        message_id=message_ids.LAST_FINALIZE_FAILED,
-        fields=fields,
-        priority=PRIORITY_ERROR,
-    )
-    return report
-
-
-async def _write(host: Host, record: OutcomeRecord) -> None:
-    async with open_writable(host) as writable:
-        await run_blocking(write_outcome, writable, record)
-
-
-def _has_booted(host: Host, digest: str | None) -> bool:
     try:
-        return read_booted(host).digest == digest
-    except BootcFastError:
-        return False
+        verdict = await run_blocking(_look, host)
+    except NotBootcHostError:
+        return None
+    await run_blocking(_judge_record, verdict)
+    if not run_was_kept and not verdict.explains_all:
+        await _judge_leftovers(verdict)
+    try:
+        async with open_writable(host) as writable:
+            await run_blocking(_remember, verdict, writable)
+    except (BootcFastError, OSError) as error:
+        verdict.warnings.append(f"warning: what is told here will be told again: {describe_error(error)}")
+    if verdict.lines:
+        await run_blocking(_tell_journal, verdict)
+    if not verdict.lines and not verdict.warnings:
+        return None
+    return FailureReport((*verdict.lines, *verdict.warnings), verdict.exit_code)
 
 
-def _lines(record: OutcomeRecord) -> list[str]:
+def _look(host: Host) -> _Verdict:
+    """Look at deployments; what cannot be read is left out: this has to be told even where hardly anything works."""
+    booted = read_booted(host)
+    marker: StagedMarker | None = None
+    warnings: list[str] = []
+
+    def attempt(what: str, function: Callable[[], T], otherwise: T) -> T:
+        try:
+            return function()
+        except (BootcFastError, OSError) as error:
+            warnings.append(f"warning: {what}: {describe_error(error)}")
+            return otherwise
+
+    nothing: tuple[Deployment, ...] = ()
+    no_images: tuple[VerityDigest, ...] = ()
+    with suppress(BootcFastError):
+        # A malformed one is of this boot, in which `status` and the finalize tell it.
+        marker = read_marker(host, booted)
+    deployments = attempt("deployments cannot be listed", lambda: tuple(list_deployments(host)), nothing)
+    images = attempt("images cannot be listed", lambda: list_images(host), no_images)
+    return _Verdict(Survey(host, booted, marker, deployments, images), warnings=warnings)
+
+
+def _judge_record(verdict: _Verdict) -> None:
+    """Compare what the last finalize wrote with what runs."""
+    try:
+        verdict.record = read_outcome(verdict.survey.host)
+    except BootcFastError as error:
+        verdict.is_unreadable = True
+        verdict.tell(error.exit_code, f"error: how the last finalize ended cannot be told: {describe_error(error)}")
+        return
+    record = verdict.record
+    if record is None or record.reported:
+        return
+    runs = verdict.survey.booted.digest == record.staged
+    if record.has_failed:
+        _judge_failure(verdict, record, runs=runs)
+    elif runs:
+        verdict.record = replace(record, reported=True)
+    elif _was_passed_over(verdict.survey, record):
+        _tell_passed_over(verdict, record)
+
+
+def _judge_failure(verdict: _Verdict, record: OutcomeRecord, *, runs: bool) -> None:
+    if runs and record.committed is None and record.result is Result.INTERRUPTED:
+        # Killed or cut between the commit and its record: the update has been applied.
+        verdict.record = replace(record, result=Result.DONE, reported=True)
+        return
+    verdict.record = replace(record, reported=True)
+    verdict.told, verdict.explains_all = record.staged, record.staged is None
+    verdict.fields = failure_fields(record)
+    verdict.tell(record.exit_code or 1, *_describe_failure(record, verdict.survey, runs=runs))
+
+
+def _describe_failure(record: OutcomeRecord, survey: Survey, *, runs: bool) -> list[str]:
     staged = f" of deployment {shorten_digest(record.staged)}" if record.staged else ""
-    if record.result is Result.INTERRUPTED:
+    is_cut = record.result is Result.INTERRUPTED
+    what = f"the finalize{staged} that began at {record.time} did not end: it was killed, or the power went"
+    if not is_cut:
+        what = f"the finalize{staged} at {record.time} failed"
+    if runs:
+        before = survey.host.state_deploy / (record.booted or "…")
         return [
-            f"error: the finalize{staged} that began at {record.time} did not end: it was killed, or the power went",
-            "hint: the running system is unchanged; stage the update again with `bootc upgrade`",
+            f"error: {what}; the deployment runs nevertheless{_merged(record)}",
+            *failure_lines(record),
+            f"hint: compare /etc with {before}/etc, that of the deployment before",
         ]
-    lines = [f"error: the finalize{staged} at {record.time} failed; the running system is unchanged"]
-    for error in record.errors:
-        lines.append(f"error: {error.message}")
-        lines += [f"  caused by: {text}" for text in error.chain]
-        if error.hint:
-            lines.append(f"hint: {error.hint}")
-    return lines
+    if record.booted in (None, survey.booted.digest):
+        unchanged = "the running system is unchanged"
+    else:
+        unchanged = f"deployment {shorten_digest(survey.booted.digest)} runs, neither the update nor what ran before"
+    if is_cut:
+        return [f"error: {what}", f"hint: {unchanged}; {_STAGE_HINT}"]
+    return [f"error: {what}; {unchanged}", *failure_lines(record)]
+
+
+def _merged(record: OutcomeRecord) -> str:
+    if record.committed is None:
+        return ""
+    return f", with /etc as it was merged at {record.committed}: what was changed there later is not in it"
+
+
+def _was_passed_over(survey: Survey, record: OutcomeRecord) -> bool:
+    """Whether the machine was booted since, and something else was: no time says so, clocks jump."""
+    now = read_boot_id(survey.host)
+    is_later = None not in (now, record.boot_id) and now != record.boot_id
+    return record.result is Result.DONE and is_later and not record.withdrawn and record.staged is not None
+
+
+def _tell_passed_over(verdict: _Verdict, record: OutcomeRecord) -> None:
+    verdict.record = replace(record, reported=True)
+    verdict.explains_all = True
+    runs, wanted = shorten_digest(verdict.survey.booted.digest), shorten_digest(record.staged or "")
+    verdict.tell(
+        BootEntryError.exit_code,
+        f"error: deployment {wanted} was finalized at {record.time} and was to boot next, and deployment {runs} runs",
+        "hint: somebody or the boot loader chose another entry; `bootc-fast status` says what boots next, and why",
+    )
+
+
+async def _judge_leftovers(verdict: _Verdict) -> None:
+    """Look for what was staged and never applied, without any record of it."""
+    survey, host = verdict.survey, verdict.survey.host
+    memory = await run_blocking(read_memory, host)
+    if memory is not None and memory.boot_id is not None and memory.boot_id == await run_blocking(read_boot_id, host):
+        # The machine has not gone down since: whatever is not staged any more was withdrawn.
+        return
+    menu = await _read_menu(verdict)
+    live = () if menu is None else (*menu.live.entries, *menu.live.files)
+    staged = () if menu is None else (*menu.staged.entries, *menu.staged.files)
+    missed = await run_blocking(
+        lambda: find_missed(
+            host,
+            survey.booted.digest,
+            survey.deployments,
+            memory=memory,
+            bootable={entry.digest for entry in live if entry.digest is not None},
+            staged_set={entry.digest for entry in staged if entry.digest is not None},
+            waiting=survey.marker.digest if survey.marker else None,
+        )
+    )
+    for digest in missed if menu is not None else ():
+        if digest == verdict.told:
+            continue
+        verdict.fields = verdict.fields or {"BOOTC_FAST_STAGED": digest}
+        verdict.tell(
+            1,
+            f"error: deployment {shorten_digest(digest)} was staged and not applied: the machine went down without"
+            " finalizing it, or was reset; the running system is unchanged",
+            f"hint: {_STAGE_HINT}",
+        )
+
+
+async def _read_menu(verdict: _Verdict) -> BootMenu | None:
+    """Read the boot entries; None where they cannot be read, which is told as a warning."""
+    try:
+        async with AsyncExitStack() as stack:
+            with single_error():
+                return (await look_boot(verdict.survey, stack, loader=None, read_only=True)).menu
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        verdict.warnings += [f"warning: boot entries: {describe_error(leaf)}" for leaf in flatten(error)]
+        return None
+
+
+def _remember(verdict: _Verdict, host: Host) -> None:
+    """Note what was told; make room for the next record while there is time and space; what fails is a warning."""
+    survey = verdict.survey
+    waiting = survey.marker.digest if survey.marker else None
+
+    def attempt(what: str, function: Callable[..., object], *args: object) -> None:
+        try:
+            function(*args)
+        except (BootcFastError, OSError) as error:
+            verdict.warnings.append(f"warning: {what}: {describe_error(error)}")
+
+    if verdict.is_unreadable:
+        attempt("moving the record aside", lambda: verdict.lines.append(f"hint: it is kept as {set_aside(host)}"))
+    elif verdict.record is not None and verdict.record != read_outcome(host):
+        attempt("noting what was told", write_outcome, host, verdict.record)
+    attempt("making room for the next record", reserve_record, host, verdict.record)
+    memory = make_memory(host, survey.booted.digest, survey.deployments, waiting)
+    if memory != read_memory(host):
+        attempt("remembering this boot", write_memory, host, memory)
+
+
+def _tell_journal(verdict: _Verdict) -> None:
+    record = verdict.record
+    fields = {
+        "BOOTC_FAST_OPERATION": "boot-complete",
+        "BOOTC_FAST_RESULT": record.result.value if record is not None else None,
+        "BOOTC_FAST_BOOTED": verdict.survey.booted.digest,
+        "BOOTC_FAST_STAGED": record.staged if record is not None else None,
+        **verdict.fields,
+        "BOOTC_FAST_EXIT_CODE": verdict.exit_code,
+    }
+    send_missed(verdict.survey.host, verdict.lines, fields)

@@ -27,6 +27,8 @@ from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.report.boots import remember_withdrawn
+from bootc_fast.report.finalize import note_withdrawn
 from bootc_fast.report.journal import send_rollback
 from bootc_fast.report.rollback import RollbackOutcome, note_reboot
 from bootc_fast.restart.ways import clear_next_root, prepare_restart, require_live
@@ -212,6 +214,11 @@ async def _tidy(run: _Run, outcome: RollbackOutcome) -> tuple[str, ...]:
     try:
         with run.steps.run("tidy", "Noting the change", timeout_s=TIDY_TIMEOUT_S):
             await attempt("noting that a reboot is wanted", note_reboot, run.host, outcome)
+            # Else the next boot misses what was finalized or staged before.
+            await attempt("noting what is withdrawn", note_withdrawn, run.host, outcome.next_boot)
+            await attempt(
+                "noting what is dropped", remember_withdrawn, run.host, outcome.booted, run.survey.deployments
+            )
             await attempt("touching the state directory", _touch_state, run.host)
             await attempt("writing to the journal", _tell_journal, run.host, run.survey, outcome)
     except StepTimeoutError as error:

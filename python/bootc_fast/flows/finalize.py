@@ -6,7 +6,7 @@ Source:
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,8 @@ from bootc_fast.machine.booted import is_etc_transient, read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.report.finalize import record_outcome, write_outcome
+from bootc_fast.report.boots import remember_withdrawn
+from bootc_fast.report.finalize import Recall, recall_finalize, record_outcome, write_outcome
 from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize
 from bootc_fast.text import describe_error, reason_of
 from bootc_fast.types import FinalizeOutcome, Result
@@ -57,6 +58,8 @@ DECIDE_TIMEOUT_S = 60.0
 PREPARE_TIMEOUT_S = 200.0
 COMMIT_TIMEOUT_S = 10.0
 TIDY_TIMEOUT_S = 10.0
+
+RECORDING = "writing how it goes to the record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class _Run:
     options: FinalizeOptions
     steps: Steps
     outcome: FinalizeOutcome
+    recall: Recall | None = None
+    is_strategy_recalled: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def end(self, result: Result, *, etc: EtcReport | None = None, next_boot: str | None = None) -> None:
@@ -174,7 +179,7 @@ async def finalize_staged(
         with single_error(), steps.limit_all():
             await _finalize(run)
     except BaseException as error:
-        await report_failure(host, run.outcome, error, dry_run=dry_run)
+        await report_failure(host, run.outcome, error, recall=run.recall, dry_run=dry_run)
         raise
     if not dry_run and run.outcome.result is not Result.DONE:
         # Done is told before what nobody waits for; this is for those who ask why nothing happened.
@@ -189,6 +194,8 @@ async def _finalize(run: _Run) -> None:
     run.outcome = replace(run.outcome, booted=booted.digest)
     marker = await run_blocking(read_marker, run.host, booted)
     if _ends_early(run, marker):
+        if run.outcome.result is Result.LOCKED and not run.options.dry_run:
+            await _remember_locked(run)
         return
     async with AsyncExitStack() as stack:
         if not run.options.dry_run:
@@ -199,7 +206,16 @@ async def _finalize(run: _Run) -> None:
         # Read again: whoever held the lock may have changed all of it.
         survey = await read_survey(run.host)
         if not _ends_early(run, survey.marker) and survey.marker is not None:
+            await _begin_record(run, survey.marker.digest)
             await _finalize_locked(run, _Looked(survey, survey.marker.digest, stack))
+
+
+async def _remember_locked(run: _Run) -> None:
+    """What is downloaded only and not applied is not missed at the next boot; best effort, nothing depends on it."""
+    with suppress(BootcFastError, OSError):
+        survey = await read_survey(run.host)
+        async with open_writable(run.host) as writable:
+            await run_blocking(remember_withdrawn, writable, survey.booted.digest, survey.deployments)
 
 
 def _ends_early(run: _Run, marker: StagedMarker | None) -> bool:
@@ -210,6 +226,26 @@ def _ends_early(run: _Run, marker: StagedMarker | None) -> bool:
     if marker.finalization_locked:
         run.end(Result.LOCKED)
     return marker.finalization_locked
+
+
+async def _begin_record(run: _Run, staged: VerityDigest) -> None:
+    """Take up what earlier runs noted; stays as ``interrupted`` if the power goes or we are killed from here on."""
+    run.recall = await run_blocking(recall_finalize, run.host, staged, run.options.on_conflict)
+    run.is_strategy_recalled = run.options.on_conflict is None and run.recall.on_conflict is not None
+    run.options = replace(run.options, on_conflict=run.recall.on_conflict)
+    if not run.options.dry_run:
+        await _or_warn(run, RECORDING, write_outcome, run.host, record_outcome(run.outcome, run.recall))
+
+
+async def _end_record(run: _Run) -> None:
+    """Write down how it ended; where there was nothing to do, what the run before wrote counts on."""
+    recall = run.recall or Recall()
+    record = record_outcome(replace(run.outcome, result=Result.DONE), recall)
+    before = recall.previous
+    if run.outcome.result is Result.ALREADY_DONE and recall.committed and before and before.result is Result.DONE:
+        record = replace(before, on_conflict=recall.on_conflict)
+    await _or_warn(run, RECORDING, write_outcome, run.host, record)
+    run.outcome = replace(run.outcome, warnings=tuple(run.warnings))
 
 
 async def _finalize_locked(run: _Run, looked: _Looked) -> None:
@@ -227,6 +263,7 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
         return
     if menu_plan.is_noop and not etc_changes:
         run.end(Result.ALREADY_DONE, etc=report, next_boot=menu_plan.default.label)
+        await _end_record(run)
         return
     with run.steps.run("prepare", "Merging /etc", timeout_s=PREPARE_TIMEOUT_S):
         report = await _prepare(run, looked)
@@ -290,6 +327,10 @@ async def _look_etc(run: _Run, looked: _Looked) -> None:
     pristine, new = opened[booted.digest], opened[staged]
     with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_PART_TIMEOUT_S):
         looked.plan = await plan_merge(run.host, pristine, new, looked.stack, on_conflict=run.options.on_conflict)
+    if run.is_strategy_recalled and looked.plan.report.conflicts:
+        run.warnings.append(
+            f"conflicts in /etc: as an earlier run for this update, --on-conflict={run.options.on_conflict}"
+        )
 
 
 async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
@@ -317,8 +358,6 @@ async def _prepare(run: _Run, looked: _Looked) -> EtcReport | None:
     """Write the merged /etc, complete and flushed."""
     host = run.host
     report: EtcReport | None = None
-    # Stays if the power goes or we are killed from here on: the next boot can tell.
-    await run_blocking(write_outcome, host, record_outcome(run.outcome))
     await run_blocking(send_finalize, host, run.outcome)
     async with anyio.create_task_group() as tasks:
         # Now, so that the commit finds little left to flush: its time is short.
@@ -366,7 +405,7 @@ async def _tidy(run: _Run, looked: _Looked) -> None:
     await _clean_up(run, looked)
     run.warnings += looked.warnings
     run.end(Result.DONE)
-    await _or_warn(run, "writing the outcome", write_outcome, host, record_outcome(run.outcome))
+    await _end_record(run)
     await run_blocking(send_finalize, host, run.outcome)
     run.end(Result.DONE)
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
-    from bootc_fast.types import Loader, VerityDigest
+    from bootc_fast.types import Loader, Strategy, VerityDigest
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ async def get_status(
     survey = Survey(host, booted, marker, tuple(deployments), images)
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
-        staged_status = await _judge_staged(survey, boot, stack) if marker else None
+        staged_status = await _judge_staged(survey, boot, stack, record) if marker else None
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
             status = await _judge_soft_reboots(status, survey, boot)
@@ -144,7 +144,9 @@ async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], lo
         return None
 
 
-async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitStack) -> StagedStatus:
+async def _judge_staged(
+    survey: Survey, boot: BootLook | None, stack: AsyncExitStack, record: OutcomeRecord | None
+) -> StagedStatus:
     """Try what a finalize would do, as far as it writes nothing."""
     marker = survey.marker
     assert marker is not None  # noqa: S101 the caller asks for a staged deployment only
@@ -154,7 +156,9 @@ async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitS
     if marker.finalization_locked:
         reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
     hints: list[str] = []
-    for error in await _find_obstacles(survey, marker.digest, boot, stack):
+    # A finalize takes the strategy that was asked for this update before.
+    strategy = record.on_conflict if record is not None and record.staged == marker.digest else None
+    for error in await _find_obstacles(survey, marker.digest, boot, stack, strategy):
         reasons.append(_describe_obstacle(error))
         hints += [error.hint] if isinstance(error, BootcFastError) and error.hint else []
     runs, why = await find_finalize_unit(survey.host)
@@ -171,7 +175,11 @@ async def _judge_staged(survey: Survey, boot: BootLook | None, stack: AsyncExitS
 
 
 async def _find_obstacles(
-    survey: Survey, staged: VerityDigest, boot: BootLook | None, stack: AsyncExitStack
+    survey: Survey,
+    staged: VerityDigest,
+    boot: BootLook | None,
+    stack: AsyncExitStack,
+    strategy: Strategy | None,
 ) -> list[BaseException]:
     """Find what a finalize would fail with."""
     try:
@@ -182,7 +190,7 @@ async def _find_obstacles(
             if not await run_blocking(is_etc_transient, survey.host):
                 pristine = await open_image(survey.host, survey.booted.digest, stack)
                 new = await open_image(survey.host, staged, stack)
-                plan = await plan_merge(survey.host, pristine, new, stack)
+                plan = await plan_merge(survey.host, pristine, new, stack, on_conflict=strategy)
                 if plan.has_fatal_conflicts:
                     return [conflict_error(plan.report.conflicts)]
     except (BootcFastError, OSError, ExceptionGroup) as error:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -220,6 +221,9 @@ class LabHost:
         """Make a deployment the running one: command line, mounts, /etc; what a reboot clears is cleared."""
         (self.root / "proc/cmdline").write_text(f"{kernel_arguments}\n")
         (self.root / "proc/self/mountinfo").write_text(self._mountinfo(digest))
+        boot_id = self.root / "proc/sys/kernel/random/boot_id"
+        boot_id.parent.mkdir(parents=True, exist_ok=True)
+        boot_id.write_text(f"{uuid.uuid4()}\n")
         self.etc.unlink(missing_ok=True)
         self.etc.symlink_to(f"sysroot/state/deploy/{digest}/etc")
         shutil.rmtree(self.root / "run")

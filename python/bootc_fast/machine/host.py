@@ -147,6 +147,16 @@ class Host:
         return self.sysroot / "state/bootc-fast/last-finalize.json"
 
     @property
+    def last_boot(self) -> Path:
+        """What ran, and which deployments there were, when the last boot was complete."""
+        return self.sysroot / "state/bootc-fast/last-boot.json"
+
+    @property
+    def boot_id(self) -> Path:
+        """The kernel's name of this boot; a soft reboot keeps it."""
+        return self.root / "proc/sys/kernel/random/boot_id"
+
+    @property
     def journal_socket(self) -> Path:
         """The journal's native protocol."""
         return self.run / "systemd/journal/socket"
@@ -296,6 +306,45 @@ class Host:
                 os.fsync(dir_fd)
         except OSError as error:
             raise FileSystemError(f"writing {path}: {reason_of(error)}") from error
+
+    def overwrite_file(self, path: Path, data: bytes) -> bool:
+        """Write over a file's content in place, and flush it: no space is asked for that the file does not have.
+
+        Not atomic: a power cut may leave a part of it, less likely of the first 4096 bytes, which most disks write at
+        once.
+
+        Returns:
+            False where it is no regular file of one name and of this size; nothing was written then.
+
+        Raises:
+            OSError: As from ``open`` and ``write``.
+        """
+        fd = self.open_file(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size != len(data):
+                return False
+            written = 0
+            while written < len(data):
+                written += os.pwrite(fd, data[written:], written)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        return True
+
+    def move_file(self, path: Path, name: str) -> Path:
+        """Give what `path` names another name in its directory, and flush that; what had that name is replaced.
+
+        Raises:
+            FileSystemError: With the OSError as its cause.
+        """
+        try:
+            with self.open_directory(path.parent) as dir_fd:
+                os.rename(path.name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+                os.fsync(dir_fd)
+        except OSError as error:
+            raise FileSystemError(f"renaming {path}: {error.strerror}") from error
+        return path.parent / name
 
     def remove_file(self, path: Path) -> bool:
         """Remove a file's name and flush the directory; says whether it was there.

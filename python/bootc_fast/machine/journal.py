@@ -17,7 +17,7 @@ from logging_journald import JournaldTransport
 from bootc_fast.text import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bootc_fast.machine.host import Host
 
@@ -33,7 +33,7 @@ _SEND_TIMEOUT_S = 0.25
 
 def send_journal(
     host: Host,
-    message: str,
+    message: str | Sequence[str],
     *,
     message_id: str,
     fields: Mapping[str, object],
@@ -45,7 +45,7 @@ def send_journal(
 
     Args:
         host: Whose journal.
-        message: One line for people; escaped here, while fields are data and pass as they are.
+        message: For people, one line or several; each is escaped here, while fields are data and pass as they are.
         message_id: 32 hex digits, from ``message_ids``.
         fields: Further fields, e.g. ``BOOTC_FAST_OPERATION``; None values are left out.
         priority: A syslog priority.
@@ -54,7 +54,7 @@ def send_journal(
         Spec commands.md, "Journal".
     """
     pairs: dict[str, object] = {
-        "MESSAGE": escape(message),
+        "MESSAGE": "\n".join(map(escape, (message,) if isinstance(message, str) else message)),
         "MESSAGE_ID": message_id,
         "PRIORITY": priority,
         "SYSLOG_IDENTIFIER": IDENTIFIER,

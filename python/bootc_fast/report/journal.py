@@ -7,17 +7,19 @@ Source:
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast import message_ids
 from bootc_fast.errors import BootcFastError, CancelledByUserError, LockedError
-from bootc_fast.text import describe_error, error_chain, exit_code_of, flatten
+from bootc_fast.text import flatten
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bootc_fast.machine.host import Host
+    from bootc_fast.report.finalize import OutcomeRecord, Recall
     from bootc_fast.report.rollback import RollbackOutcome
     from bootc_fast.types import FinalizeOutcome
 
@@ -92,16 +94,20 @@ def send_rollback(
         send_boot_order(host, operation="rollback", next_boot=outcome.next_boot)
 
 
-async def report_failure(host: Host, outcome: FinalizeOutcome, error: BaseException, *, dry_run: bool) -> None:
+async def report_failure(
+    host: Host, outcome: FinalizeOutcome, error: BaseException, *, recall: Recall | None, dry_run: bool
+) -> None:
     """Write down a failure where `status` and the next boot find it, and tell the journal; never raises.
 
     Nothing is written where there is no host of ours, in a dry run, or after the commit: then the finalize itself
-    has succeeded. Shielded from cancellation, 5 s at most.
+    has succeeded. Where an earlier run has made the update the next boot, the error's hint says so from here on.
+    Shielded from cancellation, 5 s at most.
 
     Args:
         host: Where.
         outcome: What was known when it failed.
         error: What ended it, a cancellation too.
+        recall: What is known of earlier runs; None where it had not got that far.
         dry_run: It was only asked.
     """
     if dry_run or outcome.result is Result.DONE or outcome.booted is None:
@@ -111,31 +117,37 @@ async def report_failure(host: Host, outcome: FinalizeOutcome, error: BaseExcept
 
     from bootc_fast.machine.mounts import open_writable
     from bootc_fast.machine.native import run_blocking
-    from bootc_fast.report.finalize import record_failure, write_outcome
+    from bootc_fast.report.failure import hint_at_commit
+    from bootc_fast.report.finalize import recall_finalize, record_failure, write_outcome
 
     with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_TIMEOUT_S):
         leaves = flatten(error)
         if any(isinstance(leaf, anyio.get_cancelled_exc_class()) for leaf in leaves):
             # By its name, not as the framework's exception.
             error = CancelledByUserError("finalizing: cancelled before the boot entries were changed")
+        if recall is None:
+            recall = await run_blocking(recall_finalize, host, outcome.staged)
+        hint_at_commit(error, recall)
+        record = record_failure(outcome, error, recall)
         if not isinstance(error, LockedError) or not await run_blocking(_is_done_by_other, host, outcome):
             # The disk that failed the flow may fail the record too; the first error is the one to report.
             with suppress(BootcFastError, OSError):
                 async with open_writable(host) as writable:
-                    await run_blocking(write_outcome, writable, record_failure(outcome, error))
-        await run_blocking(_send_failure, host, outcome, error)
+                    await run_blocking(write_outcome, writable, record)
+        await run_blocking(_send_failure, host, outcome, record)
 
 
-def _send_failure(host: Host, outcome: FinalizeOutcome, error: BaseException) -> None:
-    leaves = flatten(error)
-    fields = {
-        **_fields(outcome),
-        "BOOTC_FAST_ERROR_CHAIN": "\n".join(line for leaf in leaves for line in error_chain(leaf)) or None,
-        "BOOTC_FAST_EXIT_CODE": exit_code_of(error),
-    }
-    text = "; ".join(map(describe_error, leaves))
-    message = f"Finalizing the staged deployment failed: {text}"
-    _send(host, message, message_ids.FINALIZE_FAILED, fields, is_error=True)
+def _send_failure(host: Host, outcome: FinalizeOutcome, record: OutcomeRecord) -> None:
+    from bootc_fast.report.failure import failure_fields, failure_lines
+
+    fields = {**_fields(replace(outcome, result=Result.FAILED)), **failure_fields(record)}
+    lines = ["Finalizing the staged deployment failed:", *failure_lines(record)]
+    _send(host, lines, message_ids.FINALIZE_FAILED, fields, is_error=True)
+
+
+def send_missed(host: Host, lines: Sequence[str], fields: Mapping[str, object]) -> None:
+    """Tell, when a boot is complete, that the last update was not applied as it was to be; blocks, never raises."""
+    _send(host, lines, message_ids.LAST_FINALIZE_FAILED, fields, is_error=True)
 
 
 def _is_done_by_other(host: Host, outcome: FinalizeOutcome) -> bool:
@@ -163,7 +175,7 @@ def _fields(outcome: FinalizeOutcome) -> dict[str, object]:
 
 def _send(
     host: Host,
-    message: str,
+    message: str | Sequence[str],
     message_id: str,
     fields: Mapping[str, object],
     *,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flowkit
 from unit.machine.test_journal import _fields, _listen
 
 import bootc_fast
-from bootc_fast import message_ids
+from bootc_fast import lab, message_ids
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     import pytest
 
@@ -109,3 +111,47 @@ async def test_nothing_staged_and_a_locked_update_are_told_as_what_they_are(
         await bootc_fast.finalize_staged(case.root, dry_run=True)
         assert flowkit.finalize(capsys, case, "--dry-run")[0] == 0
         assert journal.take() == []
+
+
+DOCUMENTED = Path(__file__).parents[3] / "docs/journal.md"
+
+
+def _documented(message_id: str) -> set[str]:
+    row = next(line for line in DOCUMENTED.read_text().splitlines() if line.startswith(f"| `{message_id}`"))
+    return set(re.findall(r"BOOTC_[A-Z_]+[A-Z]", row)) - {"BOOTC_FAST_COUNT"}
+
+
+def test_a_failure_has_every_field_that_is_documented_and_a_line_for_everything_that_was_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    path = case.root / "run/systemd/journal/socket"
+    path.parent.mkdir(parents=True)
+    # One thing that only the merge finds, and one that only the boot entries show.
+    (case.root / "etc/fresh").mkdir()
+    shutil.rmtree(case.host.boot_dir / "loader/entries.staged")
+    with _listen(path) as receiver:
+        journal = Journal(receiver)
+        code, _, err = flowkit.finalize(capsys, case)
+        ((name, fields),) = journal.take()
+        assert (code, name) == (7, "FINALIZE_FAILED")
+        assert _documented(message_ids.FINALIZE_FAILED) - fields.keys() == {"BOOTC_FAST_CONFLICTS"}
+        said = fields["MESSAGE"].decode().splitlines()
+        assert len([line for line in said if line.startswith("error: ")]) == 1
+        assert set(filter(None, err.splitlines())) <= set(said)
+        lab.stage_files(case.host, {**flowkit.NEW, "again": "1\n"})
+        code, _, err = flowkit.finalize(capsys, case)
+        ((_, fields),) = journal.take()
+        assert code == 5
+        assert fields.keys() >= _documented(message_ids.FINALIZE_FAILED)
+        assert fields["BOOTC_FAST_RESULT"] == b"failed"
+        assert fields["BOOTC_FAST_EXIT_CODE"] == b"5"
+        assert fields["BOOTC_FAST_CONFLICTS"] == b"fresh"
+        assert b"  conflict: /etc/fresh" in fields["MESSAGE"].splitlines()
+        assert f"hint: {fields['BOOTC_FAST_HINT'].decode()}" in fields["MESSAGE"].decode().splitlines()
+        flowkit.run(capsys, "boot-complete", "--root", case.root)
+        ((name, told),) = journal.take()
+        assert name == "LAST_FINALIZE_FAILED"
+        assert told.keys() >= _documented(message_ids.LAST_FINALIZE_FAILED)
+        assert told["BOOTC_FAST_EXIT_CODE"] == b"5"
+        assert told["BOOTC_FAST_ERROR_CHAIN"] == fields["BOOTC_FAST_ERROR_CHAIN"]
