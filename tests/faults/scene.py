@@ -199,6 +199,16 @@ class Scene:
 
     def judge(self, ran: Ran, error: int) -> tuple[str, list[str]]:
         """What came of a run in which a call failed with `error`, in a word, and what is wrong with it."""
+        which, wrong = self.judge_state()
+        if ran.exit_code == KILLED:
+            return f"killed, {which}", wrong
+        wrong += self._judge_words(ran, which, error)
+        if ran.exit_code == 0:
+            return ("done, warned" if ran.err else "done"), wrong
+        return f"exit {ran.exit_code}, {which}", wrong
+
+    def judge_state(self) -> tuple[str, list[str]]:
+        """Which deployment boots, ``old``, ``new`` or ``none``, and what is wrong with the host."""
         seen, wrong = self.look(), []
         which = {self.old: "old", self.new: "new"}.get(seen.boots or "", "none")
         if which == "none":
@@ -209,13 +219,7 @@ class Scene:
             wrong.append("the running /etc changed")
         if which == "new" and seen.etc[self.new] != self.after.etc[self.new]:
             wrong.append(f"boots a /etc that is not what it should be: {self._difference(seen)}")
-        if ran.exit_code != KILLED:
-            wrong += self._judge_words(ran, which, error)
-        else:
-            return f"killed, {which}", wrong
-        if ran.exit_code == 0:
-            return ("done, warned" if ran.err else "done"), wrong
-        return f"exit {ran.exit_code}, {which}", wrong
+        return which, wrong
 
     def _booted(self) -> str:
         return self.old
@@ -247,7 +251,7 @@ class Scene:
             wrong.append(f"a descriptor's number for a name: {ran.err[-400:]}")
         if NO_CONTEXT.match(first):
             wrong.append(f"does not say what was being done: {ran.err[-400:]}")
-        if ran.exit_code != 0 and error in HINTED and "\nhint: " not in ran.err:
+        if ran.exit_code != 0 and error in HINTED and "\nhint: " not in ran.err and "(os error" not in ran.err:
             wrong.append(f"no hint: {ran.err[-400:]}")
         if ran.exit_code not in (0, 6, 8) and error in HINTED:
             wrong.append(f"a disk's error, and exit {ran.exit_code}: {ran.err[-400:]}")

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import collections
 import errno
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from faults.runner import CHANGES, READS, Runner
 from faults.scene import ARGV, FORMS, Scene
+
+if TYPE_CHECKING:
+    from faults.conftest import Scratch
 
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EINTR", "ETIMEDOUT")
 SAMPLE = 5
 """How many calls get an error where not all do."""
 
 
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """In memory: thousands of flushes."""
-    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="bootc-fast-faults.", dir=where) as name:
-        yield Path(name)
-
-
-def _numbers(calls: int, which: int) -> range:
+def _numbers(calls: int, which: int, *, plays_all: bool) -> range:
     """Which calls are disturbed, of about so many."""
-    stride = 1 if os.environ.get("BOOTC_FAST_FAULTS") == "all" else max(1, calls // SAMPLE)
+    stride = 1 if plays_all else max(1, calls // SAMPLE)
     # Beyond the last, since calls of threads come in another number every time.
     return range(1 + which * stride // (len(ERRORS) + 1), calls + 3, stride)
 
@@ -42,16 +33,16 @@ def _numbers(calls: int, which: int) -> range:
 @pytest.mark.parametrize("flow", ARGV)
 @pytest.mark.parametrize("form", FORMS)
 def test_whatever_fails_or_kills_the_host_boots_whole_and_a_rerun_converges(
-    scratch: Path, form: str, flow: str
+    scratch: Scratch, form: str, flow: str
 ) -> None:
     table: collections.Counter[tuple[str, str]] = collections.Counter()
     problems: list[str] = []
-    with Runner(scratch) as runner:
-        scene = Scene.build(runner, scratch, form, flow)
+    with Runner(scratch.path) as runner:
+        scene = Scene.build(runner, scratch.path, form, flow)
         faults = [(name, getattr(errno, name), CHANGES | READS) for name in ERRORS] + [("KILL", 0, CHANGES)]
         for which, (name, number, kinds) in enumerate(faults):
             calls = scene.calls if kinds & READS else scene.changes
-            for at in _numbers(calls, which):
+            for at in _numbers(calls, which, plays_all=scratch.plays_all):
                 ran, outcome, wrong = scene.disturb(at=at, error=number, kinds=kinds)
                 if not ran.call:
                     break
@@ -59,6 +50,5 @@ def test_whatever_fails_or_kills_the_host_boots_whole_and_a_rerun_converges(
                 problems += [f"{name} at {at}, {ran.call} {ran.path}: {one}" for one in wrong]
     for (name, outcome), count in sorted(table.items()):
         print(f"{scene.name} | {name} | {outcome} | {count}")  # noqa: T201 `make faults` shows it
-    shutil.rmtree(scene.root, ignore_errors=True)
     assert {name for name, _outcome in table} == {name for name, _number, _kinds in faults}
     assert not problems, "\n".join(problems[:20])

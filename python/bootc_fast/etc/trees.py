@@ -129,7 +129,8 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
                 tasks.start_soon(load, "new", new)
     except BaseExceptionGroup as group:
         # One failure is enough to say what is wrong; the others are mostly the cancellation that it caused.
-        raise group.exceptions[0] from None
+        first = group.exceptions[0]
+        raise first from first.__cause__
     opened.trees.setdefault("new", opened.trees["pristine"])
     if opened.trees["current"].tree.mounts:
         await _look_below_mounts(opened, current.dir_fd)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from bootc_fast.boot.area.directory import FileKind, RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
-from bootc_fast.text import escape_bytes, reason_of
+from bootc_fast.text import describe_error, escape_bytes, reason_of
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
@@ -156,11 +155,6 @@ def _text(path: bytes) -> str:
     return escape_bytes(path.strip(b"/"))
 
 
-def _describe(error: OSError) -> str:
-    name = error.filename if isinstance(error.filename, bytes) else os.fsencode(error.filename or b"")
-    return f"{escape_bytes(name)}: {reason_of(error)}" if name else reason_of(error)
-
-
 def _show(path: bytes, name: bytes) -> str:
     return f"/{_text(path + b'/' + name)}"
 
@@ -174,7 +168,7 @@ def collect_volumes(
     try:
         mentions = read_mentions(boot, esp)
     except OSError as error:
-        return GarbageOutcome(warnings=(f"boot files are left as they are: {_describe(error)}",))
+        return GarbageOutcome(warnings=(f"boot files are left as they are: {describe_error(error)}",))
     run = _Collection(list_named_paths(menu), mentions, frozenset(known))
     run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)
     for path in UKI_DIRECTORIES if esp is not None else ():
