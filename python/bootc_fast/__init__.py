@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
     from bootc_fast.events import ignore_event as ignore_event
+    from bootc_fast.flows.finalize import FinalizeOptions as FinalizeOptions
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
+    from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
     from bootc_fast.ostree.deployment import OstreeBoot as OstreeBoot
@@ -111,6 +113,7 @@ _HOMES = {
     "EventSink": "events",
     "FatFormatError": "errors",
     "FileSystemError": "errors",
+    "FinalizeOptions": "flows.finalize",
     "FinalizeOutcome": "types",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
@@ -135,6 +138,7 @@ _HOMES = {
     "PreparedRestart": "restart.prepared",
     "RestartWay": "restart.ways",
     "Result": "types",
+    "RollbackOptions": "flows.rollback",
     "RollbackOutcome": "report.rollback",
     "SignatureError": "errors",
     "SoftRebootError": "errors",
@@ -186,6 +190,7 @@ __all__ = [
     "EventSink",
     "FatFormatError",
     "FileSystemError",
+    "FinalizeOptions",
     "FinalizeOutcome",
     "HostStatus",
     "ImageFacts",
@@ -210,6 +215,7 @@ __all__ = [
     "PreparedRestart",
     "RestartWay",
     "Result",
+    "RollbackOptions",
     "RollbackOutcome",
     "SignatureError",
     "SoftRebootError",

@@ -9,8 +9,6 @@ import copyreg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from bootc_fast.types import EtcConflict
 
 
@@ -28,7 +26,7 @@ class BootcFastError(Exception):
         super().__init__(message)
         self.hint = hint
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy without asking ``__init__``, whose arguments differ from class to class.
 
         Attributes, hint and notes go along, and so does what it was raised from where that is sure to pickle: an

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import bootc_fast; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() in (["bootc_fast"], ["__future__", "bootc_fast"])
+
+
+@pytest.mark.parametrize(
+    ("function", "record"),
+    [(bootc_fast.finalize_staged, bootc_fast.FinalizeOptions), (bootc_fast.rollback, bootc_fast.RollbackOptions)],
+)
+async def test_a_record_of_options_has_the_keywords_and_takes_their_place(function: Any, record: Any) -> None:
+    keywords = {
+        name: (one.annotation, one.default)
+        for name, one in inspect.signature(function).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and name != "on_event"
+    }
+    assert {one.name: (one.type, one.default) for one in dataclasses.fields(record)} == keywords
+    with pytest.raises(TypeError, match="options, or keywords"):
+        await function("/nonexistent", record(), dry_run=True)
+    with pytest.raises(bootc_fast.UsageError):
+        await function("/nonexistent", record(dry_run=True))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

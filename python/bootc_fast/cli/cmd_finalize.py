@@ -113,22 +113,19 @@ def _find_nothing_staged(root: str, *, dry_run: bool) -> FinalizeOutcome | None:
 def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
     from bootc_fast.cli.progress import show_progress
     from bootc_fast.cli.runtime import run_async
-    from bootc_fast.flows.finalize import finalize_staged
+    from bootc_fast.flows.finalize import FinalizeOptions, finalize_staged
 
+    options = FinalizeOptions(
+        on_conflict=arguments.on_conflict,
+        dry_run=arguments.dry_run,
+        timeout_s=arguments.timeout,
+        loader=arguments.bootloader,
+        verify_signatures=not arguments.no_verify_signatures,
+        verify=arguments.verify,
+    )
     with show_progress(arguments) as on_event:
         try:
-            return run_async(
-                lambda: finalize_staged(
-                    arguments.root,
-                    on_conflict=arguments.on_conflict,
-                    dry_run=arguments.dry_run,
-                    timeout_s=arguments.timeout,
-                    loader=arguments.bootloader,
-                    verify_signatures=not arguments.no_verify_signatures,
-                    verify=arguments.verify,
-                    on_event=on_event,
-                )
-            )
+            return run_async(lambda: finalize_staged(arguments.root, options, on_event=on_event))
         except Exception as error:
             if arguments.report:
                 _write_report(arguments.report, encode_error(error))

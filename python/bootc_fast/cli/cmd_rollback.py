@@ -9,7 +9,7 @@ from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.errors import BootEntryError
-from bootc_fast.flows.rollback import rollback
+from bootc_fast.flows.rollback import RollbackOptions, rollback
 from bootc_fast.text import count, shorten_digest
 
 if TYPE_CHECKING:
@@ -81,21 +81,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    options = RollbackOptions(
+        to=arguments.to,
+        dry_run=arguments.dry_run,
+        loader=arguments.bootloader,
+        apply=arguments.apply,
+        soft_reboot=arguments.soft_reboot,
+        allow_non_container=arguments.allow_non_container,
+        verify=arguments.verify,
+        force=arguments.force,
+    )
     with show_progress(arguments) as on_event:
-        outcome = run_async(
-            lambda: rollback(
-                arguments.root,
-                to=arguments.to,
-                dry_run=arguments.dry_run,
-                loader=arguments.bootloader,
-                apply=arguments.apply,
-                soft_reboot=arguments.soft_reboot,
-                allow_non_container=arguments.allow_non_container,
-                verify=arguments.verify,
-                force=arguments.force,
-                on_event=on_event,
-            )
-        )
+        outcome = run_async(lambda: rollback(arguments.root, options, on_event=on_event))
     print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if arguments.json:
         from dataclasses import asdict

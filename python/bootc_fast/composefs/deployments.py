@@ -100,7 +100,34 @@ def read_marker(host: Host, booted: Booted) -> StagedMarker | None:
         FileSystemError: It cannot be read.
     """
     marker = read_staged_marker(host)
-    return None if marker is not None and marker.digest == booted.digest else marker
+    return None if _is_outdated(marker, booted) else marker
+
+
+def _is_outdated(marker: StagedMarker | None, booted: Booted) -> bool:
+    """A marker that names what runs: /run is kept over a soft reboot into it."""
+    return marker is not None and marker.digest == booted.digest
+
+
+def drop_outdated_marker(host: Host, booted: Booted) -> bool:
+    """Remove a staged marker that names the deployment that runs; blocks.
+
+    After another soft reboot, back to where it was staged, it would be taken for an update, and finalized over that
+    deployment's /etc.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        InvalidStateError: The marker is malformed; it stays.
+        FileSystemError: It cannot be removed.
+
+    Source:
+        systemd-soft-reboot.service(8): "/run/ … remains in place".
+    """
+    is_outdated = _is_outdated(read_staged_marker(host), booted)
+    if is_outdated:
+        remove_staged_marker(host)
+    return is_outdated
 
 
 def remove_staged_marker(host: Host) -> None:

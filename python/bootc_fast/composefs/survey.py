@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
-from bootc_fast.composefs.deployments import list_deployments, read_marker, read_staged_marker, remove_staged_marker
+from bootc_fast.composefs.deployments import list_deployments, read_marker
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
@@ -73,29 +73,6 @@ class Survey:
         """Find a deployment's origin; None where it has no state directory, or no origin that can be read."""
         deployment = self.find_deployment(digest)
         return None if deployment is None else deployment.origin
-
-
-def drop_outdated_marker(host: Host, booted: VerityDigest) -> bool:
-    """Remove a staged marker that names the deployment that runs: /run is kept over a soft reboot into it; blocks.
-
-    After another soft reboot, back to where it was staged, it would be taken for an update, and finalized over that
-    deployment's /etc.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        InvalidStateError: The marker is malformed; it stays.
-        FileSystemError: It cannot be removed.
-
-    Source:
-        systemd-soft-reboot.service(8): "/run/ … remains in place".
-    """
-    marker = read_staged_marker(host)
-    is_outdated = marker is not None and marker.digest == booted
-    if is_outdated:
-        remove_staged_marker(host)
-    return is_outdated
 
 
 async def read_survey(host: Host) -> Survey:

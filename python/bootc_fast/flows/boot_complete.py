@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast.composefs.boot_files import look_boot
-from bootc_fast.composefs.deployments import list_deployments, read_marker, read_origin
-from bootc_fast.composefs.survey import Survey, drop_outdated_marker, list_images
+from bootc_fast.composefs.deployments import drop_outdated_marker, list_deployments, read_marker, read_origin
+from bootc_fast.composefs.survey import Survey, list_images
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import read_booted
@@ -96,10 +96,10 @@ def forget_soft_reboot(root: Path | str = "/") -> bool:
     was_asked_for = False
     try:
         host = open_host(root)
-        booted = read_booted(host).digest
+        booted = read_booted(host)
         was_asked_for = drop_outdated_marker(host, booted)
         wanted = host.read_bytes(host.reboot_marker).decode("utf-8", "replace").removeprefix(REBOOT_TEXT)
-        if wanted in (booted, read_origin(host, booted).manifest_digest):
+        if wanted in (booted.digest, read_origin(host, booted.digest).manifest_digest):
             was_asked_for = True
             host.remove_file(host.reboot_marker)
     except (BootcFastError, OSError):

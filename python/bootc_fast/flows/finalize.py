@@ -127,6 +127,7 @@ class _Looked:
 
 async def finalize_staged(
     root: Path | str = "/",
+    options: FinalizeOptions | None = None,
     *,
     on_conflict: Strategy | None = None,
     dry_run: bool = False,
@@ -145,6 +146,7 @@ async def finalize_staged(
 
     Args:
         root: ``/``, or a directory laid out like a host.
+        options: How, as one record; in the place of the keywords, which mean the same.
         on_conflict: Wins over the policy files where given, an explicit ``fail`` too.
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
@@ -167,21 +169,25 @@ async def finalize_staged(
         StepTimeoutError: It took too long.
         LockedError: Another process is at it.
         ExceptionGroup: Several of these at once.
+        TypeError: There are options, and keywords beside them.
 
     Source:
         Spec commands.md, "composefs-finalize-staged".
     """
+    named = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures, verify)
+    if options is not None and named != FinalizeOptions():
+        raise TypeError("finalize_staged() takes options, or keywords in their place")
+    options = options or named
     host = await run_blocking(open_host, root)
-    options = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures, verify)
-    steps = Steps(on_event, flow="finalizing", timeout_s=timeout_s)
+    steps = Steps(on_event, flow="finalizing", timeout_s=options.timeout_s)
     run = _Run(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
     try:
         with single_error(), steps.limit_all():
             await _finalize(run)
     except BaseException as error:
-        await report_failure(host, run.outcome, error, recall=run.recall, dry_run=dry_run)
+        await report_failure(host, run.outcome, error, recall=run.recall, dry_run=options.dry_run)
         raise
-    if not dry_run and run.outcome.result is not Result.DONE:
+    if not options.dry_run and run.outcome.result is not Result.DONE:
         # Done is told before what nobody waits for; this is for those who ask why nothing happened.
         with anyio.CancelScope(shield=True):
             await run_blocking(send_finalize, host, run.outcome)

@@ -1,7 +1,7 @@
-"""Which deployment a rollback of a composefs host leads to, and the boot entries that takes.
+"""Which deployment a rollback leads to, and on a composefs host the boot entries that takes.
 
 Source:
-    Spec commands.md, "rollback"; bootc ``bootc_composefs/rollback.rs``.
+    Spec commands.md, "rollback"; bootc ``bootc_composefs/rollback.rs`` and ``deploy.rs``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.composefs.survey import Survey
+    from bootc_fast.ostree.deployment import OstreeDeployment, OstreeSurvey
     from bootc_fast.types import VerityDigest
 
 _MIN_PREFIX_CHARS = 8
@@ -129,3 +130,47 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verif
         names = ", ".join(map(escape_bytes, entry.missing))
         message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"
         raise BootEntryError(message, hint=f"{OTHER_HINT}; --no-verify takes it all the same")
+
+
+def choose_ostree_target(survey: OstreeSurvey, to: str | None, *, allow_non_container: bool) -> OstreeDeployment:
+    """Choose where a rollback of an ostree host leads. Pure.
+
+    Args:
+        survey: The host's deployments.
+        to: As for ``rollback``; ``<commit>.<serial>`` or 8 characters or more of it.
+        allow_non_container: Also go back to a deployment that no container image was the source of.
+
+    Raises:
+        NoRollbackTargetError: There is no other deployment, or it is not container-based.
+        UsageError: `to` names no deployment, or several.
+    """
+    if to == BOOTED or (to is None and survey.rollback_queued):
+        return survey.booted
+    first = survey.rollback if to in {None, PREVIOUS} else _find_ostree_named(survey, to or "")
+    if first is None:
+        raise NoRollbackTargetError(
+            f"choosing what to roll back to: stateroot {survey.booted.stateroot} has no other deployment",
+            hint="`bootc-fast status` lists what is there",
+        )
+    if first.reference is None and first != survey.booted and not allow_non_container:
+        raise NoRollbackTargetError(
+            f"rolling back to {first.name}: it did not come from a container image",
+            hint="roll back nevertheless with --allow-non-container",
+        )
+    return first
+
+
+def _find_ostree_named(survey: OstreeSurvey, to: str) -> OstreeDeployment:
+    found = [
+        one for one in survey.order if one.name == to or (len(to) >= _MIN_PREFIX_CHARS and one.name.startswith(to))
+    ]
+    if len(found) > 1:
+        raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {to}")
+    if not found:
+        raise UsageError(
+            f"choosing what to roll back to: there is no deployment {to}",
+            hint="name a commit that `bootc-fast status` shows, 'previous' or 'booted'",
+        )
+    if found[0].stateroot != survey.booted.stateroot:
+        raise UsageError(f"choosing what to roll back to: {to} belongs to stateroot {found[0].stateroot}")
+    return found[0]

@@ -1,4 +1,4 @@
-"""kexec: a deployment's kernel, initrd and command line, loaded for ``systemctl kexec``.
+"""kexec: a kernel, an initrd and a command line, loaded for ``systemctl kexec``; whose they are is not asked here.
 
 Source:
     kexec_file_load(2); spec commands.md, "rollback", ``--soft-reboot``.
@@ -14,21 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
-from bootc_fast.boot.loaders.grub_words import has_variable
-from bootc_fast.composefs.boot_files import open_boot_file
-from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
-from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, SoftRebootError
-from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import escape, escape_bytes, reason_of, shorten_digest
+from bootc_fast.errors import FileSystemError, InvalidStateError, SoftRebootError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bootc_fast.boot.efi.uki import Uki
-    from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootLook
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import VerityDigest
 
 _CAPABILITIES = re.compile(rb"^CapEff:\s*([0-9a-f]+)$", re.MULTILINE)
 _CAP_SYS_BOOT = 22
@@ -37,9 +29,6 @@ _CPIO_ALIGNMENT = 4
 # The setup header's magic number in a bzImage.
 _BZIMAGE_OFFSET, _BZIMAGE_MAGIC = 0x202, b"HdrS"
 _HEADER_BYTES = _BZIMAGE_OFFSET + len(_BZIMAGE_MAGIC)
-FULL_REBOOT_HINT = "`systemctl reboot` boots it through the firmware"
-"""What is left where no faster way is possible."""
-
 _REASONS = {
     errno.ENOSYS: "this kernel has no kexec_file_load",
     errno.EPERM: "the kernel refuses (no CAP_SYS_BOOT, lockdown, or kexec disabled)",
@@ -90,41 +79,12 @@ def find_kexec_obstacle(host: Host) -> str | None:
     return None
 
 
-async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack) -> KexecPieces:
-    """Open or extract what a deployment boots from.
+def write_memfd(name: str, parts: Iterable[bytes | memoryview], stack: ExitStack) -> int:
+    """Write parts into memory, each at a multiple of four bytes; blocks.
 
-    Args:
-        look: The boot directories.
-        target: The deployment.
-        stack: Closes the descriptors.
-
-    Raises:
-        BootEntryError: There is no entry, or what it names is missing or lacks a kernel.
-        SoftRebootError: It has variables whose values are not kept on disk.
-        FileSystemError: A file cannot be read.
+    Returns:
+        A descriptor for reading only, which `stack` closes.
     """
-    entry = require_entry(look, target)
-    if entry.linux is not None or entry.uki is None:
-        # What GRUB would put in for a variable is known where it is kept on disk, and else to GRUB alone.
-        entry = look.menu.record.resolve(entry, dict(look.menu.live.environment))
-        line = await read_command_line(look, entry)
-        unknown = [escape_bytes(word) for word in entry.unknown]
-        if unknown or (look.menu.record.expands_variables and has_variable(line)):
-            named = ", ".join(unknown) or escape(line)
-            raise _refusal(f"its boot entry has what GRUB alone can expand: {named}")
-        kernel, initrd = await run_blocking(_open_files, look, entry, stack)
-    else:
-        uki = await read_entry_uki(look, entry.uki)
-        line = await read_command_line(look, entry, uki=uki)
-        kernel, initrd = await run_blocking(_extract_sections, uki, stack)
-    data = line.encode("utf-8", "surrogateescape")
-    if b"\0" in data:
-        raise BootEntryError(f"assembling the kexec of {shorten_digest(target)}: its command line has a NUL")
-    return KexecPieces(kernel, initrd, data)
-
-
-def _write_memfd(name: str, parts: Iterable[bytes | memoryview], stack: ExitStack) -> int:
-    """Write parts into memory, each at a multiple of four bytes; returns a descriptor for reading only."""
     fd = os.memfd_create(f"bootc-fast-{name}")
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
@@ -136,17 +96,6 @@ def _write_memfd(name: str, parts: Iterable[bytes | memoryview], stack: ExitStac
         os.close(fd)
     stack.callback(os.close, read_fd)
     return read_fd
-
-
-def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int, int | None]:
-    assert entry.linux is not None  # noqa: S101 the caller has looked
-    try:
-        kernel, *initrds = [open_boot_file(look, path) for path in (entry.linux, *entry.initrd)]
-        for fd in (kernel, *initrds):
-            stack.callback(os.close, fd)
-        return kernel, join_initrds(initrds, stack)
-    except OSError as error:
-        raise FileSystemError(f"reading kernel and initrd: {reason_of(error)}") from error
 
 
 def join_initrds(fds: list[int], stack: ExitStack) -> int | None:
@@ -164,54 +113,14 @@ def join_initrds(fds: list[int], stack: ExitStack) -> int | None:
     for fd in fds:
         with os.fdopen(os.dup(fd), "rb") as file:
             parts.append(file.read())
-    return _write_memfd("initrd", parts, stack)
-
-
-def _extract_sections(uki: Uki, stack: ExitStack) -> tuple[int, int | None]:
-    linux = uki.pe.find_section(".linux")
-    if linux is None:
-        raise BootEntryError("reading the UKI: it has no section .linux")
-    # systemd-stub hands the microcode over before the rest.
-    found = [uki.pe.find_section(name) for name in (".ucode", ".initrd")]
-    initrds = [part for part in found if part is not None]
-    try:
-        kernel = _write_memfd("kernel", [linux], stack)
-        return kernel, _write_memfd("initrd", initrds, stack) if initrds else None
-    except OSError as error:
-        raise FileSystemError(f"extracting the UKI's sections: {reason_of(error)}") from error
-
-
-async def load_kexec(host: Host, look: BootLook, target: VerityDigest, *, is_trial: bool = False) -> None:
-    """Load a deployment's kernel, so that ``systemctl kexec`` starts it; `unload_kexec` undoes it.
-
-    Cancellation: before the load nothing has changed; the load itself waits, and then is undone.
-
-    Args:
-        host: Which.
-        look: The boot directories.
-        target: The deployment.
-        is_trial: Find out what can be found out without loading: all is read, the kernel's signature is not judged.
-
-    Raises:
-        SoftRebootError: The kernel has no kexec, or refuses; nothing is loaded.
-        BootEntryError: What the entry names is missing.
-        FileSystemError: A file cannot be read.
-    """
-    obstacle = await run_blocking(find_kexec_obstacle, host)
-    if obstacle is not None:
-        raise _refusal(obstacle)
-    with ExitStack() as stack:
-        pieces = await assemble_kexec(look, target, stack)
-        await run_blocking(check_pieces, pieces)
-        if not is_trial:
-            await run_blocking(load_pieces, pieces)
+    return write_memfd("initrd", parts, stack)
 
 
 def check_pieces(pieces: KexecPieces) -> None:
     """Check what the kernel would refuse, or what would not boot: no bzImage (x86), an empty initrd; blocks.
 
     Raises:
-        SoftRebootError: It would.
+        SoftRebootError: It would; the text is the bare reason.
         FileSystemError: A file cannot be read.
 
     Source:
@@ -223,25 +132,21 @@ def check_pieces(pieces: KexecPieces) -> None:
     except OSError as error:
         raise FileSystemError(f"reading kernel and initrd: {reason_of(error)}") from error
     if os.uname().machine == "x86_64" and start[_BZIMAGE_OFFSET:] != _BZIMAGE_MAGIC:
-        raise _refusal(_REASONS[errno.ENOEXEC])
+        raise SoftRebootError(_REASONS[errno.ENOEXEC])
     if initrd_bytes == 0:
-        raise _refusal("the initrd is empty")
-
-
-def _refusal(reason: str) -> SoftRebootError:
-    return SoftRebootError(f"preparing a kexec: {reason}", hint=FULL_REBOOT_HINT)
+        raise SoftRebootError("the initrd is empty")
 
 
 def load_pieces(pieces: KexecPieces) -> None:
     """Hand the pieces to the kernel; blocks.
 
     Raises:
-        SoftRebootError: The kernel has no kexec, or refuses.
+        SoftRebootError: The kernel has no kexec, or refuses; the text is the bare reason.
     """
     try:
         _core.kexec_load(pieces.kernel_fd, pieces.initrd_fd, pieces.command_line)
     except OSError as error:
-        raise _refusal(_REASONS.get(error.errno or 0) or reason_of(error)) from error
+        raise SoftRebootError(_REASONS.get(error.errno or 0) or reason_of(error)) from error
 
 
 def unload_kexec(host: Host) -> bool:

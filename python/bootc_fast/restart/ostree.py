@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, BootEntryError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.ostree.sysroot import clear_soft_reboot, find_boot_file, prepare_soft_reboot
+from bootc_fast.ostree.sysroot import find_boot_file, prepare_soft_reboot
 from bootc_fast.restart.kexec import (
-    FULL_REBOOT_HINT,
     KexecPieces,
     check_pieces,
     find_kexec_obstacle,
@@ -27,22 +27,13 @@ from bootc_fast.restart.kexec import (
     unload_kexec,
 )
 from bootc_fast.restart.soft import SoftRebootVerdict, find_systemd_obstacle
-from bootc_fast.restart.ways import RestartWay, SoftRebootMode, clear_next_root, require_live, tell_prepared
+from bootc_fast.restart.ways import RestartWay, Ways, choose_ways
 from bootc_fast.text import describe_error, shorten_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bootc_fast.machine.host import Host
     from bootc_fast.ostree.sysroot import OstreeDeployment
-
-_WAYS = {
-    SoftRebootMode.AUTO: (RestartWay.SOFT, RestartWay.KEXEC, RestartWay.FULL),
-    SoftRebootMode.REQUIRED: (RestartWay.SOFT,),
-    SoftRebootMode.KEXEC: (RestartWay.KEXEC,),
-    None: (RestartWay.FULL,),
-}
-_NAMES = {RestartWay.SOFT: "a soft reboot", RestartWay.KEXEC: "a kexec"}
+    from bootc_fast.restart.ways import SoftRebootMode
 
 
 def judge_ostree_soft_reboot(target: OstreeDeployment, obstacle: str | None) -> SoftRebootVerdict | None:
@@ -57,113 +48,104 @@ def judge_ostree_soft_reboot(target: OstreeDeployment, obstacle: str | None) -> 
     return SoftRebootVerdict((*target.soft_reboot_obstacles, *([] if obstacle is None else [obstacle])))
 
 
-class OstreeRestart:
-    """A way into the deployment that boots next, chosen before the new order is on disk.
+@dataclass(frozen=True, slots=True)
+class OstreeOrder:
+    """The new order, for a way that is put in force with it.
 
     Attributes:
-        way: How; None where no restart was asked for.
-        notes: Why it is no faster one, in words for people.
-        warnings: What could not be cleared away.
+        sysroot: libostree's, locked.
+        target: The deployment as the new order has it.
+    """
+
+    sysroot: Any
+    target: OstreeDeployment
+
+
+def make_ostree_ways(host: Host, target: OstreeDeployment, *, mode: SoftRebootMode | None) -> Ways[OstreeOrder]:
+    """Make the ways into a deployment of an ostree host.
 
     Args:
         host: Which.
-        mode: What was asked for.
-        is_wanted: A restart was asked for at all.
+        target: What boots next; not the booted deployment.
+        mode: None asks for a full reboot.
     """
+    soft, kexec = OstreeSoftReboot(host, target), OstreeKexec(host, target)
+    return Ways(host, choose_ways(mode, soft=soft, kexec=kexec), target=target.name)
 
-    def __init__(self, host: Host, mode: SoftRebootMode | None, *, is_wanted: bool) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
+
+class OstreeSoftReboot:
+    """A next root that libostree mounts, which is in force at once: with the new order, and not before."""
+
+    kind = RestartWay.SOFT
+
+    def __init__(self, host: Host, target: OstreeDeployment) -> None:
+        self.what = f"preparing a soft reboot to {shorten_digest(target.name)}"
         self._host = host
-        self._ways = list(_WAYS[mode]) if is_wanted else []
-        self._is_loaded = False
-        self._is_entered = False
+        self._target = target
 
-    @property
-    def way(self) -> RestartWay | None:
-        """The fastest one that nothing is known against."""
-        return self._ways[0] if self._ways else None
+    async def find(self) -> str | None:
+        """Ask systemd's version, and for libostree's own conditions."""
+        verdict = judge_ostree_soft_reboot(self._target, await find_systemd_obstacle(self._host))
+        if verdict is None:
+            return "no: it is the deployment that runs"
+        return None if verdict.is_possible else str(verdict)
 
-    async def find_way(self, target: OstreeDeployment, *, dry_run: bool) -> None:
-        """Strike the ways that are not possible; whether the kernel takes a kexec is found out by loading one.
+    async def prepare(self, *, is_trial: bool) -> None:
+        """Nothing: what libostree prepares is in force."""
 
-        Cancellation: at any moment; `undo` drops what was loaded.
-
-        Raises:
-            SoftRebootError: None is left, or the host is laid out in a directory; nothing has changed.
-        """
-        if self._ways and not dry_run:
-            require_live(self._host)
-        if RestartWay.SOFT in self._ways:
-            verdict = judge_ostree_soft_reboot(target, await find_systemd_obstacle(self._host))
-            if verdict is None or not verdict.is_possible:
-                self._strike(RestartWay.SOFT, target, str(verdict or "no: it is the deployment that runs"))
-        if self.way is RestartWay.KEXEC:
-            obstacle = await run_blocking(find_kexec_obstacle, self._host)
-            if obstacle is not None:
-                self._strike(RestartWay.KEXEC, target, obstacle)
-            else:
-                await run_blocking(self._try, RestartWay.KEXEC, target, lambda: self._load(target, is_trial=dry_run))
-
-    def enter(self, sysroot: Any, target: OstreeDeployment) -> None:  # noqa: ANN401 - untyped library
-        """Prepare the fastest way that is left, now that the new order is on disk; blocks.
-
-        Args:
-            sysroot: libostree's, locked.
-            target: As the new order has it.
+    def commit(self, order: OstreeOrder) -> None:
+        """Let libostree mount it.
 
         Raises:
-            SoftRebootError: None is left; nothing is prepared.
+            SoftRebootError: libostree refused; with its text.
         """
         try:
-            # A plain `systemctl reboot` would enter it in place of what boots next.
-            clear_soft_reboot(sysroot)
-        except BootcFastError as error:
-            self.warnings.append(describe_error(error))
-        steps = {
-            RestartWay.SOFT: lambda: prepare_soft_reboot(sysroot, target),
-            RestartWay.KEXEC: lambda: self._load(target),
-        }
-        while self.way in steps and not self._try(self.way, target, steps[self.way]):
-            pass
-        self._is_entered = True
-
-    def finish(self, target: OstreeDeployment) -> None:
-        """Clear what others have prepared, unless it is what was asked for, and tell the journal; blocks."""
-        if self.way is RestartWay.SOFT:
-            unload_kexec(self._host)
-        else:
-            try:
-                clear_next_root(self._host, keep_kexec=self.way is RestartWay.KEXEC)
-            except BootcFastError as error:
-                text = f"the next `systemctl reboot` may enter what was prepared before: {describe_error(error)}"
-                self.warnings.append(text)
-        if self.way is not None:
-            tell_prepared(self._host, self.way, target.name, tuple(self.notes))
+            prepare_soft_reboot(order.sysroot, order.target)
+        except (BootcFastError, OSError) as error:
+            raise SoftRebootError(describe_error(error)) from error
 
     def undo(self) -> None:
-        """Drop a kernel that was loaded, unless it is the way that was taken; blocks."""
-        if self._is_loaded and not (self._is_entered and self.way is RestartWay.KEXEC):
-            unload_kexec(self._host)
-            self._is_loaded = False
+        """Nothing was done."""
 
-    def _try(self, way: RestartWay, target: OstreeDeployment, step: Callable[[], None]) -> bool:
+
+class OstreeKexec:
+    """The kernel that a deployment's boot entry names: loaded to try it, and again as the new order names it."""
+
+    kind = RestartWay.KEXEC
+
+    def __init__(self, host: Host, target: OstreeDeployment) -> None:
+        self.what = f"preparing a kexec to {shorten_digest(target.name)}"
+        self._host = host
+        self._target = target
+        self._is_loaded = False
+
+    async def find(self) -> str | None:
+        """Look at what the kernel says of kexec."""
+        return await run_blocking(find_kexec_obstacle, self._host)
+
+    async def prepare(self, *, is_trial: bool) -> None:
+        """Load it, so that the kernel says whether it takes it; as a trial read all of it."""
+        await run_blocking(self._load, self._target, is_trial=is_trial)
+
+    def commit(self, order: OstreeOrder) -> None:
+        """Load it anew: the new order gives its deployment another link, which the command line names.
+
+        Raises:
+            SoftRebootError: It cannot be read, or the kernel refuses.
+        """
         try:
-            step()
+            self._load(order.target, is_trial=False)
+        except SoftRebootError:
+            raise
         except (BootcFastError, OSError) as error:
-            self._strike(way, target, describe_error(error).removeprefix("preparing a kexec: "))
-            return False
-        return True
+            raise SoftRebootError(describe_error(error)) from error
 
-    def _strike(self, way: RestartWay, target: OstreeDeployment, why: str) -> None:
-        """Give a way up; the reason becomes a note, or where no other is allowed the error."""
-        self._ways.remove(way)
-        text = f"preparing {_NAMES[way]} to {shorten_digest(target.name)}: {why}"
-        if not self._ways:
-            raise SoftRebootError(text, hint=FULL_REBOOT_HINT)
-        self.notes.append(text)
+    def undo(self) -> None:
+        """Unload it."""
+        if self._is_loaded:
+            unload_kexec(self._host)
 
-    def _load(self, target: OstreeDeployment, *, is_trial: bool = False) -> None:
+    def _load(self, target: OstreeDeployment, *, is_trial: bool) -> None:
         with ExitStack() as stack:
             pieces = assemble_ostree_kexec(self._host, target, stack)
             check_pieces(pieces)

@@ -5,34 +5,30 @@ from __future__ import annotations
 import enum
 import signal
 import subprocess
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import anyio
 
 from bootc_fast import message_ids
-from bootc_fast.composefs.survey import drop_outdated_marker
-from bootc_fast.errors import BootcFastError, CommandError, MountError, SoftRebootError
-from bootc_fast.machine.booted import read_booted
+from bootc_fast.errors import BootcFastError, CommandError, SoftRebootError
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.restart import nextroot
-from bootc_fast.restart.kexec import FULL_REBOOT_HINT, load_kexec, unload_kexec
-from bootc_fast.restart.soft import judge_soft_reboot, prepare_soft_reboot
-from bootc_fast.text import describe_error, escape_lines, shorten_digest
+from bootc_fast.restart.kexec import unload_kexec
+from bootc_fast.text import describe_error, escape_lines
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from bootc_fast.composefs.boot_files import BootLook
-    from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
-    from bootc_fast.restart.soft import PreparedRoot
-    from bootc_fast.types import VerityDigest
 
 _COMMAND_TIMEOUT_S = 30.0
+FULL_REBOOT_HINT = "`systemctl reboot` boots it through the firmware"
+"""What is left where no faster way is possible."""
+
+OrderT_contra = TypeVar("OrderT_contra", contravariant=True)
 
 
 class SoftRebootMode(enum.StrEnum):
@@ -51,53 +47,190 @@ class RestartWay(enum.StrEnum):
     FULL = "reboot"
 
 
-class Restart:
-    """A way that is prepared and not in force yet.
+class Way(Protocol[OrderT_contra]):
+    """One way into one deployment. Each back end has its own soft reboot and kexec.
+
+    Attributes:
+        kind: Which it is.
+        what: For errors and notes, e.g. ``"preparing a kexec"``.
+    """
+
+    kind: RestartWay
+    what: str
+
+    async def find(self) -> str | None:
+        """Find what is known to stand against it, in words for people; writes nothing.
+
+        Cancellation: at any moment.
+        """
+        ...
+
+    async def prepare(self, *, is_trial: bool) -> None:
+        """Do what can be done before the boot order is changed; with `is_trial` find out only whether that goes.
+
+        Cancellation: at any moment; `undo` drops what was done.
+
+        Raises:
+            BootcFastError, OSError: It is not possible.
+        """
+        ...
+
+    def commit(self, order: OrderT_contra) -> None:
+        """Put it in force; the boot order is on disk. Blocks.
+
+        Args:
+            order: What the back end has to hand over of it.
+
+        Raises:
+            SoftRebootError: It is not possible after all, and the next one may be tried.
+            MountError: It is not possible, and nothing else is prepared.
+        """
+        ...
+
+    def undo(self) -> None:
+        """Drop what was prepared, unless it is in force; blocks."""
+        ...
+
+
+class FullReboot:
+    """Through the firmware: always possible, nothing to prepare."""
+
+    kind = RestartWay.FULL
+    what = "preparing a full reboot"
+
+    async def find(self) -> str | None:
+        """Nothing stands against it."""
+        return None
+
+    async def prepare(self, *, is_trial: bool) -> None:
+        """Nothing is to be done."""
+
+    def commit(self, order: object) -> None:
+        """Nothing is to be done."""
+
+    def undo(self) -> None:
+        """Nothing was done."""
+
+
+class Ways(Generic[OrderT_contra]):
+    """The ways into a deployment that may be taken, the fastest first; each is struck when it turns out impossible.
+
+    Attributes:
+        notes: Why it is no faster one, in words for people.
+        warnings: What could not be cleared away.
 
     Args:
         host: Which.
-        way: How.
+        ways: What may be taken; none where no restart is wanted.
         target: Into what: a digest, or an ostree deployment's name.
-        notes: Why it is no faster one, in words for people.
-        root: Of a soft reboot; None with a dry run.
     """
 
-    def __init__(
-        self, host: Host, way: RestartWay, target: str, notes: tuple[str, ...] = (), *, root: PreparedRoot | None = None
-    ) -> None:
-        self.way = way
-        self.notes = notes
+    def __init__(self, host: Host, ways: Iterable[Way[OrderT_contra]], *, target: str) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self._host = host
+        self._ways = list(ways)
         self._target = target
-        self._root = root
-        self._is_committed = False
+        self._taken: Way[OrderT_contra] | None = None
+        self._prepared: list[Way[OrderT_contra]] = []
 
-    def commit(self) -> None:
-        """Put it in force, once the new boot order is on disk, and tell the journal; blocks.
+    @property
+    def kind(self) -> RestartWay | None:
+        """The fastest one that is left; None where no restart is wanted."""
+        return self._ways[0].kind if self._ways else None
+
+    async def prepare(self, *, dry_run: bool) -> None:
+        """Find the fastest way that is possible, and prepare it.
+
+        Cancellation: at any moment; `undo` drops what was prepared.
+
+        Args:
+            dry_run: Find out only. On a live host the next root is put together and dropped, kernel and initrd are
+                read; nothing is attached, loaded or written.
 
         Raises:
+            SoftRebootError: None is left, or the host is laid out in a directory; nothing has changed.
+        """
+        if self._ways and not dry_run:
+            require_live(self._host)
+        while self._ways:
+            way = self._ways[0]
+            try:
+                obstacle = await way.find()
+                if obstacle is None:
+                    self._prepared.append(way)
+                    await way.prepare(is_trial=dry_run)
+                    return
+            except (BootcFastError, OSError) as error:
+                self._strike(describe_error(error), error)
+            else:
+                self._strike(obstacle)
+
+    def commit(self, order: OrderT_contra) -> None:
+        """Put the fastest way that is left in force, once the new boot order is on disk; blocks.
+
+        Raises:
+            SoftRebootError: None is left; nothing is prepared.
             MountError: The next root cannot be attached; a full reboot enters the new order then.
         """
-        self._is_committed = True
-        try:
-            clear_next_root(self._host, keep_kexec=self.way is RestartWay.KEXEC)
-            if self._root is not None:
-                self._root.attach()
-        except MountError as error:
-            error.hint = FULL_REBOOT_HINT
-            raise
-        self._forget()
-        tell_prepared(self._host, self.way, self._target, self.notes)
+        while self._ways:
+            try:
+                self._ways[0].commit(order)
+            except SoftRebootError as error:
+                self._strike(describe_error(error), error)
+            else:
+                self._taken = self._ways[0]
+                return
 
-    def _forget(self) -> None:
-        """Drop a marker that would outlive what it stands for; what cannot be dropped, the next boot drops."""
-        with suppress(BootcFastError, OSError):
-            drop_outdated_marker(self._host, read_booted(self._host).digest)
+    def finish(self) -> None:
+        """Clear what others have prepared, unless it is what was asked for, and tell the journal; blocks.
 
-    def undo(self) -> None:
-        """Drop what was loaded, unless it is in force."""
-        if self.way is RestartWay.KEXEC and not self._is_committed:
+        Raises:
+            MountError, FileSystemError: It cannot be cleared, and a restart would enter it.
+        """
+        kind = self.kind
+        if kind is RestartWay.SOFT:
             unload_kexec(self._host)
+        else:
+            try:
+                clear_next_root(self._host, keep_kexec=kind is RestartWay.KEXEC)
+            except BootcFastError as error:
+                if kind is not None:
+                    error.hint = FULL_REBOOT_HINT
+                    raise
+                text = f"the next `systemctl reboot` may enter what was prepared before: {describe_error(error)}"
+                self.warnings.append(text)
+        if kind is not None:
+            tell_prepared(self._host, kind, self._target, tuple(self.notes))
+
+    async def undo(self) -> None:
+        """Drop what was prepared, unless it is in force. Cancellation waits for it."""
+        prepared = [way for way in self._prepared if way is not self._taken]
+        if prepared:
+            with anyio.CancelScope(shield=True):
+                for way in prepared:
+                    await run_blocking(way.undo)
+
+    def _strike(self, why: str, error: BaseException | None = None) -> None:
+        """Give the fastest way up; the reason becomes a note, or where no other is allowed the error."""
+        text = f"{self._ways.pop(0).what}: {why}"
+        if not self._ways:
+            hint = getattr(error, "hint", None) or FULL_REBOOT_HINT
+            raise SoftRebootError(text, hint=hint) from error
+        self.notes.append(text)
+
+
+def choose_ways(
+    mode: SoftRebootMode | None, *, soft: Way[OrderT_contra], kexec: Way[OrderT_contra]
+) -> tuple[Way[OrderT_contra], ...]:
+    """Choose the ways that a mode allows, the fastest first; None asks for a full reboot."""
+    full: Way[OrderT_contra] = FullReboot()
+    return {
+        SoftRebootMode.AUTO: (soft, kexec, full),
+        SoftRebootMode.REQUIRED: (soft,),
+        SoftRebootMode.KEXEC: (kexec,),
+        None: (full,),
+    }[mode]
 
 
 def tell_prepared(host: Host, way: RestartWay, target: str, notes: tuple[str, ...]) -> None:
@@ -168,59 +301,6 @@ async def reset_restart(root: Path | str = "/") -> bool:
     return await run_blocking(clear_next_root, host)
 
 
-async def prepare_restart(
-    survey: Survey,
-    look: BootLook,
-    target: VerityDigest,
-    stack: AsyncExitStack,
-    *,
-    mode: SoftRebootMode | None,
-    dry_run: bool = False,
-) -> Restart:
-    """Choose a way into a deployment, and prepare it.
-
-    Cancellation: at any moment; what was prepared goes with `stack`.
-
-    Args:
-        survey: The host's deployments.
-        look: The boot directories.
-        target: What boots next; not the booted deployment.
-        stack: Holds what is prepared.
-        mode: None asks for a full reboot.
-        dry_run: Find out only. On a live host the next root is put together and dropped, kernel and initrd are read;
-            nothing is attached, loaded or written.
-
-    Raises:
-        SoftRebootError: The way that was asked for is not possible; nothing has changed.
-    """
-    host = survey.host
-    notes: list[str] = []
-    if mode in (SoftRebootMode.AUTO, SoftRebootMode.REQUIRED):
-        try:
-            return await _prepare_soft(survey, look, target, stack, dry_run=dry_run)
-        except SoftRebootError as error:
-            if mode is SoftRebootMode.REQUIRED:
-                raise
-            notes.append(describe_error(error))
-    if mode in (SoftRebootMode.AUTO, SoftRebootMode.KEXEC):
-        try:
-            restart = await _prepare_kexec(host, look, target, notes, dry_run=dry_run)
-        except SoftRebootError as error:
-            if mode is SoftRebootMode.KEXEC:
-                raise
-            notes.append(describe_error(error))
-        else:
-            stack.callback(restart.undo if not dry_run else _nothing)
-            return restart
-    if not dry_run:
-        require_live(host)
-    return Restart(host, RestartWay.FULL, target, tuple(notes))
-
-
-def _nothing() -> None:
-    """Undo a dry run."""
-
-
 def require_live(host: Host) -> None:
     """Refuse to restart the machine for a host in a directory.
 
@@ -232,37 +312,6 @@ def require_live(host: Host) -> None:
             "preparing the restart: with --root nothing is mounted, loaded or restarted",
             hint="--dry-run says what would be done",
         )
-
-
-async def _prepare_soft(
-    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack, *, dry_run: bool
-) -> Restart:
-    verdict = await judge_soft_reboot(survey, look, target)
-    if not verdict.is_possible:
-        raise SoftRebootError(f"preparing a soft reboot to {shorten_digest(target)}: {verdict}", hint=FULL_REBOOT_HINT)
-    if dry_run and not survey.host.is_live:
-        return Restart(survey.host, RestartWay.SOFT, target)
-    require_live(survey.host)
-    try:
-        root = await prepare_soft_reboot(survey, look, target, stack, is_trial=dry_run)
-    except (BootcFastError, OSError) as error:
-        message = f"preparing a soft reboot to {shorten_digest(target)}: {describe_error(error)}"
-        raise SoftRebootError(message, hint=getattr(error, "hint", None) or FULL_REBOOT_HINT) from error
-    return Restart(survey.host, RestartWay.SOFT, target, root=None if dry_run else root)
-
-
-async def _prepare_kexec(
-    host: Host, look: BootLook, target: VerityDigest, notes: list[str], *, dry_run: bool
-) -> Restart:
-    try:
-        if not dry_run:
-            require_live(host)
-        await load_kexec(host, look, target, is_trial=dry_run)
-    except SoftRebootError:
-        raise
-    except (BootcFastError, OSError) as error:
-        raise SoftRebootError(f"preparing a kexec: {describe_error(error)}", hint=FULL_REBOOT_HINT) from error
-    return Restart(host, RestartWay.KEXEC, target, tuple(notes))
 
 
 async def start_restart(way: RestartWay, *, message: str) -> None:

@@ -86,8 +86,8 @@ async def test_every_step_of_the_ostree_flows_starts_and_ends(tmp_path: Path) ->
     pytest.importorskip("gi")
     host = ostree_hosts.make_host(tmp_path, 1, 2)
     host.run_from_mount(2)
-    assert await _ends_all(bootc_fast.rollback, host.root) == {"look", "compare", "commit"}
-    assert await _ends_all(bootc_fast.rollback, host.root) == {"look", "commit"}
+    assert await _ends_all(bootc_fast.rollback, host.root) == ROLLBACK
+    assert await _ends_all(bootc_fast.rollback, host.root) == {"look", "commit", "tidy"}
 
 
 async def test_the_writing_of_etc_tells_how_far_it_is(tmp_path: Path) -> None:

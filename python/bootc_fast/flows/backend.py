@@ -1,0 +1,489 @@
+"""What the flows need of a host, from its two back ends side by side: composefs and ostree.
+
+A back end looks at the deployments, says what may boot next, writes their order, and makes the ways into one. The flows
+ask no further which it is.
+
+Source:
+    Spec commands.md, "rollback"; bootc ``bootc_composefs/rollback.rs`` and ``deploy.rs``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from bootc_fast.boot.entries.publish import publish_menu
+from bootc_fast.boot.entries.variables import make_variable_setter
+from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
+from bootc_fast.composefs.deployments import remove_staged_marker
+from bootc_fast.composefs.etc import list_missing_changes
+from bootc_fast.composefs.survey import read_survey
+from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError
+from bootc_fast.flows.rollback_plan import OTHER_HINT, choose_ostree_target, plan_rollback
+from bootc_fast.machine.booted import is_etc_transient
+from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.mounts import open_writable
+from bootc_fast.machine.native import run_blocking
+from bootc_fast.ostree.etc import list_missing_ostree_changes
+from bootc_fast.ostree.sysroot import (
+    check_bootable,
+    clear_soft_reboot,
+    enter_ostree,
+    is_ostree_host,
+    read_ostree,
+    reorder_ostree,
+)
+from bootc_fast.report.boots import remember_withdrawn
+from bootc_fast.report.finalize import note_withdrawn
+from bootc_fast.restart.composefs import make_composefs_ways
+from bootc_fast.restart.ostree import OstreeOrder, make_ostree_ways
+from bootc_fast.text import describe_error
+from bootc_fast.types import VerityDigest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+
+    from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.flows.steps import Steps
+    from bootc_fast.machine.host import Host
+    from bootc_fast.ostree.sysroot import OstreeDeployment, OstreeSurvey
+    from bootc_fast.restart.ways import SoftRebootMode, Ways
+    from bootc_fast.types import BootsInstead, Loader
+
+LOOK_TIMEOUT_S = 90.0
+COMMIT_TIMEOUT_S = 10.0
+# libostree waits for its lock, writes, and removes what no deployment needs any more.
+OSTREE_COMMIT_TIMEOUT_S = 100.0
+_DAMAGED_HINT = f"{OTHER_HINT}; --no-verify boots it nevertheless"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of what boots next, in terms that both back ends have.
+
+    Attributes:
+        booted: The deployment that runs.
+        target: The one that is to boot next.
+        is_changed: Another one boots next now.
+        dropped_staged: The staged deployment that is dropped.
+        image_reference: Of the target's origin.
+        manifest_digest: Of the target's origin.
+        booted_manifest_digest: Of the deployment that runs.
+        entry_name: What the target's boot entry is called.
+        boots_instead: What boots all the same in the target's place; None where that boots.
+        commit: On an ostree host the target's.
+    """
+
+    booted: VerityDigest
+    target: VerityDigest
+    is_changed: bool = False
+    dropped_staged: VerityDigest | None = None
+    image_reference: str | None = None
+    manifest_digest: str | None = None
+    booted_manifest_digest: str | None = None
+    entry_name: str | None = None
+    boots_instead: BootsInstead | None = None
+    commit: str | None = None
+
+    @property
+    def is_revert(self) -> bool:
+        """What runs boots next."""
+        return self.target == self.booted
+
+
+class Backend(Protocol):
+    """A host's deployments and their order; made for one flow.
+
+    Attributes:
+        host: Which.
+        is_ostree: Deployments are named ``<commit>.<serial>`` instead of by digests.
+        stack: Holds what is open and locked.
+        warnings: Everything that did not stop it.
+    """
+
+    host: Host
+    is_ostree: bool
+    stack: AsyncExitStack
+    warnings: list[str]
+
+    async def lock(self) -> None:
+        """Take the lock, where it is held from the look to the commit."""
+        ...
+
+    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
+        """Look, and choose where a rollback leads."""
+        ...
+
+    async def choose_next(self, due: VerityDigest | None) -> Change:
+        """Look, and choose what boots next; `due` in its place where a finalize would come first."""
+        ...
+
+    async def find_due(self, mode: SoftRebootMode) -> VerityDigest | None:
+        """Find the update that has to be finalized before; refuse where the way cannot lead to it."""
+        ...
+
+    async def check_target(self, *, verify: bool) -> None:
+        """Refuse a target that would not boot; with `verify` one that is not what was staged, too."""
+        ...
+
+    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+        """List the local changes that the target's /etc does not have; None where they are gone anyway."""
+        ...
+
+    def make_ways(self, mode: SoftRebootMode | None) -> Ways[Any]:
+        """Make the ways into the target."""
+        ...
+
+    async def write_order(self, ways: Ways[Any], steps: Steps) -> Change:
+        """Make the target the next boot; a staged update is not dropped before the new order is on disk."""
+        ...
+
+    async def enter(self, ways: Ways[Any]) -> None:
+        """Put the way in force with the order as it is on disk."""
+        ...
+
+    async def confirm(self, ways: Ways[Any]) -> BootsInstead | None:
+        """Look what boots now, and put the way in force, where the order did not do it.
+
+        Returns:
+            What boots in the target's place; None where that boots.
+        """
+        ...
+
+    async def drop_staged(self) -> None:
+        """Drop the staged update, so that no finalize at shutdown changes the order again."""
+        ...
+
+    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+        """List what is to be noted once the new order is in force: what for, and a call that blocks."""
+        ...
+
+
+async def open_backend(host: Host, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> Backend:
+    """Make the back end of a host.
+
+    Args:
+        host: Which.
+        stack: Will hold what is opened and locked.
+        loader: Wins over what the host says.
+        read_only: Nothing will be written.
+    """
+    if await run_blocking(is_ostree_host, host):
+        return OstreeBackend(host, stack)
+    return ComposefsBackend(host, stack, loader=loader, read_only=read_only)
+
+
+class ComposefsBackend:
+    """A host of digests: what boots next is the first of its boot entries, which we write."""
+
+    is_ostree = False
+
+    def __init__(self, host: Host, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> None:
+        self.host = host
+        self.stack = stack
+        self.warnings: list[str] = []
+        self._loader = loader
+        self._read_only = read_only
+        self._survey: Survey | None = None
+        self._boot: BootLook | None = None
+        self._plan: MenuPlan | None = None
+        self._change: Change | None = None
+
+    @property
+    def _looked(self) -> tuple[Survey, BootLook]:
+        assert self._survey is not None  # noqa: S101 every flow looks first
+        assert self._boot is not None  # noqa: S101 every flow looks first
+        return self._survey, self._boot
+
+    @property
+    def _chosen(self) -> Change:
+        assert self._change is not None  # noqa: S101 every flow chooses before it acts
+        return self._change
+
+    async def lock(self) -> None:
+        """Hold the lock and a writable /sysroot as long as the stack."""
+        # Who is no host of ours gets no lock file either.
+        await read_survey(self.host)
+        await self.stack.enter_async_context(hold_lock(self.host))
+        self.host = await self.stack.enter_async_context(open_writable(self.host))
+
+    async def _look(self, *, read_only: bool) -> tuple[Survey, BootLook]:
+        self._survey = await read_survey(self.host)
+        self._boot = await look_boot(self._survey, self.stack, loader=self._loader, read_only=read_only)
+        return self._survey, self._boot
+
+    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
+        """Choose by the boot entries."""
+        del allow_non_container
+        survey, boot = await self._look(read_only=self._read_only)
+        plan = await run_blocking(plan_rollback, survey, boot.menu, to=to, force=force, verify=verify)
+        self.warnings += [*boot.warnings, *plan.warnings]
+        self._plan = plan
+        target, default, marker = plan.order[0], boot.menu.default, survey.marker
+        origin, current = survey.find_origin(target), survey.find_origin(survey.booted.digest)
+        self._change = Change(
+            booted=survey.booted.digest,
+            target=target,
+            is_changed=(default.digest if default else None) != target,
+            dropped_staged=marker.digest if marker and marker.digest != target else None,
+            image_reference=origin.image_reference if origin else None,
+            manifest_digest=origin.manifest_digest if origin else None,
+            booted_manifest_digest=current.manifest_digest if current else None,
+            entry_name=plan.default.label,
+            boots_instead=plan.boots_instead,
+        )
+        return self._change
+
+    async def choose_next(self, due: VerityDigest | None) -> Change:
+        """Choose what the loader takes first."""
+        survey, boot = await self._look(read_only=True)
+        default = boot.menu.default
+        target = due
+        if target is None:
+            if default is None or not default.is_own or default.digest is None or default.digest not in survey.known:
+                raise NoRollbackTargetError("choosing what to restart into: no deployment of this host boots next")
+            target = default.digest
+        self._change = Change(survey.booted.digest, target)
+        return self._change
+
+    async def find_due(self, mode: SoftRebootMode) -> VerityDigest | None:
+        """Find a staged update that is not the next boot yet."""
+        survey = await read_survey(self.host)
+        marker = survey.marker
+        if marker is None or marker.finalization_locked:
+            return None
+        boot = await look_boot(survey, self.stack, loader=self._loader, read_only=True)
+        if boot.menu.default is not None and boot.menu.default.digest == marker.digest:
+            return None
+        if mode is not mode.AUTO:
+            await make_composefs_ways(survey, boot, marker.digest, self.stack, mode=mode).prepare(dry_run=True)
+        return marker.digest
+
+    async def check_target(self, *, verify: bool) -> None:
+        """Refuse a damaged kernel, initrd or UKI: the loader would start it all the same."""
+        if not verify:
+            return
+        survey, boot = self._looked
+        self.warnings += await check_boot_files(
+            survey,
+            self._chosen.target,
+            boot,
+            entry=self._plan.default if self._plan else None,
+            role="the rollback target",
+            hint=_DAMAGED_HINT,
+        )
+
+    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+        """Compare the running /etc with the target's state."""
+        if await run_blocking(is_etc_transient, self.host):
+            return None
+        return await list_missing_changes(self.host, self._chosen.booted, self._chosen.target, self.stack)
+
+    def make_ways(self, mode: SoftRebootMode | None) -> Ways[None]:
+        """Make the ways into the target."""
+        survey, boot = self._looked
+        return make_composefs_ways(survey, boot, self._chosen.target, self.stack, mode=mode)
+
+    async def write_order(self, ways: Ways[None], steps: Steps) -> Change:
+        """Publish the boot entries; waits for the end, whoever cancels."""
+        del ways
+        survey, boot = self._looked
+        assert self._plan is not None  # noqa: S101 a rollback has planned
+        with (
+            anyio.CancelScope(shield=True),
+            steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S),
+        ):
+            published = await publish_menu(
+                boot.area,
+                boot.menu,
+                self._plan,
+                set_variable=make_variable_setter(self.host),
+                protected=list_protected(survey, boot.menu),
+            )
+        self.warnings += published.warnings
+        return self._chosen
+
+    async def enter(self, ways: Ways[None]) -> None:
+        """Put the way in force; the lock is held."""
+        with anyio.CancelScope(shield=True):
+            await run_blocking(ways.commit, None)
+
+    async def confirm(self, ways: Ways[None]) -> BootsInstead | None:
+        """Read the entries back, then put the way in force."""
+        survey, boot = self._looked
+        instead = await run_blocking(confirm_next_boot, survey, boot, self._chosen.target)
+        await run_blocking(ways.commit, None)
+        return instead
+
+    async def drop_staged(self) -> None:
+        """Remove the marker.
+
+        Raises:
+            FileSystemError: It stays; everything else is done.
+        """
+        if self._chosen.dropped_staged is None:
+            return
+        try:
+            await run_blocking(remove_staged_marker, self.host)
+        except FileSystemError as error:
+            error.hint = f"the new boot order is on disk; remove {self.host.staged_marker} before the next shutdown"
+            raise
+
+    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+        """Note what the next boot would else miss, and touch what programs watch."""
+        survey, change = self._looked[0], self._chosen
+        return [
+            ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),
+            ("noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)),
+            ("touching the state directory", self._touch_state),
+        ]
+
+    def _touch_state(self) -> None:
+        with self.host.open_directory(self.host.state_deploy) as fd:
+            os.utime(fd)
+
+
+class OstreeBackend:
+    """A host of commits: what boots next is the first of libostree's list, which libostree writes."""
+
+    is_ostree = True
+
+    def __init__(self, host: Host, stack: AsyncExitStack) -> None:
+        self.host = host
+        self.stack = stack
+        self.warnings: list[str] = []
+        self._survey: OstreeSurvey | None = None
+        self._target: OstreeDeployment | None = None
+        self._choose: Callable[[OstreeSurvey], OstreeDeployment] | None = None
+
+    async def lock(self) -> None:
+        """Nothing: libostree's own lock guards what is read and written, and ours is taken for that only."""
+
+    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
+        """Choose by libostree's list; no loader gives up on its entries."""
+        del force, verify
+
+        def choose(survey: OstreeSurvey) -> OstreeDeployment:
+            return choose_ostree_target(survey, to, allow_non_container=allow_non_container)
+
+        return await self._look(choose)
+
+    async def choose_next(self, due: VerityDigest | None) -> Change:
+        """Choose what is staged and not locked, which libostree finalizes on the way; else the first."""
+        del due
+
+        def choose(survey: OstreeSurvey) -> OstreeDeployment:
+            if survey.staged is not None and not survey.staged.is_finalization_locked:
+                return survey.staged
+            first = survey.order[0]
+            if first != survey.booted:
+                check_bootable(self.host, first)
+            return first
+
+        return await self._look(choose)
+
+    async def _look(self, choose: Callable[[OstreeSurvey], OstreeDeployment]) -> Change:
+        self._choose = choose
+        self._survey = await read_ostree(self.host)
+        self._target = await run_blocking(choose, self._survey)
+        self.warnings += self._target.problems
+        return self._describe()
+
+    def _describe(self) -> Change:
+        survey, target = self._looked
+        return Change(
+            booted=VerityDigest(survey.booted.name),
+            target=VerityDigest(target.name),
+            is_changed=survey.order[0] != target,
+            dropped_staged=VerityDigest(survey.staged.name) if survey.staged else None,
+            image_reference=target.reference,
+            manifest_digest=target.image.manifest_digest,
+            booted_manifest_digest=survey.booted.image.manifest_digest,
+            entry_name=target.title,
+            commit=target.checksum,
+        )
+
+    @property
+    def _looked(self) -> tuple[OstreeSurvey, OstreeDeployment]:
+        assert self._survey is not None  # noqa: S101 every flow looks first
+        assert self._target is not None  # noqa: S101 every flow looks first
+        return self._survey, self._target
+
+    async def find_due(self, mode: SoftRebootMode) -> VerityDigest | None:
+        """Nothing: libostree finalizes on the way."""
+
+    async def check_target(self, *, verify: bool) -> None:
+        """Refuse a target whose kernel, initrd or tree is missing."""
+        del verify
+        survey, target = self._looked
+        if target != survey.booted:
+            await run_blocking(check_bootable, self.host, target)
+
+    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+        """Compare the booted deployment's etc with the target's."""
+        survey, target = self._looked
+        return await list_missing_ostree_changes(self.host, survey.booted, target)
+
+    def make_ways(self, mode: SoftRebootMode | None) -> Ways[OstreeOrder]:
+        """Make the ways into the target."""
+        return make_ostree_ways(self.host, self._looked[1], mode=mode)
+
+    def _choose_same(self, what: str, hint: str | None = None) -> Callable[[OstreeSurvey], OstreeDeployment]:
+        """Choose again, under the lock, and refuse what is not what was looked at."""
+        wanted = self._looked[1].key
+
+        def choose(survey: OstreeSurvey) -> OstreeDeployment:
+            assert self._choose is not None  # noqa: S101 the look has set it
+            found = self._choose(survey)
+            if found.key != wanted:
+                raise InvalidStateError(what, hint=hint)
+            if found != survey.booted and not found.is_staged:
+                check_bootable(self.host, found)
+            return found
+
+        return choose
+
+    def _enter(self, ways: Ways[OstreeOrder], sysroot: Any, target: OstreeDeployment) -> None:  # noqa: ANN401 - untyped library
+        try:
+            # A plain `systemctl reboot` would enter it in place of what boots next.
+            clear_soft_reboot(sysroot)
+        except FileSystemError as error:
+            self.warnings.append(describe_error(error))
+        ways.commit(OstreeOrder(sysroot, target))
+
+    async def write_order(self, ways: Ways[OstreeOrder], steps: Steps) -> Change:
+        """Write libostree's list, and put the way in force with it; a time-out ends in libostree's next check."""
+        choose = self._choose_same(
+            "writing the order of the deployments: another process has changed it meanwhile",
+            "`bootc-fast status` shows it; run this again",
+        )
+        await self.stack.enter_async_context(hold_lock(self.host))
+        with steps.run("commit", "Writing the order of the deployments", timeout_s=OSTREE_COMMIT_TIMEOUT_S):
+            self._survey, self._target = await reorder_ostree(
+                self.host, choose, enter=lambda sysroot, target: self._enter(ways, sysroot, target)
+            )
+        return self._describe()
+
+    async def enter(self, ways: Ways[OstreeOrder]) -> None:
+        """Put the way in force under both locks."""
+        choose = self._choose_same("preparing the restart: another deployment is to boot next meanwhile")
+        await self.stack.enter_async_context(hold_lock(self.host))
+        await enter_ostree(self.host, choose, lambda sysroot, target: self._enter(ways, sysroot, target))
+
+    async def confirm(self, ways: Ways[OstreeOrder]) -> BootsInstead | None:
+        """Nothing: libostree has written what it says."""
+
+    async def drop_staged(self) -> None:
+        """Nothing: libostree drops it with the order."""
+
+    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+        """Nothing: libostree has noted its own."""
+        return []
