@@ -343,7 +343,7 @@ class Host:
                 os.rename(path.name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
                 os.fsync(dir_fd)
         except OSError as error:
-            raise FileSystemError(f"renaming {path}: {error.strerror}") from error
+            raise FileSystemError(f"renaming {path}: {reason_of(error)}") from error
         return path.parent / name
 
     def remove_file(self, path: Path) -> bool:
