@@ -111,6 +111,9 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
     if outcome.dropped_staged:
         verb = "would be dropped" if outcome.dry_run else "was dropped"
         lines.append(f"notice: The staged update {shorten_digest(outcome.dropped_staged)} {verb}")
+    if outcome.kept_staged:
+        staged = shorten_digest(outcome.kept_staged)
+        lines.append(f"notice: The staged update {staged} stays, and boots next once it is finalized at shutdown")
     which = "current" if outcome.is_revert else "rollback"
     is_first = outcome.boots_instead is None
     prefix = _PREFIXES[is_first, outcome.dry_run]

@@ -18,7 +18,7 @@ from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_dig
 from bootc_fast.types import Algorithm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AsyncExitStack
     from pathlib import Path
 
@@ -39,6 +39,7 @@ class Survey:
         marker: What is staged; None too where the marker names the booted deployment, which a soft reboot leaves.
         deployments: Every one that has a state directory.
         images: Every digest that has an image, or the link of one.
+        marker_problem: Why the marker cannot be read, where that is no error; `marker` is None then.
     """
 
     host: Host
@@ -46,6 +47,7 @@ class Survey:
     marker: StagedMarker | None
     deployments: tuple[Deployment, ...]
     images: tuple[VerityDigest, ...] = ()
+    marker_problem: str | None = None
 
     @property
     def known(self) -> frozenset[VerityDigest]:
@@ -75,8 +77,12 @@ class Survey:
         return None if deployment is None else deployment.origin
 
 
-async def read_survey(host: Host) -> Survey:
+async def read_survey(host: Host, *, needs_marker: bool = True) -> Survey:
     """Look at a host's deployments; reads some small files, writes nothing.
+
+    Args:
+        host: Which.
+        needs_marker: Without, a marker that cannot be read is no error: whoever goes back needs none.
 
     Raises:
         NotBootcHostError: The host is none of ours.
@@ -84,9 +90,15 @@ async def read_survey(host: Host) -> Survey:
         FileSystemError: The state directories cannot be listed.
     """
     booted = await run_blocking(read_booted, host)
-    marker = await run_blocking(read_marker, host, booted)
+    marker, problem = None, None
+    try:
+        marker = await run_blocking(read_marker, host, booted)
+    except InvalidStateError as error:
+        if needs_marker:
+            raise
+        problem = str(error)
     deployments = await run_blocking(list_deployments, host)
-    return Survey(host, booted, marker, tuple(deployments), await run_blocking(list_images, host))
+    return Survey(host, booted, marker, tuple(deployments), await run_blocking(list_images, host), problem)
 
 
 def list_images(host: Host) -> tuple[VerityDigest, ...]:
@@ -140,6 +152,30 @@ class OpenImage:
 
     fd: int
     has_kernel_verity: bool
+
+
+def judge_kernel_verity(survey: Survey, digest: VerityDigest, images: Iterable[OpenImage]) -> tuple[str, ...]:
+    """Refuse a new default that the initrd would refuse: one without the kernel's fs-verity where that is required.
+
+    Only this machine's own file system can tell: a lab's directory need not be able to have fs-verity.
+
+    Returns:
+        A warning, or nothing.
+
+    Raises:
+        VerityMismatchError: It would.
+    """
+    if not survey.host.is_live or all(image.has_kernel_verity for image in images):
+        return ()
+    if not survey.booted.missing_verity_allowed:
+        raise VerityMismatchError(
+            "verifying the images: fs-verity is required on this host, and an image does not have it",
+            path=str(survey.host.image_file(digest)),
+            expected=digest,
+            found="",
+            hint="pull the image again with `bootc upgrade`",
+        )
+    return ("an image has no fs-verity: its digest was computed instead, and matches",)
 
 
 async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) -> OpenImage:

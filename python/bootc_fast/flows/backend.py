@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from bootc_fast.boot.entries.choose import is_next_boot
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
 from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.etc import list_missing_changes
-from bootc_fast.composefs.survey import read_survey
-from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError
+from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_survey
+from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError, VerityMismatchError
 from bootc_fast.flows.rollback_plan import OTHER_HINT, choose_ostree_target, plan_rollback
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
@@ -41,7 +42,7 @@ from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import note_withdrawn
 from bootc_fast.restart.composefs import make_composefs_ways
 from bootc_fast.restart.ostree import OstreeOrder, make_ostree_ways
-from bootc_fast.text import describe_error
+from bootc_fast.text import describe_error, shorten_digest
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Change:
         target: The one that is to boot next.
         is_changed: Another one boots next now.
         dropped_staged: The staged deployment that is dropped.
+        kept_staged: The staged deployment that stays, since nothing is changed.
+        changes_nothing: The target was named, and boots next already: nothing is written, nothing dropped.
         image_reference: Of the target's origin.
         manifest_digest: Of the target's origin.
         booted_manifest_digest: Of the deployment that runs.
@@ -86,6 +89,8 @@ class Change:
     target: VerityDigest
     is_changed: bool = False
     dropped_staged: VerityDigest | None = None
+    kept_staged: VerityDigest | None = None
+    changes_nothing: bool = False
     image_reference: str | None = None
     manifest_digest: str | None = None
     booted_manifest_digest: str | None = None
@@ -211,29 +216,36 @@ class ComposefsBackend:
     async def lock(self) -> None:
         """Hold the lock and a writable /sysroot as long as the stack."""
         # Who is no host of ours gets no lock file either.
-        await read_survey(self.host)
+        await read_survey(self.host, needs_marker=False)
         await self.stack.enter_async_context(hold_lock(self.host))
         self.host = await self.stack.enter_async_context(open_writable(self.host))
 
-    async def _look(self, *, read_only: bool) -> tuple[Survey, BootLook]:
-        self._survey = await read_survey(self.host)
+    async def _look(self, *, read_only: bool, needs_marker: bool = True) -> tuple[Survey, BootLook]:
+        self._survey = await read_survey(self.host, needs_marker=needs_marker)
         self._boot = await look_boot(self._survey, self.stack, loader=self._loader, read_only=read_only)
         return self._survey, self._boot
 
     async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
         """Choose by the boot entries."""
         del allow_non_container
-        survey, boot = await self._look(read_only=self._read_only)
+        survey, boot = await self._look(read_only=self._read_only, needs_marker=False)
         plan = await run_blocking(plan_rollback, survey, boot.menu, to=to, force=force, verify=verify)
         self.warnings += [*boot.warnings, *plan.warnings]
         self._plan = plan
         target, default, marker = plan.order[0], boot.menu.default, survey.marker
         origin, current = survey.find_origin(target), survey.find_origin(survey.booted.digest)
+        changes_nothing = to is not None and is_next_boot(boot.menu, target)
+        other = marker.digest if marker and marker.digest != target else None
+        if survey.marker_problem is not None:
+            fate = "stays" if changes_nothing else "is dropped"
+            self.warnings.append(f"{survey.marker_problem}: what is staged {fate}")
         self._change = Change(
             booted=survey.booted.digest,
             target=target,
             is_changed=(default.digest if default else None) != target,
-            dropped_staged=marker.digest if marker and marker.digest != target else None,
+            dropped_staged=None if changes_nothing else other,
+            kept_staged=other if changes_nothing else None,
+            changes_nothing=changes_nothing,
             image_reference=origin.image_reference if origin else None,
             manifest_digest=origin.manifest_digest if origin else None,
             booted_manifest_digest=current.manifest_digest if current else None,
@@ -268,10 +280,11 @@ class ComposefsBackend:
         return marker.digest
 
     async def check_target(self, *, verify: bool) -> None:
-        """Refuse a damaged kernel, initrd or UKI: the loader would start it all the same."""
+        """Refuse a damaged image, kernel, initrd or UKI, or a missing origin: what a finalize would not take either."""
         if not verify:
             return
         survey, boot = self._looked
+        await self._check_image(survey, self._chosen.target)
         self.warnings += await check_boot_files(
             survey,
             self._chosen.target,
@@ -280,6 +293,19 @@ class ComposefsBackend:
             role="the rollback target",
             hint=_DAMAGED_HINT,
         )
+
+    async def _check_image(self, survey: Survey, target: VerityDigest) -> None:
+        try:
+            image = await open_image(self.host, target, self.stack)
+        except VerityMismatchError as error:
+            error.hint = _DAMAGED_HINT
+            raise
+        self.warnings += judge_kernel_verity(survey, target, [image])
+        deployment = survey.find_deployment(target)
+        if deployment is None or deployment.origin is None:
+            reasons = [one for one in (deployment.problems if deployment else ()) if ".origin" in one]
+            what = "; ".join(reasons) or "its origin is missing"
+            raise InvalidStateError(f"rolling back to {shorten_digest(target)}: {what}", hint=_DAMAGED_HINT)
 
     async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
         """Compare the running /etc with the target's state."""
@@ -297,6 +323,8 @@ class ComposefsBackend:
         del ways
         survey, boot = self._looked
         assert self._plan is not None  # noqa: S101 a rollback has planned
+        if self._chosen.changes_nothing:
+            return self._chosen
         with (
             anyio.CancelScope(shield=True),
             steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S),
@@ -324,16 +352,20 @@ class ComposefsBackend:
         return instead
 
     async def drop_staged(self) -> None:
-        """Remove the marker.
+        """Remove the marker; one that cannot be read may stay, since no finalize can take it for an update.
 
         Raises:
             FileSystemError: It stays; everything else is done.
         """
-        if self._chosen.dropped_staged is None:
+        is_garbage = self._looked[0].marker_problem is not None and not self._chosen.changes_nothing
+        if self._chosen.dropped_staged is None and not is_garbage:
             return
         try:
             await run_blocking(remove_staged_marker, self.host)
         except FileSystemError as error:
+            if is_garbage:
+                self.warnings.append(describe_error(error))
+                return
             error.hint = f"the new boot order is on disk; remove {self.host.staged_marker} before the next shutdown"
             raise
 

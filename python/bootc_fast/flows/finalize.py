@@ -23,8 +23,8 @@ from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.composefs.etc import plan_merge
-from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
-from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError, VerityMismatchError
+from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image, read_survey
+from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.etc.merge import conflict_error
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
@@ -39,7 +39,7 @@ from bootc_fast.text import describe_error, reason_of
 from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from bootc_fast.boot.entries.plan import MenuPlan
@@ -326,7 +326,7 @@ async def _look_etc(run: _Run, looked: _Looked) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(open_one, booted.digest)
             tasks.start_soon(open_one, staged)
-    _judge_verity(run, looked, opened.values())
+    run.warnings += judge_kernel_verity(looked.survey, looked.staged, opened.values())
     if await run_blocking(is_etc_transient, run.host):
         run.warnings.append("/etc is transient: nothing is merged, the new deployment starts with its image's /etc")
         return
@@ -385,24 +385,6 @@ def _flush(looked: _Looked) -> None:
                     _core.sync_filesystem(fd)
     except OSError as error:
         raise FileSystemError(f"flushing what the new deployment needs: {reason_of(error)}") from error
-
-
-def _judge_verity(run: _Run, looked: _Looked, images: Iterable[OpenImage]) -> None:
-    """Refuse a new default that the initrd would refuse: one without the kernel's fs-verity where that is required.
-
-    Only this machine's own file system can tell: a lab's directory need not be able to have fs-verity.
-    """
-    if not run.host.is_live or all(image.has_kernel_verity for image in images):
-        return
-    if not looked.survey.booted.missing_verity_allowed:
-        raise VerityMismatchError(
-            "verifying the images: fs-verity is required on this host, and an image does not have it",
-            path=str(run.host.image_file(looked.staged)),
-            expected=looked.staged,
-            found="",
-            hint="pull the image again with `bootc upgrade`",
-        )
-    run.warnings.append("an image has no fs-verity: its digest was computed instead, and matches")
 
 
 async def _tidy(run: _Run, looked: _Looked) -> None:

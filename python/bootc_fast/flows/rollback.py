@@ -198,6 +198,7 @@ def _complete(outcome: RollbackOutcome, change: Change, backend: Backend, ways: 
         outcome,
         is_changed=change.is_changed,
         dropped_staged=change.dropped_staged,
+        kept_staged=change.kept_staged,
         image_reference=change.image_reference,
         manifest_digest=change.manifest_digest,
         entry_name=change.entry_name,
@@ -230,7 +231,8 @@ async def _commit(backend: Backend, ways: Ways[Any], outcome: RollbackOutcome, s
     # Nothing waits between the order and this: what is on disk is told whatever comes.
     with anyio.CancelScope(shield=True):
         outcome = _complete(outcome, change, backend, ways)
-        await _tidy(backend, outcome, change, steps)
+        if not change.changes_nothing:
+            await _tidy(backend, outcome, change, steps)
         # Last, since all may fail and the rest is done; one without the other would undo the new order at shutdown.
         try:
             change = replace(change, boots_instead=await backend.confirm(ways))

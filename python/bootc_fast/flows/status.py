@@ -94,6 +94,7 @@ async def get_status(
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
         staged_status = await _judge_staged(survey, boot, stack, record) if marker else None
+        survey = await _verify_images(survey, boot, stack)
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
             status = await _judge_soft_reboots(status, survey, boot)
@@ -142,6 +143,21 @@ async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], lo
     except (BootcFastError, OSError, ExceptionGroup) as error:
         notes += [f"boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
         return None
+
+
+async def _verify_images(survey: Survey, boot: BootLook | None, stack: AsyncExitStack) -> Survey:
+    """Note what is wrong with the images that a rollback could lead to, as a rollback would find it."""
+    could_boot = set(boot.menu.own_order if boot else ()) - {survey.booted.digest}
+    checked = []
+    for one in survey.deployments:
+        problems: tuple[str, ...] = ()
+        if one.has_image and one.digest in could_boot and (survey.marker is None or one.digest != survey.marker.digest):
+            try:
+                await open_image(survey.host, one.digest, stack)
+            except (BootcFastError, OSError) as error:
+                problems = (describe_error(error),)
+        checked.append(replace(one, problems=(*one.problems, *problems)))
+    return replace(survey, deployments=tuple(checked))
 
 
 async def _judge_staged(
@@ -243,11 +259,15 @@ def _describe(
     origin = deployment.origin
     reference = origin.image_reference if origin else None
     problems = list(deployment.problems)
+    remarks: list[str] = []
     given_up = None if menu is None or entry is None else describe_given_up(entry, menu)
     if entry is not None and entry.missing:
         problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
     elif entry is None and needs_entry:
-        problems.append("it has no boot entry")
+        # What an update leaves of the deployment before the last is in nobody's way.
+        remarks.append("kept, not bootable: it has no boot entry")
+    if given_up is not None:
+        remarks.append(f"{given_up}; a rollback to it wants --force")
     return DeploymentStatus(
         digest=deployment.digest,
         deployment=deployment,
@@ -259,7 +279,7 @@ def _describe(
         entry_name=entry.label if entry else None,
         boots_next=boots_next,
         problems=tuple(problems),
-        remarks=() if given_up is None else (f"{given_up}; a rollback to it wants --force",),
+        remarks=tuple(remarks),
     )
 
 
@@ -278,7 +298,7 @@ def _arrange(
     described = _describe_all(survey, boot.menu if boot else None)
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
-    with_entry = dict.fromkeys(one.digest for one in menu.live.entries if one.is_own and one.digest) if menu else {}
+    with_entry = menu.own_order if menu else ()
     rest = [digest for digest in with_entry if digest not in chosen]
     stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
     return HostStatus(

@@ -9,6 +9,7 @@ import flowkit
 import pytest
 from unit.flows.test_rollback_oddities import Updated
 
+from bootc_fast import lab
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
@@ -142,3 +143,122 @@ def test_finalize_too_has_a_way_past_its_checks(tmp_path: Path, capsys: pytest.C
     assert (code, "/b.dtbo" in err) == (7, True)
     assert flowkit.finalize(capsys, case, "--no-verify")[0] == 0
     assert flowkit.next_boot(case.host) == case.staged
+
+
+def _damage_image(updated: Updated, how: str) -> None:
+    link = updated.host.root / "sysroot/composefs/images" / updated.previous
+    path = link.resolve()
+    raw = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(raw[: len(raw) // 2])
+    elif how == "zeros":
+        path.write_bytes(bytes(len(raw)))
+    elif how == "one bit":
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    elif how == "longer":
+        path.write_bytes(raw + b"\0")
+    elif how == "dangling":
+        path.unlink()
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "one bit", "longer", "dangling", "directory"])
+def test_a_target_whose_image_is_damaged_is_said_and_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    updated = _make(tmp_path, capsys)
+    _damage_image(updated, how)
+    status = _status(updated)
+    assert "(broken)" in status
+    before = flowkit.snapshot(updated.host.root)
+    for options in ((), ("--dry-run",), ("--to", updated.previous)):
+        code, _, err = updated.roll_back(*options)
+        assert (code, updated.previous[:8] in err) == (10 if how in {"dangling", "directory"} else 11, True), err
+    assert flowkit.snapshot(updated.host.root) == before
+    assert updated.next_boot() == updated.booted
+    if how not in {"dangling", "directory"}:
+        assert updated.roll_back("--no-verify")[0] == 0
+
+
+@pytest.mark.parametrize("text", [None, "", "[boot]\nboot_type = other\n", "no ini", "\0"])
+def test_a_target_without_an_origin_is_said_and_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    updated = _make(tmp_path, capsys)
+    path = updated.host.state_dir(updated.previous) / f"{updated.previous}.origin"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    if text == "":
+        # Everything in it may be absent, in files of older versions.
+        assert updated.roll_back()[0] == 0
+        return
+    assert ".origin" in _status(updated)
+    code, _, err = updated.roll_back()
+    assert (code, ".origin" in err, "--no-verify" in err) == (10, True, True), err
+    assert updated.roll_back("--no-verify")[0] == 0
+    assert updated.next_boot() == updated.previous
+
+
+def test_a_deployment_without_an_entry_is_kept_and_not_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated = _make(tmp_path, capsys)
+    updated.find(updated.previous).unlink()
+    status = _status(updated)
+    assert "kept, not bootable" in status
+    assert "(broken)" not in status
+
+
+@pytest.mark.parametrize("to", ["booted", "digest"])
+def test_naming_what_boots_next_changes_nothing_with_an_update_staged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    updated = _make(tmp_path, capsys)
+    staged = lab.stage_files(updated.host, version="44", os_id="fedora")
+    before = flowkit.snapshot(updated.host.root)
+    for options in ((), ("--dry-run",)):
+        code, out, err = updated.roll_back("--to", to if to == "booted" else updated.booted[:12], *options)
+        assert (code, err) == (0, "")
+        assert f"{staged[:8]}" in out
+        assert "stays" in out
+    assert flowkit.snapshot(updated.host.root) == before
+    assert flowkit.run(capsys, "finalize", "--root", updated.host.root)[0] == 0
+    assert updated.next_boot() == staged
+
+
+def test_what_is_not_the_next_boot_still_drops_the_staged_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated = _make(tmp_path, capsys)
+    assert updated.roll_back()[0] == 0
+    lab.stage_files(updated.host, version="44", os_id="fedora")
+    code, out, _ = updated.roll_back("--to", "booted")
+    assert (code, "was dropped" in out) == (0, True)
+    assert updated.next_boot() == updated.booted
+
+
+GARBAGE = [b"", b"{", b"\xff\xfe", b'{"depl_id": 7}', b"[1]", b'{"depl_id": "../../etc"}', b"\0" * 64, b"null"]
+
+
+def test_garbage_in_the_staged_marker_does_not_stop_a_rollback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated = _make(tmp_path, capsys)
+    marker = updated.host.root / "run/composefs/staged-deployment"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    wanted = [updated.previous, updated.booted]
+    for number, garbage in enumerate(GARBAGE):
+        marker.write_bytes(garbage)
+        code, _, err = updated.roll_back("--dry-run")
+        assert (code, "staged-deployment" in err) == (0, True), garbage
+        assert marker.read_bytes() == garbage
+        code, _, err = updated.roll_back()
+        assert (code, "is dropped" in err) == (0, True), garbage
+        assert updated.next_boot() == wanted[number % 2]
+        assert not marker.exists()

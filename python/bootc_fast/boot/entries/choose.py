@@ -204,6 +204,11 @@ def find_rollback_target(menu: BootMenu, *, booted: VerityDigest, staged: Verity
     return next((digest for digest in menu.own_order if digest not in (booted, staged)), None)
 
 
+def is_next_boot(menu: BootMenu, digest: VerityDigest) -> bool:
+    """Say whether the loader takes that deployment of ours first as things are, so that nothing need be written."""
+    return menu.own_order[:1] == (digest,) and not menu.odd.is_exchange_unfinished
+
+
 def is_rollback_queued(menu: BootMenu, *, booted: VerityDigest) -> bool:
     """Say whether the first of our deployments in the loader's order is not the booted one.
 
