@@ -130,12 +130,11 @@ def write_boot_file(volume: BootVolume, path: bytes, data: bytes) -> None:
         directory = volume.open_directory(head)
     if directory is None:
         raise FileSystemError(f"opening {escape_bytes(head)} on the boot partition: there is no such directory")
-    with closing(directory):
-        with suppress(OSError):
-            # Absent, longer or unreadable: then it is written.
-            if directory.read(name, len(data)) == data:
-                return
-        replace_file(directory, name, data)
+    with closing(directory), suppress(OSError):
+        # Absent, longer or unreadable: then it is written.
+        if directory.read(name, len(data)) == data:
+            return
+    replace_file(volume, head, name, data)
 
 
 def make_entry_text(

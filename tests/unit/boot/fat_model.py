@@ -3,7 +3,9 @@
 Modelled: 512-byte sectors written whole, in any order and any subset between two flushes; long names that take
 several directory slots and may cross sectors; ``rename`` that writes start cluster 0 until the inode is written;
 ``unlink`` that frees clusters in the same epoch unless a descriptor is open; ``syncfs`` that writes all and flushes
-nothing; ``fsync`` that flushes. A sector is a tuple of directory slots, of FAT entries, or bytes.
+nothing; ``fsync`` that flushes; a directory whose chain is broken, which the firmware takes for empty and the kernel
+does not open; directories that share a cluster and so their files. A sector is a tuple of directory slots, of FAT
+entries, or bytes; ``fat_image`` writes all of it as a real FAT32.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _LFN_CHARS = 13
 
 @dataclass(frozen=True)
 class Slot:
-    """A directory slot: ``kind`` is "free", "deleted", "long" or "short"."""
+    """A directory slot: ``kind`` is "free", "deleted", "long", "short" or "dot" (``.`` and ``..``)."""
 
     kind: str
     tag: int = 0
@@ -55,6 +57,11 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a failure has to come again with the same seed
 
 
+def make_short_name(tag: int) -> bytes:
+    """The short name below a long one."""
+    return b"B~%06d" % (tag % 10**6)
+
+
 def make_error(number: int, what: object = "") -> OSError:
     return OSError(number, os.strerror(number), what)
 
@@ -83,7 +90,7 @@ class FatModel:
         self._set_fat(ROOT, END)
         self._put(("data", ROOT), self._empty_directory())
         self.flush()
-        self.log.clear()
+        self.log = []
 
     # -- sectors ------------------------------------------------------------------------------------------------
 
@@ -130,6 +137,11 @@ class FatModel:
                 raise make_error(errno.EIO, "deleting FAT entry beyond EOF")
             self._set_fat(cluster, FREE)
             cluster = following
+
+    def _new_directory(self, start: int, parent: int) -> tuple[Slot, ...]:
+        # Of a directory in the root `..` has no cluster.
+        dots = (Slot("dot", start=start), Slot("dot", start=parent if parent != ROOT else FREE, index=1))
+        return (*dots, *self._empty_directory())[: self.slots_per_sector]
 
     def chain(self, start: int) -> list[int]:
         """Clusters of a chain; stops before a free one."""
@@ -191,7 +203,8 @@ class FatModel:
             if all(usable[start : start + count]):
                 break
         tag, self.next_tag = self.next_tag, self.next_tag + 1
-        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(parts)]
+        # The last part comes first.
+        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(reversed(parts))]
         # Start cluster and size come when the inode is written.
         slots.append(Slot("short", tag, name if is_short else b"", total=len(parts), is_dir=inode.is_dir))
         inode.slots = positions[start : start + count]
@@ -220,6 +233,9 @@ class FatModel:
             if name not in inode.children:
                 raise make_error(errno.ENOENT, path)
             inode = inode.children[name]
+            if inode.is_dir and inode.start != FREE and self.is_broken(inode.start):
+                # The kernel asks for a directory's length when it looks its name up.
+                raise make_error(errno.EIO, path)
         return inode
 
     def create(self, directory: Inode, name: bytes, data: bytes) -> Inode:
@@ -240,7 +256,7 @@ class FatModel:
     def mkdir(self, directory: Inode, name: bytes) -> Inode:
         """Make a directory."""
         inode = Inode(is_dir=True, start=self._allocate(1)[0])
-        self._put(("data", inode.start), self._empty_directory())
+        self._put(("data", inode.start), self._new_directory(inode.start, directory.start))
         self._add_slots(directory, name, inode)
         self._write_inode(inode)
         directory.children[name] = inode
@@ -255,8 +271,12 @@ class FatModel:
     def syncfs(self) -> None:
         """Write every dirty inode; no flush."""
         pending = [self.root]
+        seen: set[int] = set()
         while pending:
             inode = pending.pop()
+            if id(inode) in seen:
+                continue
+            seen.add(id(inode))
             if inode.is_dirty:
                 self._write_inode(inode)
             pending.extend(inode.children.values())
@@ -343,13 +363,13 @@ class FatModel:
         )
         model.can_exchange = self.can_exchange
         model.cache, model.disk = dict(disk), dict(disk)
-        model.log.clear()
+        model.log = []
         model.next_tag = self.next_tag + 1000
-        model._load(model.root, set())
+        model._load(model.root, {})
         return model
 
-    def _load(self, directory: Inode, seen: set[int]) -> None:
-        seen.add(directory.start)
+    def _load(self, directory: Inode, seen: dict[int, Inode]) -> None:
+        seen[directory.start] = directory
         for cluster in self.chain(directory.start):
             # A directory may have grown by a cluster whose zeros did not make it; a never used one has zeros anyway.
             if not isinstance(self.cache.get(("data", cluster)), tuple):
@@ -364,12 +384,15 @@ class FatModel:
                 continue
             parts = longs.pop(slot.tag, {})
             is_named = len(parts) == slot.total
-            name = b"".join(parts[i][0] for i in range(slot.total)) if is_named else b"BOOTC~%d.CON" % slot.tag
+            name = b"".join(parts[i][0] for i in reversed(range(slot.total))) if is_named else make_short_name(slot.tag)
             name = slot.part or name
             inode = Inode(slot.start, slot.size, slot.is_dir)
             inode.slots = [*(parts[i][1] for i in sorted(parts)), position]
             directory.children[name] = inode
-            if inode.is_dir and inode.start not in (FREE, *seen):
+            if inode.is_dir and inode.start in seen:
+                # Two names on one cluster show the same files, which are the same inodes to the kernel.
+                inode.children = seen[inode.start].children
+            elif inode.is_dir and inode.start != FREE:
                 self._load(inode, seen)
 
     def crash_states(self, rng: random.Random, *, subsets: int) -> Iterator[dict[tuple[str, int], Any]]:
@@ -400,4 +423,4 @@ class FatModel:
         self.syncfs()
         self.flush()
         self.start_disk = dict(self.disk)
-        self.log.clear()
+        self.log = []

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from unit.boot.fat_image import FatImage, ImageReader
 from unit.boot.fat_model import FREE, ROOT, make_error
 
 from bootc_fast.boot.area.directory import FileKind
+from bootc_fast.boot.area.fat_look import FatLook
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from unit.boot.fat_model import FatModel, Inode
 
 
@@ -70,8 +75,7 @@ class FatDirectory:
         self.model.exchange(self.inode, one, two)
 
     def capacity_slots(self) -> int | None:
-        # The model's directories lack the two slots of `.` and `..`.
-        return len(self.model._directory_slots(self.inode)) + 2
+        return len(self.model._directory_slots(self.inode))
 
     def barrier(self) -> None:
         self.model.syncfs()
@@ -84,13 +88,17 @@ class FatDirectory:
 class FatVolume:
     """The model as ``BootVolume``."""
 
+    is_fat_readable = True
+
     def __init__(self, model: FatModel) -> None:
         self.model = model
+        self._image: FatImage | None = None
+        self._log = model.log
 
     def open_directory(self, path: bytes) -> FatDirectory | None:
         try:
             inode = self.model.find(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return FatDirectory(self.model, inode) if inode.is_dir else None
 
@@ -144,6 +152,17 @@ class FatVolume:
 
     def is_fat(self) -> bool:
         return True
+
+    @contextmanager
+    def look_at_fat(self) -> Generator[FatLook | None]:
+        if not self.is_fat() or not self.is_fat_readable:
+            yield None
+            return
+        self.model.syncfs()
+        if self._image is None or self._image.position > len(self.model.log) or self._log is not self.model.log:
+            self._image, self._log = FatImage(self.model), self.model.log
+        self._image.update()
+        yield FatLook(ImageReader(self._image.raw), "/dev/model")
 
     def free_bytes(self) -> tuple[int, int]:
         free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -228,11 +229,10 @@ def _find_broken(model: FatModel) -> list[bytes]:
     found = []
     for path in (b"/loader", b"/loader/entries"):
         try:
-            inode = model.find(path)
-        except OSError:
-            continue
-        if inode.start and model.is_broken(inode.start):
-            found.append(path)
+            model.find(path)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                found.append(path)
     return found
 
 

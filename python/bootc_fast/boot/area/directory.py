@@ -17,15 +17,20 @@ import struct
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast import _core
+from bootc_fast.boot.area.fat import FatReader
+from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+from bootc_fast.boot.area.fat_look import FatLook
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
     from bootc_fast.types import Loader
 
 _FIBMAP = 1
 _RENAME_EXCHANGE = 2
 _SLOT_BYTES = 32
+_FAT_ROOT_INODE = 1
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What the kernel says where a file system or a caller without CAP_SYS_RAWIO can not map blocks.
@@ -135,6 +140,9 @@ class BootVolume(Protocol):
 
     def is_fat(self) -> bool:
         """Say whether a power cut can leave names whose blocks are free or another file's."""
+
+    def look_at_fat(self) -> AbstractContextManager[FatLook | None]:
+        """Flush, and look at the FAT below; None where there is none, or its device cannot be had."""
 
     def free_bytes(self) -> tuple[int, int]:
         """Return free space and the size of an allocation unit, in bytes."""
@@ -422,6 +430,23 @@ class RealVolume:
     def is_fat(self) -> bool:
         """See BootVolume."""
         return _core.is_fat(self._fd)
+
+    @contextlib.contextmanager
+    def look_at_fat(self) -> Generator[FatLook | None]:
+        """See BootVolume."""
+        # Paths are from the volume's root.
+        if not self.is_fat() or os.fstat(self._fd).st_ino != _FAT_ROOT_INODE:
+            yield None
+            return
+        _core.sync_filesystem(self._fd)
+        fd = open_volume_device(self._fd)
+        if fd is None:
+            yield None
+            return
+        try:
+            yield FatLook(FatReader(fd), str(device_path_of(self._fd)))
+        finally:
+            os.close(fd)
 
     def free_bytes(self) -> tuple[int, int]:
         """See BootVolume."""

@@ -224,6 +224,18 @@ def _check_copies(walk: _Walk) -> None:
             walk.tell(FatProblem.FATS_DIFFER, "", detail)
 
 
+def check_names(reader: FatReader) -> tuple[FatFinding, ...]:
+    """Check what names lead to: everything but orphan clusters, the copies of the FAT and the dirty mark.
+
+    Raises:
+        FatFormatError: The device ends inside the volume.
+        OSError: The device cannot be read.
+    """
+    walk = _Walk(reader, array("I", bytes(4 * (reader.geometry.cluster_count + 2))))
+    _walk_tree(walk)
+    return tuple(walk.found)
+
+
 def check_volume(reader: FatReader) -> tuple[FatFinding, ...]:
     """Check a whole volume.
 

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ _DELETED, _END, _LAST_PART = 0xE5, 0x00, 0x40
 _MAX_PARTS = 20
 ATTR_READ_ONLY, _ATTR_LABEL, _ATTR_DIRECTORY, _ATTR_LONG = 0x01, 0x08, 0x10, 0x0F
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
+_ONE_SLOT = re.compile(r"[A-Z][A-Z0-9]{0,7}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,12 @@ class SlotTable:
 
 
 def slots_for_name(name: str) -> int:
-    """Return how many slots a new name takes at most: one for the short name, one for each 13 characters."""
+    """Return how many slots a new name takes at most: one for the short name, one for each 13 characters.
+
+    Linux's vfat gives no long name to one of at most 8 capitals and digits, whatever its mount options.
+    """
+    if _ONE_SLOT.fullmatch(name):
+        return 1
     units = len(name.encode("utf-16-le", "surrogatepass")) // 2
     return 1 + -(-units // LONG_NAME_CHARS)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.area.directory import opened
+from bootc_fast.boot.area.room import TEMPORARY_NAMES, look_at, require_room
+from bootc_fast.errors import FatFormatError
 from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
-    from bootc_fast.boot.area.directory import BootDirectory
+    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
 
-GONE_SUFFIX = b".gone"
 NEW_SUFFIX = b".new"
 
 
@@ -36,12 +40,6 @@ def find_linked(directory: BootDirectory, names: Collection[bytes]) -> frozenset
     return frozenset(found)
 
 
-def _retire(directory: BootDirectory, name: bytes) -> None:
-    """Take a name that shares its blocks out of the loader's sight."""
-    if not name.endswith((GONE_SUFFIX, NEW_SUFFIX)):
-        directory.rename(name, name + GONE_SUFFIX)
-
-
 def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Collection[bytes]) -> list[str]:
     """Remove files so that a power cut leaves each of them whole or absent.
 
@@ -51,7 +49,7 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
     Args:
         directory: Where.
         names: What; absent ones are passed over.
-        linked: Names that share their blocks with another one: these are only taken out of the loader's sight.
+        linked: Names that must stay, since their blocks are not theirs alone; reasons where it is a mapping.
 
     Returns:
         What failed, in words; the files in question are still there.
@@ -65,7 +63,8 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
         for name in names:
             try:
                 if name in linked:
-                    _retire(directory, name)
+                    reason = linked[name] if isinstance(linked, Mapping) else "it shares its blocks with another name"
+                    problems.append(f"{escape_bytes(name)} is left: {reason}")
                     continue
                 held.append(directory.hold(name))
                 directory.unlink(name)
@@ -85,25 +84,63 @@ def remove_files(directory: BootDirectory, names: Iterable[bytes], *, linked: Co
     return problems
 
 
-def _unused_name(directory: BootDirectory, name: bytes) -> bytes:
-    """Choose a temporary name; one that a cut left may share the live file's blocks and is left alone."""
+def find_unsafe(
+    volume: BootVolume, path: bytes, directory: BootDirectory, names: Collection[bytes]
+) -> Mapping[bytes, str]:
+    """Say which names of a directory must not be removed, and why: by the FAT, or where it cannot be read by blocks."""
+    if volume.is_fat():
+        with look_at(volume) as look:
+            try:
+                found = look.find_unsafe(path) if look is not None else None
+            except (OSError, FatFormatError):
+                found = None
+        if found is not None:
+            return found
+    shared = "it shares its blocks with another name"
+    return dict.fromkeys(find_linked(directory, names), shared)
+
+
+def _choose_temporary(volume: BootVolume, path: bytes, directory: BootDirectory) -> bytes:
+    """Choose a temporary name. What a cut left goes, where its clusters are its own; else it keeps its name."""
     names = frozenset(directory.list_names())
-    number = 0
-    while (candidate := b"%s.bootc-fast-%d%s" % (name, number, NEW_SUFFIX)) in names:
-        number += 1
-    return candidate
+    left = [name for name in TEMPORARY_NAMES if name in names]
+    if left:
+        remove_files(directory, left, linked=find_unsafe(volume, path, directory, [*names]))
+        names = frozenset(directory.list_names())
+    free = next((name for name in TEMPORARY_NAMES if name not in names), None)
+    if free is None:
+        raise OSError(errno.ENOSPC, f"{escape_bytes(path)} is full of what power cuts left: check the file system")
+    return free
 
 
-def replace_file(directory: BootDirectory, name: bytes, data: bytes) -> None:
+def list_new_names(directory: BootDirectory, name: bytes) -> list[bytes]:
+    """Return the names that replacing a file makes: a temporary one, and its own where it is not there yet."""
+    return [TEMPORARY_NAMES[0], *([] if name in directory.list_names() else [name])]
+
+
+def replace_file(volume: BootVolume, path: bytes, name: bytes, data: bytes) -> None:
     """Put a new file in a file's place; at every moment the name leads to the old or the new content, whole.
 
     On FAT the name keeps the old file's blocks until the new file's inode is written; the old file stays open until
-    then, so that these blocks are not free yet.
+    then, so that these blocks are not free yet. Its directory does not grow.
+
+    Args:
+        volume: Where.
+        path: The directory, which is there.
+        name: The file in it.
+        data: Its new content.
 
     Raises:
-        OSError: The old file is in place, or the new one where only the last flush failed.
+        OSError: The old file is in place, or the new one where only the last flush failed; ``ENOSPC`` too where the
+            directory would have to grow.
     """
-    temporary = _unused_name(directory, name)
+    with opened(volume, path) as directory:
+        require_room(volume, path, list_new_names(directory, name))
+        _replace_in(volume, path, directory, name, data)
+
+
+def _replace_in(volume: BootVolume, path: bytes, directory: BootDirectory, name: bytes, data: bytes) -> None:
+    temporary = _choose_temporary(volume, path, directory)
     held: int | None = None
     try:
         directory.write_new(temporary, data)

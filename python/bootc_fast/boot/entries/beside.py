@@ -12,64 +12,45 @@ import errno
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
-from bootc_fast.boot.area.replace import find_linked, remove_files
+from bootc_fast.boot.area.replace import find_unsafe, remove_files
+from bootc_fast.boot.area.room import has_room_for, look_at
 from bootc_fast.boot.entries.naming import find_generation
 from bootc_fast.boot.entries.reader import ENTRIES, LOADER_DIRECTORY
-from bootc_fast.errors import BootEntryError
-from bootc_fast.text import escape_bytes, reason_of
+from bootc_fast.errors import BootEntryError, FatFormatError
+from bootc_fast.text import count, escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
+    from bootc_fast.boot.area.directory import BootVolume
 
 BESIDE_NAMES = tuple(b"BFSET%d" % number for number in range(10))
 """Upper case and short: Linux's vfat gives such a name one slot. bootc reads none of them."""
 
+CHECK_HINT = "check the partition, unmounted, with `fsck.fat -a`; `bootc-fast doctor` says what is wrong"
+
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """What a kernel says that cannot exchange two names on this file system (vfat before Linux 6.0)."""
-
-_ROOM_HINT = "remove what nobody needs from loader/ on the boot partition: a directory that is in use must not grow"
-
-
-def count_slots(name: bytes) -> int:
-    """Return how many slots a name takes in a FAT directory, at most."""
-    if name in BESIDE_NAMES:
-        return 1
-    units = len(name.decode("utf-8", "surrogateescape").encode("utf-16-le", "surrogatepass")) // 2
-    return 1 + -(-units // 13)
-
-
-def _count_free(directory: BootDirectory) -> int | None:
-    """Count free slots; None where the directory's size says nothing about its room."""
-    capacity = directory.capacity_slots()
-    if capacity is None:
-        return None
-    return capacity - 2 - sum(count_slots(name) for name in directory.list_names())
 
 
 def check_names_fit(volume: BootVolume, path: bytes, names: Sequence[bytes]) -> None:
     """Refuse new names that could make a live directory grow.
 
-    A name needs neighbouring slots, and which are free is not known here: the worst is that the free ones lie
-    scattered between the names.
-
     Raises:
-        BootEntryError: They may not fit.
+        BootEntryError: They do not fit, or may not.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            directory = stack.enter_context(opened(volume, path))
-        except FileNotFoundError:
-            return
-        free = _count_free(directory)
-        if free is None or not names:
-            return
-        runs = len(directory.list_names()) + 1
-        largest = max(map(count_slots, names))
-        if free - sum(map(count_slots, names)) < runs * (largest - 1):
-            where = escape_bytes(path)
-            raise BootEntryError(f"/{where} has no room for {len(names)} more names: it would grow", hint=_ROOM_HINT)
+    if not has_room_for(volume, path, names):
+        where = escape_bytes(path)
+        more = count(len(names), "more names")
+        raise BootEntryError(f"/{where} has no room for {more}: it would grow", hint=describe_room(path))
+
+
+def describe_room(path: bytes) -> str:
+    """Say what makes room in a directory."""
+    return (
+        f"remove what nobody needs from /{escape_bytes(path)} on the boot partition: a directory that is in use must"
+        " not grow, and each name takes a place for every 13 characters and one more"
+    )
 
 
 def choose_beside(volume: BootVolume) -> bytes:
@@ -80,10 +61,10 @@ def choose_beside(volume: BootVolume) -> bytes:
     """
     with opened(volume, LOADER_DIRECTORY) as directory:
         names = {name.upper() for name in directory.list_names()}
-        free = _count_free(directory)
     name = next((name for name in BESIDE_NAMES if name not in names), None)
-    if name is None or (free is not None and free < 1):
-        raise BootEntryError("/loader has no room for one more name: it would grow", hint=_ROOM_HINT)
+    if name is None:
+        raise BootEntryError("/loader is full of what power cuts left: BFSET0 to BFSET9", hint=CHECK_HINT)
+    check_names_fit(volume, LOADER_DIRECTORY, [name])
     return LOADER_DIRECTORY + b"/" + name
 
 
@@ -128,48 +109,61 @@ def is_same_directory(volume: BootVolume, path: bytes, other: bytes = ENTRIES) -
         return True
     if not volume.is_fat():
         return False
+    with look_at(volume) as look:
+        if look is not None:
+            try:
+                return look.is_same(path, other)
+            except (OSError, FatFormatError):
+                return True
+    return _has_same_files(volume, path, other)
+
+
+def _has_same_files(volume: BootVolume, path: bytes, other: bytes) -> bool:
     with contextlib.ExitStack() as stack:
         try:
             one, two = (stack.enter_context(opened(volume, place)) for place in (path, other))
         except FileNotFoundError:
             return False
         names, others = one.list_names(), two.list_names()
-        if names == others:
-            return True
         try:
             blocks = [(one.first_block(name), two.first_block(name)) for name in set(names) & set(others)]
         except OSError:
             return True
-        return any(here is not None and here == there for here, there in blocks)
+        return names == others or any(here is not None and here == there for here, there in blocks)
 
 
 def remove_set(volume: BootVolume, path: bytes) -> list[str]:
-    """Empty and remove a directory that is not live; returns what failed, in words."""
+    """Empty and remove a directory that is not live; returns what failed, in words.
+
+    What has clusters that are free, or another's too, stays, and so does the directory: no loader reads it.
+    """
+    where = escape_bytes(path)
     try:
-        directory = volume.open_directory(path)
+        directory = volume.open_plain_directory(path)
         if directory is None:
-            return []
-        if is_same_directory(volume, path):
-            where = escape_bytes(path)
-            return [f"/{where} is left: it is the same directory as /{ENTRIES.decode()}; run fsck on that partition"]
+            return [f"/{where} is left: it is no directory"] if volume.is_alias(path, ENTRIES) else []
         with contextlib.closing(directory):
+            if is_same_directory(volume, path):
+                return [f"/{where} is left: it is the same directory as /{ENTRIES.decode()}; {CHECK_HINT}"]
             names = directory.list_names()
-            problems = remove_files(directory, names, linked=find_linked(directory, names))
+            unsafe = find_unsafe(volume, path, directory, names)
+            problems = remove_files(directory, names, linked=unsafe)
         if not problems:
             volume.remove_directory(path)
     except OSError as error:
         return [f"removing the old boot entries: {reason_of(error)}"]
-    return problems
+    return [f"/{where}: {problem}; {CHECK_HINT}" for problem in problems]
 
 
 def remove_outdated(volume: BootVolume) -> list[str]:
-    """Remove old sets that a cut after the exchange left; returns what is left instead, in words.
+    """Remove sets that a cut left, old ones and half-made ones; returns what is left instead, in words.
 
-    An old set was whole on the disk when it was live, so that its files own their blocks. On FAT that does not hold
-    for a set that was being built: its names may have reached the disk without their blocks. Such a one stays.
+    An old set was whole on the disk when it was live. The names of one that was being built may have reached the disk
+    without their clusters, which are free then, or another's: the FAT tells, and where it cannot be read such a one
+    stays.
     """
     problems: list[str] = []
-    parent, live = volume.open_directory(LOADER_DIRECTORY), volume.open_directory(ENTRIES)
+    parent, live = volume.open_plain_directory(LOADER_DIRECTORY), volume.open_directory(ENTRIES)
     with contextlib.ExitStack() as stack:
         for directory in filter(None, (parent, live)):
             stack.callback(directory.close)
@@ -178,10 +172,21 @@ def remove_outdated(volume: BootVolume) -> list[str]:
         newest = find_generation(live.list_names())
         for name in [name for name in parent.list_names() if name in BESIDE_NAMES]:
             path = LOADER_DIRECTORY + b"/" + name
-            with opened(volume, path) as old:
-                names = old.list_names()
-            if volume.is_fat() and (not names or find_generation(names) >= newest):
-                problems.append(f"/{path.decode()} is left from a run that was cut: run fsck, then remove it")
-            else:
+            if _can_be_judged(volume) or _was_live(volume, path, newest):
                 problems += remove_set(volume, path)
+            else:
+                problems.append(f"/{path.decode()} is left from a run that was cut; {CHECK_HINT}")
     return problems
+
+
+def _can_be_judged(volume: BootVolume) -> bool:
+    if not volume.is_fat():
+        return True
+    with look_at(volume) as look:
+        return look is not None
+
+
+def _was_live(volume: BootVolume, path: bytes, newest: int) -> bool:
+    with opened(volume, path) as old:
+        names = old.list_names()
+    return bool(names) and find_generation(names) < newest

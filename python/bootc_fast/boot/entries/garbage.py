@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind, RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_files
+from bootc_fast.boot.area.room import look_at
+from bootc_fast.boot.entries.beside import CHECK_HINT
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
+from bootc_fast.errors import FatFormatError
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from bootc_fast.boot.area.directory import Area, BootDirectory, BootVolume
+    from bootc_fast.boot.area.fat_look import FatLook
     from bootc_fast.boot.entries.menu import BootMenu
 
 _ARTIFACT = re.compile(
@@ -59,6 +63,7 @@ class _Collection:
     named: frozenset[bytes]
     mentions: bytes
     known: frozenset[VerityDigest]
+    looks: dict[int, FatLook | None] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -94,13 +99,25 @@ class _Collection:
         for name in [name for name in candidates if kinds[name] is FileKind.LINK]:
             directory.unlink(name)
             self.removed.append(_show(path, name))
-        linked = find_linked(directory, [name for name in names if kinds[name] is FileKind.FILE])
-        gone = [name for name in candidates if kinds[name] is FileKind.FILE]
-        self._remove(directory, path, [name for name in gone if name not in linked])
-        self.warnings += [f"{_show(path, name)} is left: it shares its blocks" for name in gone if name in linked]
-        for name in [name for name in candidates if kinds[name] is FileKind.DIRECTORY]:
+        unsafe = self._find_unsafe(volume, directory, path)
+        left = [one for one in candidates if one in unsafe]
+        self.warnings += [f"{_show(path, one)} is left: {unsafe[one]}; {CHECK_HINT}" for one in left]
+        kinds = {name: kind for name, kind in kinds.items() if name not in unsafe}
+        self._remove(directory, path, [name for name in candidates if kinds.get(name) is FileKind.FILE])
+        for name in [name for name in candidates if kinds.get(name) is FileKind.DIRECTORY]:
             self._remove_directory(volume, path + b"/" + name)
             self.removed.append(_show(path, name))
+
+    def _find_unsafe(self, volume: BootVolume, directory: BootDirectory, path: bytes) -> Mapping[bytes, str]:
+        """One look at the FAT serves the whole collection: what is safe stays safe when other safe names go."""
+        look = self.looks.get(id(volume))
+        try:
+            if look is not None:
+                return look.find_unsafe(path)
+        except (OSError, FatFormatError):
+            self.looks[id(volume)] = None
+        files = [name for name in directory.list_names() if directory.find_kind(name) is FileKind.FILE]
+        return dict.fromkeys(find_linked(directory, files), "it shares its blocks with another name")
 
     def _remove(self, directory: BootDirectory, path: bytes, names: list[bytes]) -> None:
         problems = remove_files(directory, names, linked=()) if names else []
@@ -125,7 +142,7 @@ class _Collection:
             return
         with contextlib.closing(directory):
             names = directory.list_names()
-            linked = find_linked(directory, [n for n in names if directory.find_kind(n) is FileKind.FILE])
+            linked = self._find_unsafe(volume, directory, path)
             kernels = [name for name in names if name.startswith(_KERNEL_NAMES)]
             problems: list[str] = []
             for group in ([name for name in names if name not in kernels], kernels):
@@ -170,10 +187,14 @@ def collect_volumes(
     except OSError as error:
         return GarbageOutcome(warnings=(f"boot files are left as they are: {describe_error(error)}",))
     run = _Collection(list_named_paths(menu), mentions, frozenset(known))
-    run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)
-    for path in UKI_DIRECTORIES if esp is not None else ():
-        if esp is not None:
-            run.collect(esp, path, is_for_ukis=True)
+    with contextlib.ExitStack() as stack:
+        for volume in filter(None, (boot, esp)):
+            if id(volume) not in run.looks:
+                run.looks[id(volume)] = stack.enter_context(look_at(volume))
+        run.collect(boot, menu.record.kernel_directory, is_for_ukis=False)
+        for path in UKI_DIRECTORIES if esp is not None else ():
+            if esp is not None:
+                run.collect(esp, path, is_for_ukis=True)
     return GarbageOutcome(tuple(run.removed), tuple(run.warnings))
 
 

@@ -59,7 +59,7 @@ def move_override(
         raw = directory.read(name, MAX_ENTRY_BYTES)
         if override.kind in CONF_KEYS:
             changed = replace_loader_conf(raw, rule.identify(default), CONF_KEYS[override.kind])
-            replace_file(directory, name, changed)
+            replace_file(volume, home, name, changed)
             return []
         block = replace_grubenv_value(raw, GRUBENV_KEYS[override.kind], rule.identify(default))
         if block is None:

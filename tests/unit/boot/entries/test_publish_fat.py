@@ -7,12 +7,12 @@ from unit.boot.fat_model import FatModel, seeded
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import A, B, Scenario, check_finished, find_boots, judge, make_scenarios
 
-from bootc_fast.boot.entries import publish
-from bootc_fast.boot.entries.beside import count_slots
+from bootc_fast.boot.area.room import count_slots
+from bootc_fast.boot.entries.publication import Publication
 from bootc_fast.errors import BootEntryError
 from bootc_fast.types import Loader
 
-GEOMETRIES = [(512, 16), (512, 4), (4096, 16)]
+GEOMETRIES = [(512, 16), (512, 12), (4096, 16)]
 SUBSETS = 12
 
 
@@ -29,6 +29,11 @@ def test_every_crash_state_boots_the_old_or_the_new_default_whole(
     scenario: Scenario, geometry: tuple[int, int]
 ) -> None:
     model = _prepare(scenario, *geometry)
+    if _has_no_room(scenario, geometry):
+        with pytest.raises(BootEntryError, match="/EFI/Linux/bootc has no room for 1 more name: it would grow"):
+            scenario.run(FatVolume(model))
+        assert not [key for kind, key, _value in model.log if kind == "write"]
+        return
     scenario.run(FatVolume(model))
     check_finished(model, scenario)
     states = 0
@@ -41,6 +46,8 @@ def test_every_crash_state_boots_the_old_or_the_new_default_whole(
 @pytest.mark.parametrize("geometry", GEOMETRIES[:2], ids=str)
 @pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
 def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, geometry: tuple[int, int]) -> None:
+    if _has_no_room(scenario, geometry):
+        pytest.skip("refused")
     model = _prepare(scenario, *geometry)
     scenario.run(FatVolume(model))
     for disk in model.crash_states(seeded(2), subsets=4):
@@ -50,6 +57,11 @@ def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, ge
         crashed.start()
         scenario.run(FatVolume(crashed))
         check_finished(crashed.mount(crashed.cache), scenario)
+
+
+def _has_no_room(scenario: Scenario, geometry: tuple[int, int]) -> bool:
+    """Two names of UKIs leave no room for a third in directories of 12 places a cluster."""
+    return geometry[1] == 12 and any(path.endswith(b".efi.staged") for path in scenario.files)
 
 
 def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
@@ -65,7 +77,7 @@ def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
 @pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
 def test_two_crashes_in_a_row_still_boot_and_then_finish(scenario: Scenario) -> None:
     rng = seeded(3)
-    model = _prepare(scenario, 512, 8)
+    model = _prepare(scenario, 512, 16)
     scenario.run(FatVolume(model))
     states = list(model.crash_states(rng, subsets=2))
     for disk in rng.sample(states, min(15, len(states))):
@@ -138,7 +150,7 @@ def test_no_state_has_a_live_directory_that_firmware_takes_for_empty(fill: int) 
 def test_the_old_way_grows_the_live_directory_and_the_model_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = _grow_scenario()
     model = _prepare_filled(1)
-    monkeypatch.setattr(publish._Publication, "_exchange_sets", lambda _self: False)
+    monkeypatch.setattr(Publication, "_exchange_sets", lambda _self: False)
     scenario.run(FatVolume(model))
     bad, _states = _count_bad(model, scenario, seed=7)
     assert bad > 0

@@ -1,0 +1,142 @@
+"""What is found out before the first write: space, room for names, whether the directories are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.area.directory import opened
+from bootc_fast.boot.area.replace import list_new_names
+from bootc_fast.boot.area.room import has_room_for, look_at
+from bootc_fast.boot.entries.beside import BESIDE_NAMES, describe_room, remove_outdated
+from bootc_fast.boot.entries.garbage import collect_volumes
+from bootc_fast.boot.entries.reader import (
+    ENTRIES,
+    GRUB_DIRECTORY,
+    LOADER_DIRECTORY,
+    STAGED_ENTRIES,
+    UKI_DIRECTORIES,
+    USER_CFG,
+)
+from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS
+from bootc_fast.errors import BootEntryError, FatFormatError
+from bootc_fast.text import count, escape_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.types import VerityDigest
+
+DIRECTORY_ENTRY_BYTES = 32 * 22
+"""What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
+
+
+def find_damage(boot: BootVolume, esp: BootVolume | None) -> list[tuple[str, str]]:
+    """Find directories of the boot partition and the ESP that the firmware takes for empty; writes nothing.
+
+    Returns:
+        What is broken, and the device that it is on; empty also where the FAT cannot be read.
+    """
+    found: list[tuple[str, str]] = []
+    looked: list[BootVolume] = []
+    places = ((boot, (ENTRIES, STAGED_ENTRIES, GRUB_DIRECTORY)), (esp, UKI_DIRECTORIES), (boot, UKI_DIRECTORIES))
+    for volume, paths in places:
+        if volume is None or not volume.is_fat() or (paths is UKI_DIRECTORIES and volume in looked):
+            continue
+        looked += [volume] if paths is UKI_DIRECTORIES else []
+        with look_at(volume) as look, contextlib.suppress(OSError, FatFormatError):
+            found += [(text, look.device) for text in look.find_broken(paths)] if look is not None else []
+    return list(dict.fromkeys(found))
+
+
+def hint_for_damage(device: str) -> str:
+    """Say what mends a broken directory: nothing that is done through the mounted file system."""
+    return f"unmount it and run `fsck.fat -a {device}`; `bootc-fast doctor` says what else is damaged"
+
+
+def check_beforehand(
+    boot: BootVolume,
+    esp: BootVolume | None,
+    menu: BootMenu,
+    plan: MenuPlan,
+    protected: Collection[VerityDigest] | None,
+) -> list[str]:
+    """Refuse before the first write what would not end well.
+
+    Where space or room is short, what a cut left and garbage go first, if `protected` says what is none.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        BootEntryError: A directory is broken, or would have to grow.
+        OSError: ``ENOSPC``.
+    """
+    for text, device in find_damage(boot, esp):
+        raise BootEntryError(f"{text}, so that the firmware takes it for empty", hint=hint_for_damage(device))
+    try:
+        _check_room(boot, esp, menu, plan)
+        _check_free(boot, menu, plan)
+    except (OSError, BootEntryError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        warnings = remove_outdated(boot)
+        if protected is not None:
+            warnings += collect_volumes(boot, esp, menu, known=protected).warnings
+        _check_room(boot, esp, menu, plan)
+        _check_free(boot, menu, plan)
+        return warnings
+    return []
+
+
+def _check_free(boot: BootVolume, menu: BootMenu, plan: MenuPlan) -> None:
+    """The set is written beside the old one, foreign entries and all, before anything goes."""
+    if not plan.new_files and plan.user_cfg is None:
+        return
+    files = [len(entry.raw) for entry in plan.new_files]
+    files += [len(plan.user_cfg)] if plan.user_cfg is not None else []
+    if plan.new_files:
+        stays = [name for name in menu.live.names if name not in plan.removed]
+        files += [boot.find_size(ENTRIES + b"/" + name) or 0 for name in stays]
+    free, unit = boot.free_bytes()
+    names = -(-len(files) * DIRECTORY_ENTRY_BYTES // unit) * unit
+    needed = sum(-(-size // unit) * unit for size in files) + names
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed} bytes are needed and {free} are free")
+
+
+def _check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan) -> None:
+    """Everything that gets a new name in a directory in use, by the directory."""
+    loader: list[bytes] = []
+    if plan.makes_directory:
+        loader.append(ENTRIES.rpartition(b"/")[2])
+    elif plan.new_files:
+        loader.append(BESIDE_NAMES[0])
+    wanted = {(boot, LOADER_DIRECTORY): loader}
+    if plan.user_cfg is not None:
+        wanted.setdefault((boot, GRUB_DIRECTORY), []).extend(_names_to_replace(boot, GRUB_DIRECTORY, USER_CFG))
+    if any(override.kind in CONF_KEYS for override in plan.moved_overrides):
+        home, settings = menu.rule.home, menu.rule.settings
+        wanted.setdefault((boot, home), []).extend(_names_to_replace(boot, home, settings))
+    for item in plan.renames if esp is not None else ():
+        if esp is not None and esp.find_size(item.directory + b"/" + item.new) is None:
+            # Each leaves the places of its old name, which is longer, to the next one.
+            wanted[esp, item.directory] = [max(wanted.get((esp, item.directory), [b""])[0], item.new, key=len)]
+    for (volume, path), names in wanted.items():
+        if not has_room_for(volume, path, names):
+            where = escape_bytes(path)
+            more = count(len(names), "more names")
+            raise BootEntryError(f"/{where} has no room for {more}: it would grow", hint=describe_room(path))
+
+
+def _names_to_replace(boot: BootVolume, path: bytes, name: bytes) -> list[bytes]:
+    try:
+        directory: BootDirectory
+        with opened(boot, path) as directory:
+            return list_new_names(directory, name)
+    except FileNotFoundError:
+        return []
