@@ -95,12 +95,14 @@ class Origin:
         boot_type: ``[boot] boot_type``.
         boot_digest: SHA-256 hex over kernel and initrd.
         manifest_digest: ``sha256:<hex>`` of the OCI manifest.
+        not_handled: A boot type of bootc's whose boot files are not ours to arrange, e.g. ``aboot``; None for ours.
     """
 
     image_reference: str | None = None
     boot_type: BootType | None = None
     boot_digest: str | None = None
     manifest_digest: str | None = None
+    not_handled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

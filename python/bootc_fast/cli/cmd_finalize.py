@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", help="write what was done as JSON to FILE, also after a failure")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument(
+        "--hold",
+        action="store_true",
+        help="finalize nothing: keep automounted boot partitions mounted until SIGTERM, as bootc's hold unit asks",
+    )
     add_bootloader(parser)
     parser.add_argument(
         "--no-verify",
@@ -77,6 +82,8 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    if arguments.hold:
+        return _hold(arguments.root)
     outcome = _find_nothing_staged(arguments.root, dry_run=arguments.dry_run) or _finalize(arguments)
     document = encode_outcome(outcome)
     if arguments.report:
@@ -86,6 +93,25 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(document)
     else:
         print_lines(render_outcome(outcome))
+    return 0
+
+
+def _hold(root: str) -> int:
+    """Hold the boot partitions open until a signal says that it is enough."""
+    import os
+    import signal
+
+    from bootc_fast.boot.area.hold import open_boot_directories
+
+    enough = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, enough)
+    held = open_boot_directories(open_host(root))
+    try:
+        signal.sigwait(enough)
+    finally:
+        for fd in held.values():
+            os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return 0
 
 

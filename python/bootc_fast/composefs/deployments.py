@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _MANIFEST_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _BOOT_DIGEST = re.compile(r"[0-9a-f]{64}")
+NOT_HANDLED = frozenset({"aboot"})
+"""Boot types that bootc knows and this program does not: Android's boot images lie in partitions of their own."""
+
 _MARKER_HINT = "stage the update again with `bootc upgrade`, which writes it anew"
 
 
@@ -164,12 +167,13 @@ def parse_origin(text: str, *, what: str) -> Origin:
     if manifest is not None and not _MANIFEST_DIGEST.fullmatch(manifest):
         raise InvalidStateError(f"{what}: [image] manifest_digest {manifest[:140]!r} is not sha256:<hex>")
     kind = parser.get("boot", "boot_type", fallback=None)
+    not_handled = kind if kind in NOT_HANDLED else None
     try:
-        boot_type = None if kind is None else BootType(kind)
+        boot_type = None if kind is None or not_handled else BootType(kind)
     except ValueError as error:
         raise InvalidStateError(f"{what}: [boot] boot_type {kind!r} is neither bls nor uki") from error
     reference = parser.get("origin", "container-image-reference", fallback=None)
-    return Origin(reference, boot_type, boot_digest, manifest)
+    return Origin(reference, boot_type, boot_digest, manifest, not_handled)
 
 
 def read_origin(host: Host, digest: VerityDigest) -> Origin:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
+from bootc_fast.boot.loaders.entry import KnownDigests
 from bootc_fast.composefs.deployments import list_deployments, read_marker
-from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
+from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
@@ -50,10 +51,9 @@ class Survey:
     marker_problem: str | None = None
 
     @property
-    def known(self) -> frozenset[VerityDigest]:
+    def known(self) -> KnownDigests:
         """Deployments whose boot entries are ours."""
-        named = {self.booted.digest, *self.images, *(one.digest for one in self.deployments)}
-        return frozenset(named | ({self.marker.digest} if self.marker else set()))
+        return KnownDigests(self.with_state.union(self.images), self.with_state)
 
     @property
     def with_state(self) -> frozenset[VerityDigest]:
@@ -66,6 +66,18 @@ class Survey:
         """Other deployments that still have state and image, so that they can boot."""
         chosen = {self.booted.digest, self.marker.digest if self.marker else None}
         return tuple(one.digest for one in self.deployments if one.has_image and one.digest not in chosen)
+
+    def refuse_not_handled(self, what: str, *digests: VerityDigest) -> None:
+        """Refuse where one of these deployments boots in a way of bootc's that is not ours to arrange.
+
+        Raises:
+            BootEntryError: One does.
+        """
+        for digest in digests:
+            origin = self.find_origin(digest)
+            if origin is not None and origin.not_handled is not None:
+                message = f"{what}: deployment {shorten_digest(digest)} is not handled: {origin.not_handled}"
+                raise BootEntryError(message, hint="leave this host to bootc itself, and our units off")
 
     def find_deployment(self, digest: VerityDigest) -> Deployment | None:
         """Find a deployment's state; None where it has no state directory."""

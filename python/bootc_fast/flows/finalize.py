@@ -213,6 +213,7 @@ async def _finalize(run: _Run) -> None:
         survey = await read_survey(run.host)
         if not _ends_early(run, survey.marker) and survey.marker is not None:
             await _begin_record(run, survey.marker.digest)
+            survey.refuse_not_handled("finalizing", survey.booted.digest, survey.marker.digest)
             await _finalize_locked(run, _Looked(survey, survey.marker.digest, stack))
 
 

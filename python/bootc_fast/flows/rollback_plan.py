@@ -58,6 +58,7 @@ def plan_rollback(
     """
     shown = menu.settled
     target = _choose_target(survey, shown, to)
+    survey.refuse_not_handled("rolling back", survey.booted.digest, target)
     if not force:
         _refuse_given_up(shown, target)
     _check_target(survey, shown, target, verify=verify)

@@ -200,6 +200,7 @@ async def _find_obstacles(
     """Find what a finalize would fail with."""
     try:
         with single_error():
+            survey.refuse_not_handled("finalizing", survey.booted.digest, staged)
             await run_blocking(check_staged_pieces, survey.host, staged)
             if boot is not None:
                 await check_boot_files(survey, staged, boot)
@@ -261,9 +262,12 @@ def _describe(
     problems = list(deployment.problems)
     remarks: list[str] = []
     given_up = None if menu is None or entry is None else describe_given_up(entry, menu)
+    not_handled = origin.not_handled if origin else None
+    if not_handled is not None:
+        remarks.append(f"not handled: {not_handled}")
     if entry is not None and entry.missing:
         problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
-    elif entry is None and needs_entry:
+    elif entry is None and needs_entry and not_handled is None:
         # What an update leaves of the deployment before the last is in nobody's way.
         remarks.append("kept, not bootable: it has no boot entry")
     if given_up is not None:

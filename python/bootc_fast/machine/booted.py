@@ -61,6 +61,11 @@ def has_image_file(host: Host, digest: VerityDigest) -> bool:
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
+def _has_state(host: Host, digest: VerityDigest) -> bool:
+    found = host.find_status(host.state_dir(digest))
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
 def _booted_by_cmdline(host: Host, arguments: tuple[ComposefsArgument, ...]) -> Booted:
     # Only of several composefs.digest= is one chosen by what is there; a lone argument says what runs.
     present = [
@@ -70,7 +75,8 @@ def _booted_by_cmdline(host: Host, arguments: tuple[ComposefsArgument, ...]) -> 
         names = ", ".join(shorten_digest(one.digest) for one in arguments)
         message = f"finding the booted deployment: the command line names {names}, and none has an image here"
         raise InvalidStateError(message, hint=f"is the physical root mounted at {host.sysroot}?")
-    chosen = present[0]
+    # What runs has state; of an image of the same tree in another format or hash there may be no more than the image.
+    chosen = next((one for one in present if _has_state(host, one.digest)), present[0])
     return Booted(chosen.digest, missing_verity_allowed=chosen.missing_verity_allowed, source="cmdline")
 
 

@@ -201,7 +201,7 @@ def read_volumes(
         OSError: A directory cannot be listed.
     """
     record, rule = record_of(loader), find_rule(boot, loader)
-    reader = MenuReader(boot, esp, frozenset(known), record)
+    reader = MenuReader(boot, esp, known if isinstance(known, frozenset) else frozenset(known), record)
     renames = reader.find_renames()
     available = frozenset(b"/" + item.directory.lower() + b"/" + item.new.lower() for item in renames)
     live = reader.read_set(ENTRIES)

@@ -1,6 +1,7 @@
 """Names and sort-keys that put an entry first for every loader, whatever the versions are.
 
-A name is ``<constant>-<generation>-<rank>.conf``, a sort-key ``<constant><inverted generation>-<rank>``. Fedora's
+A name is ``<constant>-<generation>-<rank>.conf``, a sort-key ``<constant><inverted generation>-<rank>``, and behind it
+the ID of the deployment's os-release, where it had one: as bootc's keys do, it says whose entry it is. Fedora's
 GRUB compares constant, generation, rank as RPM versions; upstream GRUB and bootc's own reader compare the whole
 name; both show the greater first, so the generation counts up and the rank down. systemd-boot shows the smaller
 sort-key first, so there it is the other way round. A new generation outranks every older one and all of bootc's
@@ -30,12 +31,20 @@ MAX_RANK = 99
 _FILE_PREFIXES = (b"bootc_zz", b"bootd", b"zz_bootc")
 # The first is enough unless the oldest bootc's sort-keys, "0" and "1", are there.
 _KEY_PREFIXES = (b"bootc-", b"-bootc-", b"!bootc-")
+# bootc's own, and ours; an os-release ID, as os-release(5) has it.
+_OS_ID = re.compile(rb"bootc-(?P<bootc>[a-z0-9._-]+)-[01]|[!-]?bootc-[0-9]{8}-[0-9]{2}-(?P<ours>[a-z0-9._-]+)")
 _GENERATION = re.compile(rb"(?:bootc_zz|bootd|zz_bootc)-([0-9]{8})-[0-9]{2}(?:[+.]|$)")
 
 
 def find_generation(names: Collection[bytes]) -> int:
     """Return the greatest generation among the names; 0 where there is none."""
     return max((int(match[1]) for name in names if (match := _GENERATION.match(name))), default=0)
+
+
+def find_os_id(entry: MenuEntry) -> bytes | None:
+    """Return the os-release ID that the entry's sort-key carries; None where it carries none."""
+    match = _OS_ID.fullmatch(entry.sort_key or b"")
+    return None if match is None else match["bootc"] or match["ours"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,9 @@ class NameMaker:
         is_reset = rank == 0 and entry.tries_left == 0
         counters = b"" if is_reset else entry.counters
         name = b"%s-%08d-%02d%s.conf" % (self.file_prefix, self.generation, MAX_RANK - rank, counters)
+        os_id = find_os_id(entry)
         key = b"%s%08d-%02d" % (self.key_prefix, MAX_GENERATION - self.generation, rank)
+        key += b"" if os_id is None else b"-" + os_id
         return replace(
             entry,
             file_name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
@@ -190,6 +190,31 @@ def parse_artifact_digest(path: bytes) -> VerityDigest | None:
         return None
 
 
+class KnownDigests(frozenset[VerityDigest]):
+    """Deployments whose boot entries are ours, and which of them have a state directory.
+
+    An entry may name several images, of one file tree in several formats or hashes; the deployment is the one that has
+    state, and the others' images lie there without.
+    """
+
+    with_state: frozenset[VerityDigest]
+
+    def __new__(cls, known: Collection[VerityDigest], with_state: Collection[VerityDigest]) -> Self:
+        """Make it of all, and of those with state."""
+        made = super().__new__(cls, known)
+        made.with_state = frozenset(with_state)
+        return made
+
+
+def _choose_digest(found: list[VerityDigest], known: Collection[VerityDigest]) -> VerityDigest | None:
+    with_state = known.with_state if isinstance(known, KnownDigests) else ()
+    for group in (with_state, known):
+        digest = next((digest for digest in found if digest in group), None)
+        if digest is not None:
+            return digest
+    return found[0] if found else None
+
+
 def _find_digest(text: EntryText, uki: bytes | None, known: Collection[VerityDigest]) -> VerityDigest | None:
     if uki is not None:
         return parse_artifact_digest(uki)
@@ -198,7 +223,7 @@ def _find_digest(text: EntryText, uki: bytes | None, known: Collection[VerityDig
         found = [argument.digest for argument in parse_composefs_arguments(options, what="options")]
     except InvalidStateError:
         return None
-    return next((digest for digest in found if digest in known), found[0] if found else None)
+    return _choose_digest(found, known)
 
 
 def parse_entry(file_name: bytes, raw: bytes, *, known: Collection[VerityDigest]) -> MenuEntry:
@@ -207,7 +232,8 @@ def parse_entry(file_name: bytes, raw: bytes, *, known: Collection[VerityDigest]
     Args:
         file_name: Its name in the directory.
         raw: Its content.
-        known: Digests of the deployments that this host has or had.
+        known: Digests of the deployments that this host has or had; of several in one entry the first that has state
+            counts (`KnownDigests`), else the first known.
 
     Source:
         Spec host.md, "Boot entries"; boot.md, "Reading"; systemd-boot ``boot_entry_add_type1``.
