@@ -128,13 +128,14 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
 
 async def _run_merge(arguments: argparse.Namespace) -> int:
     from bootc_fast.etc.merge import check_destination, conflict_error, plan_etc_merge
+    from bootc_fast.machine.native import run_blocking
 
     async with AsyncExitStack() as stack:
         trees = await _open_trees(arguments, stack)
         if trees.new is None:
             raise UsageError("merging /etc: there is no new image", hint="stage one, or name one with --new")
         if trees.dest_fd is not None:
-            check_destination(trees.dest_fd, (trees.pristine, trees.current, trees.new))
+            await run_blocking(check_destination, trees.dest_fd, (trees.pristine, trees.current, trees.new))
         plan = await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy)
         if plan.has_fatal_conflicts:
             if arguments.json:
@@ -175,7 +176,9 @@ async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
         return await open_host_trees(arguments, stack)
     if arguments.pristine is None or arguments.current is None:
         raise UsageError("reading the command line: --pristine and --current go together")
-    return _open_named_trees(arguments, stack)
+    from bootc_fast.machine.native import run_blocking
+
+    return await run_blocking(_open_named_trees, arguments, stack)
 
 
 def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:

@@ -15,6 +15,7 @@ from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
+from bootc_fast.machine.native import run_blocking
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
         UsageError: There is nothing to merge here.
     """
     is_merge = arguments.etc_command == "merge"
-    host = open_host(arguments.root)
+    host = await run_blocking(open_host, arguments.root)
     if is_merge and not arguments.dry_run:
         await stack.enter_async_context(hold_lock(host))
         host = await stack.enter_async_context(open_writable(host))
     survey = await read_survey(host)
-    if is_merge and is_etc_transient(host):
+    if is_merge and await run_blocking(is_etc_transient, host):
         raise UsageError("merging /etc: it is transient here, so the new deployment starts with its image's /etc")
     objects = await stack.enter_async_context(hold_directory(host, host.objects))
     pristine = await _open_image(host, survey.booted.digest, objects, stack)
@@ -52,11 +53,12 @@ async def open_host_trees(arguments: argparse.Namespace, stack: AsyncExitStack) 
     current = DirectorySource(await open_etc(host, stack))
     policy, dest_fd = MergePolicy(), None
     if is_merge:
-        policy = read_merge_policy(host, on_conflict=Strategy(arguments.on_conflict) if arguments.on_conflict else None)
+        strategy = Strategy(arguments.on_conflict) if arguments.on_conflict else None
+        policy = await run_blocking(read_merge_policy, host, on_conflict=strategy)
         if arguments.into is not None:
-            dest_fd = open_path(arguments.into, stack, kind=stat.S_IFDIR)
+            dest_fd = await run_blocking(open_path, arguments.into, stack, kind=stat.S_IFDIR)
         elif staged is not None:
-            check_staged_pieces(host, staged)
+            await run_blocking(check_staged_pieces, host, staged)
             dest_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(staged) / "etc"))
     return Trees(pristine, current, new, policy, dest_fd)
 

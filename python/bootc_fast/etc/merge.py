@@ -18,6 +18,7 @@ from bootc_fast.etc.plan import (
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, EtcSource, ImageSource, OpenTrees, open_trees
 from bootc_fast.events import ignore_event
+from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ async def merge_etc(
         FileSystemError: Reading, writing or syncing failed.
         InvalidStateError: An image has no such directory, or an object is missing.
     """
-    check_destination(dest_fd, (pristine, current, new))
+    await run_blocking(check_destination, dest_fd, (pristine, current, new))
     plan = await plan_etc_merge(pristine, current, new, policy=policy)
     if plan.has_fatal_conflicts:
         raise conflict_error(plan.report.conflicts)

@@ -13,7 +13,7 @@ import anyio
 
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, UsageError
-from bootc_fast.machine.native import run_native
+from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def open_source(source: EtcSource) -> OpenTree:
     """
     if isinstance(source, DirectorySource):
         return OpenTree(await run_native(_core.Tree.scan, source.dir_fd), source)
-    image = _core.Image.open(source.image_fd)
+    image = await run_blocking(_core.Image.open, source.image_fd)
     return OpenTree(await run_native(image.tree, source.subdir), source)
 
 
@@ -141,7 +141,7 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
 async def _look_below_mounts(opened: OpenTrees, dir_fd: int) -> None:
     """Scan the current tree again, without what is mounted on it, where cloning its mount is allowed."""
     try:
-        opened.clone_fd = _core.clone_mount(dir_fd, recursive=False, read_only=None)
+        opened.clone_fd = await run_blocking(_core.clone_mount, dir_fd, recursive=False, read_only=None)
     except OSError:
         return
     try:
@@ -159,7 +159,7 @@ async def open_whole_image(source: EtcSource) -> Image | None:
     """
     if isinstance(source, DirectorySource):
         return None
-    return _core.Image.open(source.image_fd)
+    return await run_blocking(_core.Image.open, source.image_fd)
 
 
 def read_content(side: OpenTree, path: bytes, *, max_bytes: int) -> bytes | None:

@@ -29,6 +29,7 @@ from bootc_fast.etc.merge import conflict_error
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.booted import is_etc_transient, read_booted
+from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
@@ -357,7 +358,7 @@ async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
     if not menu_plan.is_noop and not run.options.dry_run:
         # Only a second run asks whether the merge, too, is what it would be.
         return menu_plan, True
-    with run.host.open_directory(run.host.state_dir(looked.staged) / "etc") as dest_fd:
+    async with hold_directory(run.host, run.host.state_dir(looked.staged) / "etc") as dest_fd:
         return menu_plan, bool(await plan.list_operations(dest_fd))
 
 
@@ -370,7 +371,7 @@ async def _prepare(run: _Run, looked: _Looked) -> EtcReport | None:
         # Now, so that the commit finds little left to flush: its time is short.
         tasks.start_soon(run_blocking, _flush, looked)
         if looked.plan is not None:
-            with host.open_directory(host.state_dir(looked.staged) / "etc") as dest_fd:
+            async with hold_directory(host, host.state_dir(looked.staged) / "etc") as dest_fd:
                 report = await looked.plan.apply(dest_fd, on_event=run.steps.on_event)
     return report
 

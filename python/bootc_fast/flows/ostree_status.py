@@ -71,7 +71,7 @@ async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = Non
         loader=None,
         missing_verity_allowed=False,
         last_finalize=None,
-        is_read_only=is_read_only(host),
+        is_read_only=await run_blocking(is_read_only, host),
         warnings=await run_blocking(_find_failure, host),
     )
     target = survey.rollback

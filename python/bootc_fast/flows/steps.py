@@ -56,7 +56,8 @@ class Steps:
     def run(self, name: str, message: str, *, timeout_s: float) -> Generator[None]:
         """Run the block as a step.
 
-        Cancellation: passes; no ``StepDone`` is sent then.
+        Cancellation: passes; no ``StepDone`` is sent then. A call in a thread is waited for, and ends the step where it
+        was its last: what is done late is done.
 
         Args:
             name: For events and ``phase_s``.

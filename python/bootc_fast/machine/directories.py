@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
+from bootc_fast.machine.held import Held
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import reason_of
 
@@ -26,11 +27,13 @@ async def hold_directory(host: Host, path: Path) -> AsyncIterator[int]:
     Raises:
         FileSystemError: It cannot be opened.
     """
+    held = Held()
     try:
-        fd = await run_blocking(host.open_file, path, _DIRECTORY)
+        fd = await run_blocking(lambda: held.add(host.open_file(path, _DIRECTORY)))
     except OSError as error:
         raise FileSystemError(f"opening {path}: {reason_of(error)}") from error
     try:
         yield fd
     finally:
-        os.close(fd)
+        # Nothing was written through it: this waits for nothing.
+        held.close()

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, LockedError
+from bootc_fast.machine.held import Held
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -49,22 +50,26 @@ def _is_current(host: Host, fd: int) -> bool:
     return named is not None and (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def _try_lock(host: Host) -> int | None:
-    """Take the lock if it is free; returns the descriptor that holds it."""
+def _try_lock(host: Host, held: Held) -> bool:
+    """Take the lock if it is free, and say who has it; `held` has the descriptor then."""
     while True:
         # The descriptor is O_CLOEXEC: a command that is started meanwhile must not hold the lock beyond us.
         fd = _open_lock(host)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_current(host, fd):
-                return fd
+                break
         except BlockingIOError:
             os.close(fd)
-            return None
+            return False
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+    held.add(fd)
+    _write_record(fd, _own_record())
+    held.before_close(lambda: _write_record(fd, b""))
+    return True
 
 
 def _write_record(fd: int, record: bytes) -> None:
@@ -106,19 +111,23 @@ async def hold_lock(host: Host, *, timeout_s: float = 30.0) -> AsyncIterator[Non
     # Here, because commands that never lock need no event loop: 20 ms of processor time at every start.
     import anyio
 
-    fd: int | None = None
+    from bootc_fast.machine.native import run_blocking
+
+    held = Held()
     try:
-        with anyio.move_on_after(timeout_s):
-            while (fd := _try_lock(host)) is None:  # noqa: ASYNC110 - no event comes from another process
-                await anyio.sleep(_RETRY_S)
-        if fd is None:
-            raise _locked_error(host, timeout_s)
-    except OSError as error:
-        hint = "run it as root" if isinstance(error, PermissionError) else None
-        raise FileSystemError(f"taking the lock {host.lock_file}: {reason_of(error)}", hint=hint) from error
-    try:
-        _write_record(fd, _own_record())
+        try:
+            is_taken = await run_blocking(_try_lock, host, held)
+            with anyio.move_on_after(timeout_s):
+                while not is_taken:
+                    # No event comes from another process.
+                    await anyio.sleep(_RETRY_S)
+                    is_taken = await run_blocking(_try_lock, host, held)
+            if not is_taken:
+                raise await run_blocking(_locked_error, host, timeout_s)
+        except OSError as error:
+            hint = "run it as root" if isinstance(error, PermissionError) else None
+            raise FileSystemError(f"taking the lock {host.lock_file}: {reason_of(error)}", hint=hint) from error
         yield
     finally:
-        _write_record(fd, b"")
-        os.close(fd)
+        with anyio.CancelScope(shield=True):
+            await run_blocking(held.close)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ import anyio
 
 from bootc_fast import _core
 from bootc_fast.errors import MountError
+from bootc_fast.machine.directories import hold_directory
+from bootc_fast.machine.held import Held
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.scratch import make_image_mount, open_scratch
 from bootc_fast.text import reason_of
@@ -37,41 +38,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # free already: unlinking one is an error that by default (errors=remount-ro) makes the whole file system read-only, in
 # the middle of a publication. With `continue` that one unlink fails, or leaves clusters lost, which is harmless.
 _OPTIONS: dict[str, list[tuple[bytes, bytes | int | None]]] = {"vfat": [(b"umask", b"0077"), (b"errors", b"continue")]}
-
-
-class Held:
-    """Descriptors that a worker thread opens and the context manager closes, whichever of them ends first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._descriptors: list[int] = []
-        self._on_close: Callable[[], None] | None = None
-        self._is_closed = False
-
-    def add(self, fd: int) -> int:
-        """Take a descriptor over, and return it; ``ECANCELED`` where nobody waits any more."""
-        with self._lock:
-            if not self._is_closed:
-                self._descriptors.append(fd)
-                return fd
-        # The awaiting task was torn away (asyncio's Task.cancel goes through shields): nobody else will close it.
-        os.close(fd)
-        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-
-    def before_close(self, callback: Callable[[], None]) -> None:
-        """Have something called while all are open still."""
-        self._on_close = callback
-
-    def close(self) -> None:
-        """Close all, and whatever comes later."""
-        with self._lock:
-            self._is_closed = True
-            descriptors, self._descriptors = self._descriptors, []
-        if self._on_close is not None:
-            self._on_close()
-        for fd in reversed(descriptors):
-            with suppress(OSError):
-                os.close(fd)
 
 
 def _mount_error(what: str, error: OSError) -> MountError:
@@ -282,11 +248,10 @@ async def open_writable(host: Host) -> AsyncIterator[Host]:
 
     Raises:
         MountError: The kernel refused.
-        OSError: There is no /sysroot.
+        FileSystemError: There is no /sysroot.
     """
     if not host.is_live or host.sysroot_fd is not None:
         yield host
         return
-    with host.open_directory(host.sysroot) as dir_fd:
-        async with clone_directory(dir_fd, read_only=False) as fd:
-            yield replace(host, sysroot_fd=fd)
+    async with hold_directory(host, host.sysroot) as dir_fd, clone_directory(dir_fd, read_only=False) as fd:
+        yield replace(host, sysroot_fd=fd)

