@@ -67,7 +67,8 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
         FileSystemError: They cannot be read.
     """
     variables = await run_blocking(read_loader_variables, survey.host)
-    opening = open_boot_area(survey.host, loader=loader, read_only=read_only, variables=variables)
+    booted = survey.booted.digest
+    opening = open_boot_area(survey.host, loader=loader, read_only=read_only, variables=variables, booted=booted)
     area = await stack.enter_async_context(opening)
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
     staged = survey.marker.digest if survey.marker else None

@@ -49,6 +49,8 @@ class _Area:
     loader: Loader
     boot_fd: int
     esp_fd: int | None
+    loader_fd: int | None = None
+    other_fd: int | None = None
 
 
 def read_boot_menu(host: LabHost) -> BootMenu:

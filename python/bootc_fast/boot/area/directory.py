@@ -52,6 +52,14 @@ class Area(Protocol):
     def esp_fd(self) -> int | None:
         """The directory that holds ``EFI/``; None where there is none."""
 
+    @property
+    def loader_fd(self) -> int | None:
+        """The one that holds the loader's own settings; None where that is the boot directory."""
+
+    @property
+    def other_fd(self) -> int | None:
+        """A second partition whose entries the loader shows, and that is not written; None where there is none."""
+
 
 class FileKind(enum.Enum):
     """What a name leads to, itself and not what a symlink leads to."""

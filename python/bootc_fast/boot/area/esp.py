@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import stat
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
+from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.disks import (
     LSBLK,
     BlockDevice,
@@ -28,7 +29,8 @@ from bootc_fast.boot.area.disks import (
     parse_lsblk,
 )
 from bootc_fast.boot.efi.firmware import read_loader_variables
-from bootc_fast.boot.loaders.table import LoaderEvidence, choose_loader, record_of
+from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, parse_entry
+from bootc_fast.boot.loaders.table import LoaderEvidence, choose_loader, parse_loader_info, record_of
 from bootc_fast.errors import CommandError, EspError, FileSystemError, InvalidStateError, MountError
 from bootc_fast.machine import mounts
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.efi.firmware import LoaderVariables
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import Loader
+    from bootc_fast.types import Loader, VerityDigest
 
 _ENTRIES = ("loader/entries", "loader/entries.staged")
 _STDERR_TAIL_BYTES = 2000
@@ -59,6 +61,8 @@ class BootArea:
             there is no ESP, or none that could be opened (`warnings` says why).
         description: For people: which partition or directory.
         warnings: About the loader and about other ESPs.
+        loader_fd: The one that holds the loader's own settings; None where that is the boot directory.
+        other_fd: A second partition whose entries the loader shows too, and that is not written.
     """
 
     loader: Loader
@@ -66,6 +70,8 @@ class BootArea:
     esp_fd: int | None
     description: str
     warnings: tuple[str, ...] = ()
+    loader_fd: int | None = None
+    other_fd: int | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +84,8 @@ class _Opened:
     boot_fd: int | None = None
     boot_name: str = ""
     boot_error: FileSystemError | None = None
+    extended_fd: int | None = None
+    extended_name: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -88,12 +96,35 @@ def _is_directory(dir_fd: int, name: str) -> bool:
         return False
 
 
-def _read_evidence(opened: _Opened) -> LoaderEvidence:
+def _has_booted_entry(fd: int, booted: VerityDigest | None) -> bool:
+    """Say whether a partition has an entry of the booted deployment, by which bootc chooses where it writes.
+
+    Source:
+        bootc 1.17.5: XBOOTLDR is used where it has one.
+    """
+    volume = RealVolume(fd)
+    for path in _ENTRIES:
+        directory = volume.open_directory(path.encode())
+        if directory is None:
+            continue
+        with closing(directory):
+            for name in directory.list_names():
+                if not name.lower().endswith(b".conf"):
+                    continue
+                with suppress(OSError):
+                    entry = parse_entry(name, directory.read(name, MAX_ENTRY_BYTES), known=())
+                    if entry.digest is not None and booted in (None, entry.digest):
+                        return True
+    return False
+
+
+def _read_evidence(opened: _Opened, booted: VerityDigest | None) -> LoaderEvidence:
     esp_fd, boot_fd = opened.esp_fd, opened.boot_fd
     is_same = esp_fd is not None and boot_fd is not None and os.path.samestat(os.fstat(esp_fd), os.fstat(boot_fd))
     return LoaderEvidence(
         esp_has_entries=esp_fd is not None and any(_is_directory(esp_fd, name) for name in _ENTRIES),
         boot_has_grub=boot_fd is not None and any(_is_directory(boot_fd, name) for name in ("grub2", "grub")),
+        extended_has_booted=opened.extended_fd is not None and _has_booted_entry(opened.extended_fd, booted),
         boot_has_entries=boot_fd is not None and not is_same and any(_is_directory(boot_fd, name) for name in _ENTRIES),
     )
 
@@ -172,7 +203,9 @@ def find_boot_device(
     return find_extended_boot(devices, root) or (esp.device if esp else None)
 
 
-async def _open_live(host: Host, stack: AsyncExitStack, *, part_uuid: str | None, read_only: bool) -> _Opened:
+async def _open_live(
+    host: Host, stack: AsyncExitStack, *, part_uuid: str | None, read_only: bool, may_extend: bool
+) -> _Opened:
     opened = _Opened()
     devices = await _run_lsblk()
     mounted = parse_mountinfo(await run_blocking(host.read_bytes, host.mountinfo))
@@ -192,7 +225,25 @@ async def _open_live(host: Host, stack: AsyncExitStack, *, part_uuid: str | None
         await _mount_boot(host, stack, opened, boot or path, read_only=read_only)
     except MountError as error:
         opened.boot_error = error
+    extended = find_extended_boot(devices, root) if may_extend else None
+    # The firmware reads FAT; of an XBOOTLDR with another file system systemd-boot sees nothing.
+    if extended is not None and extended.fstype == "vfat" and (esp is None or extended.path != esp.device.path):
+        await _mount_extended(stack, opened, extended, boot, read_only=read_only)
     return opened
+
+
+async def _mount_extended(
+    stack: AsyncExitStack, opened: _Opened, extended: BlockDevice, boot: BlockDevice | None, *, read_only: bool
+) -> None:
+    opened.extended_name = f"XBOOTLDR {extended.path}"
+    if boot is not None and boot.path == extended.path:
+        opened.extended_fd = opened.boot_fd
+        return
+    try:
+        mount = mounts.mount_device(Path(extended.path), fstype="vfat", read_only=read_only)
+        opened.extended_fd = await stack.enter_async_context(mount)
+    except MountError as error:
+        opened.warnings.append(f"the entries on {opened.extended_name} are not known: {error}")
 
 
 async def _mount_esp(stack: AsyncExitStack, opened: _Opened, esp: FoundPartition, *, read_only: bool) -> None:
@@ -244,13 +295,21 @@ def _open_lab(host: Host, stack: AsyncExitStack) -> _Opened:
             continue
         if opened.boot_fd is None or not os.listdir(opened.boot_fd):
             opened.boot_fd, opened.boot_name = fd, str(path)
+    # Without a partition table: a /boot that is no GRUB's, where systemd-boot is the loader.
+    is_own = opened.boot_name == str(host.boot) and opened.boot_fd is not None and opened.esp_fd is not None
+    if is_own and opened.boot_fd is not None and opened.esp_fd is not None:
+        is_same = os.path.samestat(os.fstat(opened.esp_fd), os.fstat(opened.boot_fd))
+        is_grub = any(_is_directory(opened.boot_fd, name) for name in ("grub2", "grub"))
+        if not is_same and (not is_grub or _is_directory(opened.esp_fd, "EFI/systemd")):
+            opened.extended_fd, opened.extended_name = opened.boot_fd, f"XBOOTLDR {host.boot}"
     return opened
 
 
-def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None) -> BootArea:
+def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None, booted: VerityDigest | None) -> BootArea:
     warnings: tuple[str, ...] = ()
+    evidence = _read_evidence(opened, booted)
     if loader is None:
-        loader, warnings = choose_loader(info, _read_evidence(opened))
+        loader, warnings = choose_loader(info, evidence)
     warnings = (*warnings, *opened.warnings)
     if not record_of(loader).is_on_esp:
         if opened.boot_fd is None:
@@ -263,12 +322,21 @@ def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None) -> B
         return BootArea(loader, opened.boot_fd, opened.esp_fd, f"{loader}, {opened.boot_name}", warnings)
     if opened.esp_fd is None:
         raise opened.esp_error or EspError("opening the ESP: there is none")
-    return BootArea(loader, opened.esp_fd, opened.esp_fd, f"{loader}, {opened.esp_name}", warnings)
+    esp, extended = opened.esp_fd, opened.extended_fd if record_of(loader).reads_extended_boot else None
+    if extended is not None and evidence.extended_has_booted:
+        where = f"{loader}, {opened.extended_name}"
+        return BootArea(loader, extended, extended, where, warnings, loader_fd=esp, other_fd=esp)
+    return BootArea(loader, esp, esp, f"{loader}, {opened.esp_name}", warnings, other_fd=extended)
 
 
 @asynccontextmanager
 async def open_boot_area(
-    host: Host, *, loader: Loader | None = None, read_only: bool, variables: LoaderVariables | None = None
+    host: Host,
+    *,
+    loader: Loader | None = None,
+    read_only: bool,
+    variables: LoaderVariables | None = None,
+    booted: VerityDigest | None = None,
 ) -> AsyncIterator[BootArea]:
     """Find and open the directories that the boot loader reads.
 
@@ -279,6 +347,7 @@ async def open_boot_area(
         loader: Overrides what the EFI variables and the files say.
         read_only: Mounts refuse writes; for commands that only look.
         variables: The EFI variables, where they have been read already.
+        booted: What runs: an XBOOTLDR partition is used where it has an entry of that; None takes any of bootc's.
 
     Yields:
         The area; its descriptors are valid inside the block.
@@ -297,7 +366,13 @@ async def open_boot_area(
         variables = await run_blocking(read_loader_variables, host)
     async with AsyncExitStack() as stack:
         if host.is_live:
-            opened = await _open_live(host, stack, part_uuid=variables.device_part_uuid, read_only=read_only)
+            opened = await _open_live(
+                host,
+                stack,
+                part_uuid=variables.device_part_uuid,
+                read_only=read_only,
+                may_extend=record_of(loader or parse_loader_info(variables.info)).reads_extended_boot,
+            )
         else:
             opened = await run_blocking(_open_lab, host, stack)
-        yield await run_blocking(_make_area, opened, info=variables.info, loader=loader)
+        yield await run_blocking(_make_area, opened, info=variables.info, loader=loader, booted=booted)

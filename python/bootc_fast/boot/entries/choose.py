@@ -187,6 +187,9 @@ def find_boots_instead(menu: BootMenu, choice: DefaultChoice, wanted: MenuEntry 
     """
     if choice.entry is None or choice.entry.is_own:
         return None
+    if wanted is not None and wanted.digest is not None and choice.entry.digest == wanted.digest:
+        # An entry on the partition that we do not write, for the same deployment.
+        return None
     if choice.override is not None:
         remedy = choice.override.remedy
     else:

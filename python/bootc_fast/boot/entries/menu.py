@@ -11,6 +11,7 @@ from bootc_fast.boot.entries.reader import (
     ENTRIES,
     GRUB_DIRECTORY,
     OWN_LEFTOVER,
+    OWN_NAME,
     STAGED_ENTRIES,
     USER_CFG,
     USER_CFG_STAGED,
@@ -43,6 +44,7 @@ class LiveMenu:
         entries: What it shows, in its order.
         choice: Which of these boots next, and why.
         overrides: All overrides, also those that match nothing.
+        elsewhere: Entries on a second partition that the loader shows too; not in `files`.
         outside: What the loader shows that is no file in ``entries``.
         files: Every entry file in ``entries`` that could be read, shown or not.
         names: All names there.
@@ -55,6 +57,7 @@ class LiveMenu:
     entries: tuple[MenuEntry, ...]
     choice: DefaultChoice
     overrides: tuple[LoaderOverride, ...] = ()
+    elsewhere: tuple[MenuEntry, ...] = ()
     outside: Outside = Outside()  # noqa: RUF009 - frozen
     files: tuple[MenuEntry, ...] = ()
     names: frozenset[bytes] = frozenset()
@@ -194,14 +197,28 @@ def read_volumes(
     loader: Loader,
     known: Collection[VerityDigest],
     variables: LoaderVariables | None = None,
+    settings: BootVolume | None = None,
+    elsewhere: BootVolume | None = None,
 ) -> BootMenu:
     """Do what ``read_menu`` does, on volumes.
+
+    Args:
+        boot: Holds the entries that are written.
+        esp: Holds the UKIs.
+        loader: Who reads them.
+        known: The deployments whose entries are ours.
+        variables: The EFI variables.
+        settings: Holds the loader's own settings; None where that is `boot`.
+        elsewhere: A second partition that the loader shows; never written.
 
     Raises:
         OSError: A directory cannot be listed.
     """
     record, rule = record_of(loader), find_rule(boot, loader)
-    reader = MenuReader(boot, esp, known if isinstance(known, frozenset) else frozenset(known), record)
+    own = known if isinstance(known, frozenset) else frozenset(known)
+    reader = MenuReader(boot, esp, own, record, settings)
+    other = None if elsewhere is None else MenuReader(elsewhere, elsewhere, own, record)
+    foreign = other.read_elsewhere() if other else []
     renames = reader.find_renames()
     available = frozenset(b"/" + item.directory.lower() + b"/" + item.new.lower() for item in renames)
     live = reader.read_set(ENTRIES)
@@ -210,10 +227,11 @@ def read_volumes(
     files = [reader.find_missing(entry, available) for entry in live[0]] if live else []
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
     chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, record, available)
-    entries = sort_menu(chunks, files, rule)
-    settings = reader.read_settings(rule)
-    overrides = rule.collect_overrides(settings, variables)
-    outside = reader.find_outside(rule, variables, overrides)
+    entries = sort_menu(chunks, [*files, *foreign], rule)
+    content = reader.read_settings(rule)
+    overrides = rule.collect_overrides(content, variables)
+    images = [*reader.list_images(rule), *(other.list_images(rule) if other else ())]
+    outside = rule.find_outside(images, variables, overrides, OWN_NAME)
     choice = find_default(entries, rule, overrides, outside)
     told = variables.unread if variables is not None and rule.reads_variables else ()
     unread_overrides = (*reader.unread_settings, *told)
@@ -224,6 +242,7 @@ def read_volumes(
     live_names, staged_names = (found[1] if found else [] for found in (live, staged))
     warnings = (
         *reader.warnings,
+        *(f"on the other partition: {warning}" for warning in (other.warnings if other else ())),
         *find_oddities(entries, files, rule, choice),
         *find_unknown_keys([*files, *staged_files], old_version),
     )
@@ -236,12 +255,13 @@ def read_volumes(
             choice=choice,
             overrides=overrides,
             outside=outside,
+            elsewhere=tuple(foreign),
             files=tuple(files),
             names=frozenset(live_names),
             chunks=chunks,
             user_cfg=user_cfg,
             unread_overrides=unread_overrides,
-            environment=tuple(record.read_variables(settings).items()),
+            environment=tuple(record.read_variables(content).items()),
         ),
         staged=StagedMenu(
             entries=sort_menu(staged_chunks, staged_files, rule),
@@ -319,7 +339,16 @@ def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderV
         Spec boot.md, "Reading"; host.md, "Boot entries".
     """
     esp = None if area.esp_fd is None else RealVolume(area.esp_fd)
+    settings, elsewhere = (None if fd is None else RealVolume(fd) for fd in (area.loader_fd, area.other_fd))
     try:
-        return read_volumes(RealVolume(area.boot_fd), esp, loader=area.loader, known=known, variables=variables)
+        return read_volumes(
+            RealVolume(area.boot_fd),
+            esp,
+            loader=area.loader,
+            known=known,
+            variables=variables,
+            settings=settings,
+            elsewhere=elsewhere,
+        )
     except OSError as error:
         raise FileSystemError(f"reading the boot entries: {reason_of(error)}") from error

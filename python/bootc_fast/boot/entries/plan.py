@@ -117,6 +117,11 @@ def _own_files(menu: BootMenu) -> list[MenuEntry]:
     return [entry for entry in menu.live.files if entry.is_own]
 
 
+def _list_rivals(menu: BootMenu) -> list[MenuEntry]:
+    """All that boot a deployment of ours: the new default outranks them, on whatever partition they are."""
+    return [*_own_files(menu), *(entry for entry in menu.live.elsewhere if entry.digest in menu.known)]
+
+
 def _find_picked(menu: BootMenu) -> frozenset[bytes]:
     """Names of our entries that some override picks."""
     choices = [find_default(menu.live.entries, menu.rule, [override]) for override in menu.live.overrides]
@@ -149,7 +154,7 @@ def _count_kept(wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], menu
             break
         kept, below = kept + 1, entry
     if kept == len(wanted) and kept:
-        others = [entry for entry in _own_files(menu) if entry.file_name != wanted[0].file_name]
+        others = [entry for entry in _list_rivals(menu) if entry.file_name != wanted[0].file_name]
         if any(rule.compare(wanted[0], other) >= 0 for other in others for rule in rules):
             kept -= 1
     return kept
@@ -225,7 +230,7 @@ def plan_menu(
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
     # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
     carried = tuple(one for one in menu.staged.files if not one.is_own) if menu.odd.is_exchange_unfinished else ()
-    foreign = [*(entry for entry in menu.live.files if not entry.is_own), *carried]
+    foreign = [*(entry for entry in menu.live.files if not entry.is_own), *carried, *menu.live.elsewhere]
     cfg_after = user_cfg if user_cfg is not None else menu.live.user_cfg or b""
     default = sources[0] if is_in_user_cfg else (*new_files, *kept_files)[0]
     results = [*menuentries, *new_files, *kept_files]
@@ -316,7 +321,7 @@ def _plan_files(
     fresh = wanted[: len(wanted) - count]
     if not fresh:
         return (), (*kept, *loose)
-    own = _own_files(menu)
+    own = _list_rivals(menu)
     try:
         maker = choose_names(fresh[0], own, menu.names, menu.loader)
     except BootEntryError:

@@ -72,6 +72,7 @@ class Publication:
     plan: MenuPlan
     set_variable: VariableSetter | None
     protected: Collection[VerityDigest] | None = None
+    settings: BootVolume | None = None
     doing: str = "flushing the boot partition"
     beside: bytes | None = None
     is_exchanged: bool = False
@@ -287,7 +288,7 @@ class Publication:
         for override in self.plan.moved_overrides:
             try:
                 self.warnings += move_override(
-                    self.boot,
+                    self.settings or self.boot,
                     self.esp,
                     override,
                     self.plan.default,

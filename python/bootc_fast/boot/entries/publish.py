@@ -86,9 +86,10 @@ def publish_volumes(
     *,
     set_variable: VariableSetter | None = None,
     protected: Collection[VerityDigest] | None = None,
+    settings: BootVolume | None = None,
 ) -> PublishOutcome:
     """Do what ``publish_menu`` does, on volumes, but for the deployment's own file system."""
-    run = Publication(boot, esp, menu, plan, set_variable, protected)
+    run = Publication(boot, esp, menu, plan, set_variable, protected, settings)
     try:
         run.check_before()
         run.flush_before()
@@ -165,9 +166,10 @@ async def publish_menu(
     """
     esp = None if area.esp_fd is None else RealVolume(area.esp_fd)
     boot = RealVolume(area.boot_fd)
+    settings = None if area.loader_fd is None else RealVolume(area.loader_fd)
 
     def run() -> PublishOutcome:
         _sync_all(sync_fds)
-        return publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=protected)
+        return publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=protected, settings=settings)
 
     return await native.run_blocking(run)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
-from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables, Outside
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.text import escape_bytes, reason_of
 
@@ -65,6 +64,7 @@ class MenuReader:
     esp: BootVolume | None
     known: frozenset[VerityDigest]
     record: LoaderRecord
+    settings: BootVolume | None = None
     warnings: list[str] = field(default_factory=list)
     torn: list[bytes] = field(default_factory=list)
     is_complete: bool = True
@@ -127,14 +127,14 @@ class MenuReader:
         """Read the file that may pick another entry than the first, and gives variables their values."""
         shown = rule.home + b"/" + rule.settings
         try:
-            volume, home, name = find_settings(self.boot, self.esp, rule)
+            volume, home, name = find_settings(self.settings or self.boot, self.esp, rule)
             directory = volume.open_directory(home)
             if directory is None:
                 return None
             with closing(directory):
                 return directory.read(name, MAX_ENTRY_BYTES)
         except FileNotFoundError as error:
-            if self.boot.read_link(shown) is None:
+            if (self.settings or self.boot).read_link(shown) is None:
                 return None
             self._note_unread_settings(shown, error)
         except OSError as error:
@@ -145,17 +145,19 @@ class MenuReader:
         self.unread_settings.append(escape_bytes(shown))
         self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {reason_of(error)}")
 
-    def find_outside(
-        self, rule: LoaderRule, variables: LoaderVariables | None, overrides: tuple[LoaderOverride, ...]
-    ) -> Outside:
-        """Tell what systemd-boot shows that is no entry file."""
-        if rule.image_directory is None:
-            return Outside()
-        directory = self.boot.open_directory(rule.image_directory)
+    def list_images(self, rule: LoaderRule) -> list[bytes]:
+        """List the names where the loader finds UKIs without an entry."""
+        directory = None if rule.image_directory is None else self.boot.open_directory(rule.image_directory)
         if directory is None:
-            return rule.find_outside((), variables, overrides, OWN_NAME)
+            return []
         with closing(directory):
-            return rule.find_outside(directory.list_names(), variables, overrides, OWN_NAME)
+            return directory.list_names()
+
+    def read_elsewhere(self) -> list[MenuEntry]:
+        """Read the entries of a partition that is not ours to write: they are shown all the same, as foreign ones."""
+        found = self.read_set(ENTRIES)
+        entries = found[0] if found else []
+        return [replace(self.find_missing(entry, frozenset()), is_own=False) for entry in entries]
 
     def find_missing(self, entry: MenuEntry, available: frozenset[bytes]) -> MenuEntry:
         """Fill in which of the entry's files are not there or empty."""

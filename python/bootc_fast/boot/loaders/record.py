@@ -101,6 +101,8 @@ class LoaderRecord:
             (XBOOTLDR), or a directory of the root's file system.
         kernel_directory: Where the kernels' directories are there; empty for its root.
         has_user_cfg: It reads ``grub2/user.cfg``, which may hold menuentries of ours.
+        reads_extended_boot: It also shows entries and UKIs on the XBOOTLDR partition of its disk; bootc may then
+            have everything there but the loader itself and its settings.
         status_name: What bootc's own status calls it.
         resolve: From an entry as it was read, and known variables, the entry with the files that the loader loads.
         read_variables: From the content of a rule's ``settings`` the variables that entries may have in them.
@@ -115,6 +117,7 @@ class LoaderRecord:
     kernel_directory: bytes
     status_name: str
     has_user_cfg: bool = False
+    reads_extended_boot: bool = False
     resolve: Callable[[MenuEntry, Mapping[bytes, bytes] | None], MenuEntry] = takes_values_literally
     read_variables: Callable[[bytes | None], Mapping[bytes, bytes]] = has_no_variables
     find_version_without_uki_key: Callable[[str | None], str | None] = knows_every_key

@@ -259,5 +259,6 @@ RECORD = LoaderRecord(
     is_on_esp=True,
     kernel_directory=b"EFI/Linux",
     status_name="systemd",
+    reads_extended_boot=True,
     find_version_without_uki_key=find_version_without_uki_key,
 )

@@ -31,12 +31,14 @@ class LoaderEvidence:
     Attributes:
         esp_has_entries: ``loader/entries`` or ``loader/entries.staged`` on the ESP.
         boot_has_grub: ``grub2`` or ``grub`` in the boot directory.
+        extended_has_booted: An XBOOTLDR partition that systemd-boot reads has an entry of the booted deployment.
         boot_has_entries: ``loader/entries`` or ``loader/entries.staged`` in a boot directory that is not the ESP.
     """
 
     esp_has_entries: bool
     boot_has_grub: bool
     boot_has_entries: bool
+    extended_has_booted: bool = False
 
 
 def parse_loader_info(info: str | None) -> Loader:
@@ -67,7 +69,8 @@ def choose_loader(info: str | None, evidence: LoaderEvidence) -> tuple[Loader, t
             return hinted, ()
         found = "only the ESP has boot entries: taking systemd-boot"
         return Loader.SYSTEMD_BOOT, (f"boot loader: {said}, but {found} ({hint})",)
-    if evidence.esp_has_entries or not has_grub:
+    is_on_extended = evidence.extended_has_booted and record_of(hinted).reads_extended_boot
+    if evidence.esp_has_entries or not has_grub or is_on_extended:
         return hinted, ()
     found = "the ESP has no loader/entries and the boot directory has GRUB's files: taking GRUB"
     return Loader.GRUB, (f"boot loader: {said}, but {found} ({hint})",)

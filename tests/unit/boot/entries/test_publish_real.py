@@ -34,6 +34,8 @@ class _Area:
     loader: Loader
     boot_fd: int
     esp_fd: int | None
+    loader_fd: int | None = None
+    other_fd: int | None = None
 
 
 @contextmanager
