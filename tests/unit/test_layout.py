@@ -61,6 +61,20 @@ def test_packages_import_nothing_that_they_do_not_name_as_their_own() -> None:
         assert isinstance(body[0], ast.Expr), path
 
 
+def test_what_runs_and_whose_origin_it_is_are_told_by_their_owners() -> None:
+    """Digest to deployment, and booted with marker: one place each, the quick look of a finalize apart."""
+    searching, reading = set(), set()
+    for path in _modules():
+        where = str(path.relative_to(PACKAGE))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name) and node.id in {"read_marker", "list_deployments"}:
+                reading.add(where)
+            if isinstance(node, ast.GeneratorExp) and ast.unparse(node).startswith(("(one for one", "(one.origin for")):
+                searching |= {where for one in node.generators if ast.unparse(one.iter).endswith(".deployments")}
+    assert searching == {"composefs/survey.py"}
+    assert reading == {"composefs/survey.py", "flows/finalize.py", "cli/cmd_finalize.py"}
+
+
 def test_the_contract_knows_every_room() -> None:
     contracts = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = {one["containers"][0]: one for one in contracts}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import KnownDigests
 from bootc_fast.composefs.deployments import list_deployments, read_marker
-from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError, VerityMismatchError
+from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Booted, Deployment, Origin, StagedMarker, VerityDigest
+
+T = TypeVar("T")
 
 _SHA256_HEX_CHARS = 64
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
@@ -101,16 +104,55 @@ async def read_survey(host: Host, *, needs_marker: bool = True) -> Survey:
         InvalidStateError: Command line or marker are malformed.
         FileSystemError: The state directories cannot be listed.
     """
-    booted = await run_blocking(read_booted, host)
-    marker, problem = None, None
-    try:
-        marker = await run_blocking(read_marker, host, booted)
-    except InvalidStateError as error:
-        if needs_marker:
-            raise
-        problem = str(error)
-    deployments = await run_blocking(list_deployments, host)
-    return Survey(host, booted, marker, tuple(deployments), await run_blocking(list_images, host), problem)
+    problems: list[str] = []
+
+    def pass_over(part: SurveyPart, error: Exception) -> None:
+        if needs_marker or part is not SurveyPart.MARKER:
+            raise error
+        problems.append(str(error))
+
+    survey = await run_blocking(look_at_deployments, host, on_error=pass_over)
+    return replace(survey, marker_problem=problems[0]) if problems else survey
+
+
+class SurveyPart(enum.StrEnum):
+    """What a look at the deployments consists of besides what runs."""
+
+    MARKER = "the staged update"
+    DEPLOYMENTS = "deployments"
+    IMAGES = "images"
+
+    @property
+    def verb(self) -> str:
+        """What cannot be done with it where it is unreadable."""
+        return "told" if self is SurveyPart.MARKER else "listed"
+
+
+def look_at_deployments(host: Host, *, on_error: Callable[[SurveyPart, Exception], None]) -> Survey:
+    """Look at a host's deployments; the one place where what runs and what is staged are told. Blocks.
+
+    Args:
+        host: Which.
+        on_error: Gets what cannot be read; where it returns, that part is as if nothing was there.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: What runs cannot be told.
+    """
+    booted = read_booted(host)
+
+    def attempt(part: SurveyPart, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except (BootcFastError, OSError) as error:
+            on_error(part, error)
+            return otherwise
+
+    nothing: tuple[Deployment, ...] = ()
+    no_images: tuple[VerityDigest, ...] = ()
+    marker = attempt(SurveyPart.MARKER, lambda: read_marker(host, booted), None)
+    deployments = attempt(SurveyPart.DEPLOYMENTS, lambda: tuple(list_deployments(host)), nothing)
+    return Survey(host, booted, marker, deployments, attempt(SurveyPart.IMAGES, lambda: list_images(host), no_images))
 
 
 def list_images(host: Host) -> tuple[VerityDigest, ...]:

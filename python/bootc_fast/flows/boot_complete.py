@@ -6,13 +6,13 @@ Source:
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast.composefs.boot_files import look_boot
-from bootc_fast.composefs.deployments import drop_outdated_marker, list_deployments, read_marker, read_origin
-from bootc_fast.composefs.survey import Survey, list_images
+from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
+from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import read_booted
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
-    from bootc_fast.types import Deployment, StagedMarker, VerityDigest
 
 T = TypeVar("T")
 
@@ -147,25 +146,14 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
 
 def _look(host: Host) -> _Verdict:
     """Look at deployments; what cannot be read is left out: this has to be told even where hardly anything works."""
-    booted = read_booted(host)
-    marker: StagedMarker | None = None
     warnings: list[str] = []
 
-    def attempt(what: str, function: Callable[[], T], otherwise: T) -> T:
-        try:
-            return function()
-        except (BootcFastError, OSError) as error:
-            warnings.append(f"warning: {what}: {describe_error(error)}")
-            return otherwise
+    def note(part: SurveyPart, error: Exception) -> None:
+        # A malformed marker is of this boot, in which `status` and the finalize tell it.
+        if part is not SurveyPart.MARKER:
+            warnings.append(f"warning: {part} cannot be {part.verb}: {describe_error(error)}")
 
-    nothing: tuple[Deployment, ...] = ()
-    no_images: tuple[VerityDigest, ...] = ()
-    with suppress(BootcFastError):
-        # A malformed one is of this boot, in which `status` and the finalize tell it.
-        marker = read_marker(host, booted)
-    deployments = attempt("deployments cannot be listed", lambda: tuple(list_deployments(host)), nothing)
-    images = attempt("images cannot be listed", lambda: list_images(host), no_images)
-    return _Verdict(Survey(host, booted, marker, deployments, images), warnings=warnings)
+    return _Verdict(look_at_deployments(host, on_error=note), warnings=warnings)
 
 
 def _judge_record(verdict: _Verdict) -> None:

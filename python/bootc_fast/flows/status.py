@@ -10,23 +10,24 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
+
 from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
-from bootc_fast.composefs.deployments import list_deployments, read_marker
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
-from bootc_fast.composefs.survey import Survey, check_staged_pieces, list_images, open_image
+from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.etc.merge import conflict_error
-from bootc_fast.flows.ostree_status import get_ostree_status
-from bootc_fast.flows.status_etc import add_rollback_etc
 from bootc_fast.flows.steps import single_error
-from bootc_fast.machine.booted import is_etc_transient, is_read_only, read_booted
+from bootc_fast.machine.booted import is_etc_transient, is_read_only
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import find_finalize_unit
-from bootc_fast.ostree.sysroot import is_ostree_host
+from bootc_fast.ostree.etc import list_missing_ostree_changes
+from bootc_fast.ostree.sysroot import is_ostree_host, read_ostree
 from bootc_fast.report.finalize import read_outcome
+from bootc_fast.report.ostree import describe_ostree
 from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.restart.prepared import read_prepared
 from bootc_fast.restart.soft import judge_soft_reboots
@@ -34,7 +35,7 @@ from bootc_fast.text import describe_error, escape_bytes, flatten
 from bootc_fast.types import Deployment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
@@ -83,17 +84,17 @@ async def get_status(
     notes: list[str] = []
     prepared = await _or_warn(notes, "what is prepared for a restart cannot be told", read_prepared, host)
     if await run_blocking(is_ostree_host, host):
-        status = await get_ostree_status(host, compare_timeout_s=compare_timeout_s if compare_etc else None)
+        status = await _get_ostree_status(host, compare_timeout_s=compare_timeout_s if compare_etc else None)
         return replace(status, prepared=prepared, warnings=(*notes, *status.warnings))
-    booted = await run_blocking(read_booted, host)
-    marker = await _or_warn(notes, "the staged update cannot be told", read_marker, host, booted)
-    deployments = await _or_warn(notes, "deployments cannot be listed", list_deployments, host) or []
+
+    def note(part: SurveyPart, error: Exception) -> None:
+        notes.append(f"{part} cannot be {part.verb}: {describe_error(error)}")
+
+    survey = await run_blocking(look_at_deployments, host, on_error=note)
     record = await _or_warn(notes, "the last finalize cannot be told", read_outcome, host)
-    images = await _or_warn(notes, "images cannot be listed", list_images, host) or ()
-    survey = Survey(host, booted, marker, tuple(deployments), images)
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
-        staged_status = await _judge_staged(survey, boot, stack, record) if marker else None
+        staged_status = await _judge_staged(survey, boot, stack, record) if survey.marker else None
         survey = await _verify_images(survey, boot, stack)
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
@@ -102,7 +103,42 @@ async def get_status(
     target = status.rollback
     if target is None or not compare_etc:
         return status
-    return await add_rollback_etc(status, lambda: _list_missing(survey, target.digest), compare_timeout_s)
+    return await _add_rollback_etc(status, lambda: _list_missing(survey, target.digest), compare_timeout_s)
+
+
+async def _get_ostree_status(host: Host, *, compare_timeout_s: float | None) -> HostStatus:
+    """As ``get_status``, through libostree; raises what ``read_ostree`` does."""
+    survey = await read_ostree(host)
+    status, target = await describe_ostree(host, survey), survey.rollback
+    if compare_timeout_s is None or target is None:
+        return status
+    return await _add_rollback_etc(
+        status, lambda: list_missing_ostree_changes(host, survey.booted, target), compare_timeout_s
+    )
+
+
+async def _add_rollback_etc(
+    status: HostStatus, find: Callable[[], Awaitable[tuple[EtcDiffEntry, ...] | None]], timeout_s: float
+) -> HostStatus:
+    """Compare, where there is a rollback deployment that is whole; what goes wrong is a warning.
+
+    Cancellation: within 50 ms; nothing is left behind.
+
+    Args:
+        status: Without it.
+        find: Finds the local changes that the rollback deployment does not have; None where they are gone anyway.
+        timeout_s: How long it may take.
+    """
+    if status.rollback is None or status.rollback.problems:
+        return status
+    try:
+        with single_error(), anyio.fail_after(timeout_s):
+            return replace(status, rollback_etc=await find())
+    except TimeoutError:
+        notes = [f"/etc was not compared: that takes longer than {timeout_s:g} s; `status -v` waits for it"]
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        notes = [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]
+    return replace(status, warnings=(*status.warnings, *notes))
 
 
 async def _list_missing(survey: Survey, target: VerityDigest) -> tuple[EtcDiffEntry, ...] | None:

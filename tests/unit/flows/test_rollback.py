@@ -126,7 +126,7 @@ def test_a_staged_update_stays_where_the_new_order_could_not_be_written(
     async def fail(*_args: object, **_kwargs: object) -> None:
         raise FileSystemError("writing boot entries: no space")
 
-    monkeypatch.setattr("bootc_fast.flows.backend.publish_menu", fail)
+    monkeypatch.setattr("bootc_fast.flows.backend_composefs.publish_menu", fail)
     before = flowkit.snapshot(case.root)
     assert _roll_back(capsys, case)[0] == 6
     assert flowkit.snapshot(case.root) == before

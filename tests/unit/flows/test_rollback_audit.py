@@ -175,7 +175,7 @@ def test_a_staged_update_that_cannot_be_dropped_is_an_error_that_says_what_to_do
     def fail(_host: object) -> None:
         raise FileSystemError("removing the marker: Read-only file system")
 
-    monkeypatch.setattr("bootc_fast.flows.backend.remove_staged_marker", fail)
+    monkeypatch.setattr("bootc_fast.flows.backend_composefs.remove_staged_marker", fail)
     code, _, err = updated.roll_back()
     assert (code, "hint: the new boot order is on disk; remove " in err) == (6, True)
     assert updated.next_boot() == updated.previous

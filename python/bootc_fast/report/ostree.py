@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.container import ImageFacts, parse_image_reference
 from bootc_fast.errors import BootcFastError, BootEntryError
-from bootc_fast.flows.status_etc import add_rollback_etc
 from bootc_fast.machine.booted import is_read_only
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import read_unit_state
-from bootc_fast.ostree.etc import list_missing_ostree_changes
-from bootc_fast.ostree.sysroot import check_bootable, read_ostree
+from bootc_fast.ostree.sysroot import check_bootable
 from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.restart.ostree import judge_ostree_soft_reboot
 from bootc_fast.restart.soft import find_systemd_obstacle
@@ -24,7 +22,7 @@ from bootc_fast.types import Deployment, Origin, VerityDigest
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
-    from bootc_fast.ostree.sysroot import OstreeDeployment
+    from bootc_fast.ostree.sysroot import OstreeDeployment, OstreeSurvey
 
 FINALIZE_UNIT = "ostree-finalize-staged.service"
 # Starts it when something is staged; newer libostree starts it itself, and has no such unit.
@@ -33,21 +31,15 @@ _FAILURE_FILE = "ostree/finalize-failure.stamp"
 _MAX_FAILURE_BYTES = 1 << 16
 
 
-async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = None) -> HostStatus:
-    """Find out the state of an ostree host; writes nothing, takes no lock.
+async def describe_ostree(host: Host, survey: OstreeSurvey) -> HostStatus:
+    """Describe an ostree host; writes nothing.
 
-    ``digest`` of a deployment is ``<commit>.<serial>``. Cancellation: at libostree's next check.
+    ``digest`` of a deployment is ``<commit>.<serial>``. Cancellation: at any moment.
 
     Args:
         host: Which.
-        compare_timeout_s: How long finding out may take what a rollback would change in /etc; None for not at all.
-
-    Raises:
-        BootcFastError: libostree is not installed.
-        FileSystemError: libostree cannot read the sysroot; with its text.
-        InvalidStateError: Which deployment is booted cannot be told.
+        survey: Its deployments.
     """
-    survey = await read_ostree(host)
     first = survey.order[0]
     # Those of the booted stateroot come before the others', as bootc has them.
     rest = [one for one in survey.order if one not in {survey.booted, survey.rollback}]
@@ -60,7 +52,7 @@ async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = Non
             for one in (*survey.order, *([survey.staged] if survey.staged else []))
         }
     )
-    status = HostStatus(
+    return HostStatus(
         booted=described[survey.booted.key],
         staged=described[survey.staged.key] if survey.staged else None,
         rollback=described[survey.rollback.key] if survey.rollback else None,
@@ -73,12 +65,6 @@ async def get_ostree_status(host: Host, *, compare_timeout_s: float | None = Non
         last_finalize=None,
         is_read_only=await run_blocking(is_read_only, host),
         warnings=await run_blocking(_find_failure, host),
-    )
-    target = survey.rollback
-    if compare_timeout_s is None or target is None:
-        return status
-    return await add_rollback_etc(
-        status, lambda: list_missing_ostree_changes(host, survey.booted, target), compare_timeout_s
     )
 
 
