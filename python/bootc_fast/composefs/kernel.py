@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
 from bootc_fast.boot.loaders.grub_words import expand_variables
 from bootc_fast.composefs.boot_files import hash_files, read_boot_file
-from bootc_fast.errors import BootEntryError
+from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
-from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.text import escape, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,65 @@ async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None
     if uki.cmdline is None:
         raise BootEntryError("reading the UKI: it has no section .cmdline")
     return " ".join([uki.cmdline, *await run_native(_read_addons, look, entry.uki)])
+
+
+async def find_lost_arguments(survey: Survey, look: BootLook, staged: VerityDigest) -> tuple[str, ...]:
+    """Tell kernel arguments that were changed in the booted entry after the update was staged.
+
+    The new entry was made when the update was staged, from what was there then: what an admin adds to the booted entry
+    afterwards, and boots with, is not in it.
+
+    Args:
+        survey: The host's deployments.
+        look: The boot directories.
+        staged: The deployment that is to boot next.
+
+    Returns:
+        At most one warning about arguments that get lost, and one about some that come back; none where it cannot be
+        told.
+    """
+    booted, new = look.find_entry(survey.booted.digest), look.find_entry(staged)
+    if booted is None or new is None or booted.missing or new.missing:
+        return ()
+    if booted.linux is None and parse_text(booted.raw).find(b"options") is None:
+        # A UKI without options of its own brings all its arguments along.
+        return ()
+    try:
+        raw = await run_blocking(survey.host.read_bytes, survey.host.proc_cmdline)
+        running = comparable_arguments(raw.decode("utf-8", "surrogateescape"))
+        now = comparable_arguments(await read_command_line(look, booted))
+        added, dropped = _subtract(now, running), _subtract(running, now)
+        if not added and not dropped:
+            return ()
+        wanted = comparable_arguments(await read_command_line(look, new))
+    except (BootcFastError, OSError):
+        return ()
+    lost, back = _subtract(added, wanted), [one for one in dropped if one in wanted]
+    told = []
+    if lost:
+        told.append(
+            f"kernel arguments that the booted entry got after it was booted are not in the new one: {_join(lost)}; "
+            f"add them to {new.label}, or stage the update again"
+        )
+    if back:
+        told.append(f"kernel arguments that were taken out of the booted entry come back in the new one: {_join(back)}")
+    return tuple(told)
+
+
+def _subtract(these: list[str], those: list[str]) -> list[str]:
+    """What is in one list of arguments more often than in another one."""
+    left = Counter(those)
+    found = []
+    for one in these:
+        if left[one] > 0:
+            left[one] -= 1
+        else:
+            found.append(one)
+    return found
+
+
+def _join(arguments: list[str]) -> str:
+    return " ".join(map(escape, arguments))
 
 
 def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) -> list[str]:

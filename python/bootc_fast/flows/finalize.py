@@ -23,6 +23,7 @@ from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.composefs.etc import plan_merge
+from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image, read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.etc.merge import conflict_error
@@ -311,6 +312,7 @@ async def _look(run: _Run, looked: _Looked) -> None:
                 looked.survey, looked.stack, loader=run.options.loader, read_only=run.options.dry_run
             )
             run.warnings += looked.boot.warnings
+            run.warnings += await find_lost_arguments(looked.survey, looked.boot, looked.staged)
             if run.options.verify:
                 run.warnings += await check_boot_files(
                     looked.survey, looked.staged, looked.boot, verify_signatures=run.options.verify_signatures

@@ -16,6 +16,7 @@ from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_r
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
+from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.etc.merge import conflict_error
@@ -95,6 +96,8 @@ async def get_status(
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
         staged_status = await _judge_staged(survey, boot, stack, record) if survey.marker else None
+        if survey.marker is not None and boot is not None:
+            notes += await find_lost_arguments(survey, boot, survey.marker.digest)
         survey = await _verify_images(survey, boot, stack)
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
