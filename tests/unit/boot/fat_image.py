@@ -109,6 +109,7 @@ class ImageReader(FatReader):
         self._raw = raw
         self.geometry = parse_geometry(bytes(raw[:512]), len(raw))
         self._windows = {}
+        self._directories = {}
 
     def read_bytes(self, offset_bytes: int, count: int) -> bytes:
         """See FatReader."""

@@ -27,6 +27,7 @@ MAX_DIRECTORY_BYTES = 65536 * SLOT_BYTES
 """FAT's own limit for a directory."""
 _SECTOR_BYTES = frozenset({512, 1024, 2048, 4096})
 _WINDOW_BYTES = 1 << 16
+_MAX_KEPT = 64
 _FAT12_CLUSTERS, _FAT16_CLUSTERS = 4085, 65525
 _FIRST_CLUSTER = 2
 _MASK = {12: 0xFFF, 16: 0xFFFF, 32: 0x0FFFFFFF}
@@ -207,6 +208,7 @@ class FatReader:
         size = os.lseek(fd, 0, os.SEEK_END)
         self.geometry: Geometry = parse_geometry(os.pread(fd, _BOOT_BYTES, 0), size)
         self._windows: dict[int, bytes] = {}
+        self._directories: dict[int, FatDirectory] = {}
 
     def read_bytes(self, offset_bytes: int, count: int) -> bytes:
         """Read some bytes of the volume, all of them.
@@ -286,6 +288,13 @@ class FatReader:
 
     def read_directory(self, first: int) -> FatDirectory:
         """Read a directory's slots up to where its chain goes wrong; the verdict stands in its chain."""
+        if first not in self._directories:
+            if len(self._directories) >= _MAX_KEPT:
+                self._directories.clear()
+            self._directories[first] = self._read_directory(first)
+        return self._directories[first]
+
+    def _read_directory(self, first: int) -> FatDirectory:
         chain = self.read_chain(first)
         allowed = MAX_DIRECTORY_BYTES // self.geometry.cluster_bytes or 1
         if len(chain.clusters) > allowed:

@@ -191,18 +191,19 @@ def parse_slots(raw: bytes, *, wide_clusters: bool) -> tuple[SlotTable, tuple[Fa
             end = index
             break
         free.append(slot[0] == _DELETED)
-        before = long_name.text
         if slot[0] != _DELETED and slot[11] & 0x3F == _ATTR_LONG:
+            before = long_name.parts
             if not long_name.add(slot):
-                torn.append(before or "?")
+                torn.append(_LongName(parts=before).text or "?")
             continue
+        is_torn = bool(long_name.parts)
         if slot[0] != _DELETED:
-            entry = _entry(slot, index, long_name, wide_clusters=wide_clusters)
-            entries.append(entry)
-            before = "" if long_name.fits(slot) else before
-        if before:
-            torn.append(before)
-        long_name = _LongName()
+            entries.append(_entry(slot, index, long_name, wide_clusters=wide_clusters))
+            is_torn = is_torn and not long_name.fits(slot)
+        if is_torn and long_name.text:
+            torn.append(long_name.text)
+        if long_name.parts:
+            long_name = _LongName()
     if long_name.parts:
         torn.append(long_name.text or "?")
     runs = _free_runs(free + [_is_free(raw, i) for i in range(end, count)])
