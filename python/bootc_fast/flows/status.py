@@ -180,7 +180,9 @@ async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], lo
         with single_error():
             return await look_boot(survey, stack, loader=loader, read_only=True)
     except (BootcFastError, OSError, ExceptionGroup) as error:
-        notes += [f"boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
+        for leaf in flatten(error):
+            hint = getattr(leaf, "hint", None)
+            notes.append(f"boot entries cannot be read: {describe_error(leaf)}" + (f"; {hint}" if hint else ""))
         return None
 
 

@@ -154,11 +154,12 @@ class FatVolume:
         return True
 
     @contextmanager
-    def look_at_fat(self) -> Generator[FatLook | None]:
+    def look_at_fat(self, *, flush: bool = True) -> Generator[FatLook | None]:
         if not self.is_fat() or not self.is_fat_readable:
             yield None
             return
-        self.model.syncfs()
+        if flush:
+            self.model.syncfs()
         if self._image is None or self._image.position > len(self.model.log) or self._log is not self.model.log:
             self._image, self._log = FatImage(self.model), self.model.log
         self._image.update()

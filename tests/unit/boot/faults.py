@@ -107,9 +107,9 @@ class FaultyVolume:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._inner, name)
 
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             self._trigger.pull(name)
-            return method(*args)
+            return method(*args, **options)
 
         return call
 

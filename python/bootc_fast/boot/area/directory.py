@@ -149,8 +149,12 @@ class BootVolume(Protocol):
     def is_fat(self) -> bool:
         """Say whether a power cut can leave names whose blocks are free or another file's."""
 
-    def look_at_fat(self) -> AbstractContextManager[FatLook | None]:
-        """Flush, and look at the FAT below; None where there is none, or its device cannot be had."""
+    def look_at_fat(self, *, flush: bool = True) -> AbstractContextManager[FatLook | None]:
+        """Look at the FAT below; None where there is none, or its device cannot be had.
+
+        Args:
+            flush: First, so that where files begin is on the device; directories are, with and without.
+        """
 
     def free_bytes(self) -> tuple[int, int]:
         """Return free space and the size of an allocation unit, in bytes."""
@@ -440,13 +444,14 @@ class RealVolume:
         return _core.is_fat(self._fd)
 
     @contextlib.contextmanager
-    def look_at_fat(self) -> Generator[FatLook | None]:
+    def look_at_fat(self, *, flush: bool = True) -> Generator[FatLook | None]:
         """See BootVolume."""
         # Paths are from the volume's root.
         if not self.is_fat() or os.fstat(self._fd).st_ino != _FAT_ROOT_INODE:
             yield None
             return
-        _core.sync_filesystem(self._fd)
+        if flush:
+            _core.sync_filesystem(self._fd)
         fd = open_volume_device(self._fd)
         if fd is None:
             yield None

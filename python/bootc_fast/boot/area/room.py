@@ -25,11 +25,11 @@ TEMPORARY_NAMES = tuple(b"BFNEW%d" % number for number in range(10))
 
 
 @contextlib.contextmanager
-def look_at(volume: BootVolume) -> Generator[FatLook | None]:
+def look_at(volume: BootVolume, *, flush: bool = True) -> Generator[FatLook | None]:
     """Look at the FAT below a volume; None where it is none, or its device cannot be read."""
     with contextlib.ExitStack() as stack:
         try:
-            look = stack.enter_context(volume.look_at_fat())
+            look = stack.enter_context(volume.look_at_fat(flush=flush))
         except (OSError, FatFormatError):
             look = None
         yield look

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import list_new_names
-from bootc_fast.boot.area.room import has_room_for, look_at
+from bootc_fast.boot.area.room import has_room_for
 from bootc_fast.boot.entries.beside import BESIDE_NAMES, describe_room, remove_outdated
+from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.garbage import collect_volumes
-from bootc_fast.boot.entries.reader import (
-    ENTRIES,
-    GRUB_DIRECTORY,
-    LOADER_DIRECTORY,
-    STAGED_ENTRIES,
-    UKI_DIRECTORIES,
-    USER_CFG,
-)
+from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY, USER_CFG
 from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS
-from bootc_fast.errors import BootEntryError, FatFormatError
+from bootc_fast.errors import BootEntryError
 from bootc_fast.text import count, escape_bytes
 
 if TYPE_CHECKING:
@@ -33,29 +26,6 @@ if TYPE_CHECKING:
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
-
-
-def find_damage(boot: BootVolume, esp: BootVolume | None) -> list[tuple[str, str]]:
-    """Find directories of the boot partition and the ESP that the firmware takes for empty; writes nothing.
-
-    Returns:
-        What is broken, and the device that it is on; empty also where the FAT cannot be read.
-    """
-    found: list[tuple[str, str]] = []
-    looked: list[BootVolume] = []
-    places = ((boot, (ENTRIES, STAGED_ENTRIES, GRUB_DIRECTORY)), (esp, UKI_DIRECTORIES), (boot, UKI_DIRECTORIES))
-    for volume, paths in places:
-        if volume is None or not volume.is_fat() or (paths is UKI_DIRECTORIES and volume in looked):
-            continue
-        looked += [volume] if paths is UKI_DIRECTORIES else []
-        with look_at(volume) as look, contextlib.suppress(OSError, FatFormatError):
-            found += [(text, look.device) for text in look.find_broken(paths)] if look is not None else []
-    return list(dict.fromkeys(found))
-
-
-def hint_for_damage(device: str) -> str:
-    """Say what mends a broken directory: nothing that is done through the mounted file system."""
-    return f"unmount it and run `fsck.fat -a {device}`; `bootc-fast doctor` says what else is damaged"
 
 
 def check_beforehand(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import DAMAGE_HINT, RealVolume
+from bootc_fast.boot.area.directory import DAMAGE_HINT, RealVolume, hint_for
 from bootc_fast.boot.entries.choose import choose_entry
+from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.reader import (
     ENTRIES,
     GRUB_DIRECTORY,
@@ -338,17 +339,17 @@ def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderV
     Source:
         Spec boot.md, "Reading"; host.md, "Boot entries".
     """
-    esp = None if area.esp_fd is None else RealVolume(area.esp_fd)
+    boot, esp = RealVolume(area.boot_fd), None if area.esp_fd is None else RealVolume(area.esp_fd)
     settings, elsewhere = (None if fd is None else RealVolume(fd) for fd in (area.loader_fd, area.other_fd))
+    damage = find_damage(boot, esp)
     try:
-        return read_volumes(
-            RealVolume(area.boot_fd),
-            esp,
-            loader=area.loader,
-            known=known,
-            variables=variables,
-            settings=settings,
-            elsewhere=elsewhere,
+        menu = read_volumes(
+            boot, esp, loader=area.loader, known=known, variables=variables, settings=settings, elsewhere=elsewhere
         )
     except OSError as error:
-        raise FileSystemError(f"reading the boot entries: {reason_of(error)}") from error
+        for text, device in damage:
+            message = f"reading the boot entries: {text}, so that the firmware takes it for empty"
+            raise FileSystemError(message, hint=hint_for_damage(device)) from error
+        raise FileSystemError(f"reading the boot entries: {reason_of(error)}", hint=hint_for(error)) from error
+    told = tuple(f"{text}: the firmware takes it for empty; {hint_for_damage(device)}" for text, device in damage)
+    return replace(menu, odd=replace(menu.odd, warnings=(*told, *menu.odd.warnings))) if told else menu

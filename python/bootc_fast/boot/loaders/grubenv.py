@@ -31,7 +31,7 @@ def parse_grubenv(raw: bytes) -> dict[bytes, bytes]:
     if not raw.startswith(GRUBENV_HEADER):
         return {}
     found: dict[bytes, bytes] = {}
-    for line in re.findall(rb"(?:\\.|[^\\\n])*\n", raw[len(GRUBENV_HEADER) :], re.DOTALL):
+    for line in re.findall(rb"(?:\\.|[^\\\n])*\n", raw[len(GRUBENV_HEADER) : raw.rfind(b"\n") + 1], re.DOTALL):
         key, separator, value = line[:-1].partition(b"=")
         if separator and not line.startswith(b"#"):
             found[key] = re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL)

@@ -11,8 +11,8 @@ from unit.boot.scenarios import HEADER, A, B, Scenario, check_finished, judge, m
 
 from bootc_fast.boot.area.replace import replace_file
 from bootc_fast.boot.area.room import count_slots, has_room_for
-from bootc_fast.boot.entries.beforehand import find_damage
 from bootc_fast.boot.entries.beside import is_same_directory, remove_outdated, remove_set
+from bootc_fast.boot.entries.damage import find_damage
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.types import Loader
 
