@@ -34,6 +34,8 @@ def check_beforehand(
     menu: BootMenu,
     plan: MenuPlan,
     protected: Collection[VerityDigest] | None,
+    *,
+    settings: BootVolume | None = None,
 ) -> list[str]:
     """Refuse before the first write what would not end well.
 
@@ -49,7 +51,7 @@ def check_beforehand(
     for text, device in find_damage(boot, esp):
         raise BootEntryError(f"{text}, so that the firmware takes it for empty", hint=hint_for_damage(device))
     try:
-        _check_room(boot, esp, menu, plan)
+        _check_room(boot, esp, menu, plan, settings or boot)
         _check_free(boot, menu, plan)
     except (OSError, BootEntryError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
@@ -57,7 +59,7 @@ def check_beforehand(
         warnings = remove_outdated(boot)
         if protected is not None:
             warnings += collect_volumes(boot, esp, menu, known=protected).warnings
-        _check_room(boot, esp, menu, plan)
+        _check_room(boot, esp, menu, plan, settings or boot)
         _check_free(boot, menu, plan)
         return warnings
     return []
@@ -79,7 +81,7 @@ def _check_free(boot: BootVolume, menu: BootMenu, plan: MenuPlan) -> None:
         raise OSError(errno.ENOSPC, f"{needed} bytes are needed and {free} are free")
 
 
-def _check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan) -> None:
+def _check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan, settings: BootVolume) -> None:
     """Everything that gets a new name in a directory in use, by the directory."""
     loader: list[bytes] = []
     if plan.makes_directory:
@@ -90,8 +92,8 @@ def _check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: 
     if plan.user_cfg is not None:
         wanted.setdefault((boot, GRUB_DIRECTORY), []).extend(_names_to_replace(boot, GRUB_DIRECTORY, USER_CFG))
     if any(override.kind in CONF_KEYS for override in plan.moved_overrides):
-        home, settings = menu.rule.home, menu.rule.settings
-        wanted.setdefault((boot, home), []).extend(_names_to_replace(boot, home, settings))
+        home, name = menu.rule.home, menu.rule.settings
+        wanted.setdefault((settings, home), []).extend(_names_to_replace(settings, home, name))
     for item in plan.renames if esp is not None else ():
         if esp is not None and esp.find_size(item.directory + b"/" + item.new) is None:
             # Each leaves the places of its old name, which is longer, to the next one.

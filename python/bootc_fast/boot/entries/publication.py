@@ -84,7 +84,9 @@ class Publication:
     def check_before(self) -> None:
         """Refuse before the first write what would not end well."""
         self.doing = "looking at the boot partition"
-        self.warnings += check_beforehand(self.boot, self.esp, self.menu, self.plan, self.protected)
+        self.warnings += check_beforehand(
+            self.boot, self.esp, self.menu, self.plan, self.protected, settings=self.settings
+        )
 
     def flush_before(self) -> None:
         """Step 1."""
