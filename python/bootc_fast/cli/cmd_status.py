@@ -91,5 +91,5 @@ def _make_yaml(document: Document) -> str:
 
 
 def _keep_booted(document: Document) -> None:
-    """Drop all deployments but the booted one, as bootc's ``--booted`` does."""
-    document["status"].update(staged=None, rollback=None, otherDeployments=[])
+    """Drop what bootc's ``--booted`` drops: the staged and the rollback deployment, not the others."""
+    document["status"].update(staged=None, rollback=None)

@@ -10,13 +10,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bootc_fast.composefs.boot_files import look_boot
+import anyio
+
+from bootc_fast.boot.entries.duplicates import count_duplicates
+from bootc_fast.boot.entries.plan import plan_menu
+from bootc_fast.boot.entries.publish import publish_menu
+from bootc_fast.boot.entries.variables import make_variable_setter
+from bootc_fast.composefs.boot_files import list_protected, look_boot
 from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
-from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments
+from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import read_booted
-from bootc_fast.machine.host import open_host
+from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.boots import find_missed, make_memory, read_memory, write_memory
@@ -28,14 +34,18 @@ from bootc_fast.text import describe_error, flatten, shorten_digest
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.composefs.boot_files import BootLook
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
+    from bootc_fast.types import VerityDigest
 
 T = TypeVar("T")
+
+LOCK_TIMEOUT_S = 30.0
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 
@@ -110,6 +120,7 @@ def forget_soft_reboot(root: Path | str = "/") -> bool:
 async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = False) -> FailureReport | None:
     """Find out whether an update was not applied, note that it has been told, and make room for the next record.
 
+    Two boot entries for one deployment, as a cut leaves them, are made one: bootc's own reader stops at them.
     What the last finalize wrote is compared with what runs. Where none wrote anything, because nobody ran it or it was
     killed at once, a deployment that was staged and never booted tells it.
     Cancellation: nothing is left behind; a failure counts as told only when that is on disk.
@@ -130,8 +141,11 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
     except NotBootcHostError:
         return None
     await run_blocking(_judge_record, verdict)
-    if not run_was_kept and not verdict.explains_all:
-        await _judge_leftovers(verdict)
+    menu = await _read_menu(verdict)
+    if menu is not None:
+        await _mend_duplicates(verdict, menu)
+        if not run_was_kept and not verdict.explains_all:
+            await run_blocking(_judge_leftovers, verdict, menu)
     try:
         async with open_writable(host) as writable:
             await run_blocking(_remember, verdict, writable)
@@ -233,28 +247,65 @@ def _tell_passed_over(verdict: _Verdict, record: OutcomeRecord) -> None:
     )
 
 
-async def _judge_leftovers(verdict: _Verdict) -> None:
+async def _mend_duplicates(verdict: _Verdict, menu: BootMenu) -> None:
+    """Make one entry of several for one deployment, in the order that is in force; what fails is a warning."""
+    if not count_duplicates(menu, menu.own_order):
+        return
+    try:
+        with single_error():
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(hold_lock(verdict.survey.host, timeout_s=LOCK_TIMEOUT_S))
+                host = await stack.enter_async_context(open_writable(verdict.survey.host))
+                # Whoever held the lock may have mended it.
+                survey = await read_survey(host, needs_marker=False)
+                look = await look_boot(survey, stack, loader=None, read_only=False)
+                found = count_duplicates(look.menu, look.menu.own_order)
+                if found:
+                    with anyio.CancelScope(shield=True):
+                        await _publish_once_each(verdict, survey, look, found)
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        verdict.warnings += [f"warning: making one entry of two: {describe_error(leaf)}" for leaf in flatten(error)]
+
+
+async def _publish_once_each(
+    verdict: _Verdict, survey: Survey, look: BootLook, found: Mapping[VerityDigest, int]
+) -> None:
+    plan = await run_blocking(lambda: plan_menu(look.menu, order=look.menu.own_order, staged=None, verify=False))
+    if survey.marker is not None:
+        # An update that waits for its finalize keeps its set.
+        plan = replace(plan, removes_staged=False)
+    published = await publish_menu(
+        look.area,
+        look.menu,
+        plan,
+        set_variable=make_variable_setter(survey.host),
+        protected=list_protected(survey, look.menu),
+    )
+    verdict.warnings += [
+        f"warning: deployment {shorten_digest(digest)} had {number} boot entries, as a cut leaves them: now it has one"
+        for digest, number in found.items()
+    ]
+    verdict.warnings += [f"warning: {warning}" for warning in published.warnings]
+
+
+def _judge_leftovers(verdict: _Verdict, menu: BootMenu) -> None:
     """Look for what was staged and never applied, without any record of it."""
     survey, host = verdict.survey, verdict.survey.host
-    memory = await run_blocking(read_memory, host)
-    if memory is not None and memory.boot_id is not None and memory.boot_id == await run_blocking(read_boot_id, host):
+    memory = read_memory(host)
+    if memory is not None and memory.boot_id is not None and memory.boot_id == read_boot_id(host):
         # The machine has not gone down since: whatever is not staged any more was withdrawn.
         return
-    menu = await _read_menu(verdict)
-    live = () if menu is None else (*menu.live.entries, *menu.live.files)
-    staged = () if menu is None else (*menu.staged.entries, *menu.staged.files)
-    missed = await run_blocking(
-        lambda: find_missed(
-            host,
-            survey.booted.digest,
-            survey.deployments,
-            memory=memory,
-            bootable={entry.digest for entry in live if entry.digest is not None},
-            staged_set={entry.digest for entry in staged if entry.digest is not None},
-            waiting=survey.marker.digest if survey.marker else None,
-        )
+    live, staged = (*menu.live.entries, *menu.live.files), (*menu.staged.entries, *menu.staged.files)
+    missed = find_missed(
+        host,
+        survey.booted.digest,
+        survey.deployments,
+        memory=memory,
+        bootable={entry.digest for entry in live if entry.digest is not None},
+        staged_set={entry.digest for entry in staged if entry.digest is not None},
+        waiting=survey.marker.digest if survey.marker else None,
     )
-    for digest in missed if menu is not None else ():
+    for digest in missed:
         if digest == verdict.told:
             continue
         verdict.fields = verdict.fields or {"BOOTC_FAST_STAGED": digest}

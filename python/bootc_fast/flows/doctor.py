@@ -21,6 +21,7 @@ from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
@@ -321,13 +322,8 @@ def _check_menu(found: _Diagnosis) -> None:
         _add_menu(found, "entry-torn", f"loader/entries/{escape_bytes(name)} is empty or torn", "remove it")
     for name in menu.odd.leftovers:
         _add_menu(found, "leftover", f"loader/entries/{escape_bytes(name)} was left by a cut", "remove it")
-    for digest in found.wanted:
-        raws = [(one.raw, one.file_name) for one in menu.live.files if one.is_own and one.digest == digest]
-        texts = {_without_rank(raw) for raw, _name in raws}
-        if len(raws) > len(texts):
-            _add_menu(
-                found, "entry-duplicate", f"deployment {shorten_digest(digest)} has {len(raws)} entries", "keep one"
-            )
+    for digest, number in count_duplicates(menu, found.wanted).items():
+        _add_menu(found, "entry-duplicate", f"deployment {shorten_digest(digest)} has {number} entries", "keep one")
     if menu.staged.is_present and found.survey.marker is None and not menu.odd.is_exchange_unfinished:
         _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
 
@@ -335,10 +331,6 @@ def _check_menu(found: _Diagnosis) -> None:
 def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
     found.needs_menu = True
     found.findings.append(Finding(kind, detail, repair))
-
-
-def _without_rank(raw: bytes) -> tuple[bytes, ...]:
-    return tuple(line for line in raw.splitlines() if not line.startswith((b"sort-key", b"version", b"title")))
 
 
 async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.etc.render import encode_entries
+from bootc_fast.text import encode_bytes
 from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
@@ -52,21 +53,25 @@ def make_document(status: HostStatus) -> Document:
     if shown["staged"] is not None and status.staged_status is not None:
         shown["staged"]["downloadOnly"] = status.staged_status.finalization_locked
     wanted = status.staged or status.booted
+    is_ostree = status.booted.ostree is not None
+    # What has no entry is nothing that bootc shows; it is told among our own facts.
+    others = [_entry(one, status) for one in status.others if is_ostree or one.entry_name is not None]
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"name": "host"},
         "spec": {
             "image": _image_reference(wanted.image),
-            # Without an image bootc has nothing to specify.
-            "bootOrder": "rollback" if status.rollback_queued and wanted.image else "default",
+            # Without an image bootc specifies nothing of an ostree host.
+            "bootOrder": "rollback" if status.rollback_queued and (wanted.image or not is_ostree) else "default",
         },
         "status": {
             **shown,
-            "otherDeployments": [_entry(one, status) for one in status.others],
+            **({"otherDeployments": others} if others else {}),
             "rollbackQueued": status.rollback_queued,
             "readOnly": status.is_read_only,
-            "type": "bootcHost" if status.booted.ostree is None or status.booted.image else None,
+            # Of a composefs host bootc does not tell it.
+            "type": "bootcHost" if is_ostree and status.booted.image else None,
             "usrOverlay": _USR_OVERLAYS.get(status.booted.ostree.unlocked) if status.booted.ostree else None,
         },
         "bootcFast": _own_facts(status),
@@ -185,6 +190,10 @@ def _own_facts(status: HostStatus) -> Document:
             "hints": list(staged.hints),
         },
         "lastFinalize": None if status.last_finalize is None else _record(status.last_finalize),
+        # Deployments that are kept and have no boot entry.
+        "kept": []
+        if status.booted.ostree
+        else [_entry(one, status) for one in status.others if one.entry_name is None],
         "warnings": list(status.warnings),
     }
 
@@ -197,8 +206,16 @@ def _record(record: OutcomeRecord) -> Document:
         "staged": record.staged,
         "nextBoot": record.next_boot,
         "exitCode": record.exit_code,
+        "onConflict": record.on_conflict,
+        "committed": record.committed,
         "errors": [
-            {"message": error.message, "chain": list(error.chain), "hint": error.hint} for error in record.errors
+            {
+                "message": error.message,
+                "chain": list(error.chain),
+                "hint": error.hint,
+                "conflicts": [encode_bytes(path) for path in error.conflicts],
+            }
+            for error in record.errors
         ],
         "counts": dict(record.counts),
         "warnings": list(record.warnings),

@@ -14,7 +14,9 @@ import pytest
 
 from bootc_fast import lab
 from bootc_fast.errors import FileSystemError
+from bootc_fast.lab.layout import open_lab
 from bootc_fast.machine.host import Host
+from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -330,3 +332,82 @@ def test_a_merge_that_fails_after_the_update_was_made_the_next_boot_is_told_as_t
     assert "unchanged" not in err
     assert str(case.host.state_dir(case.booted) / "etc") in err
     assert _report(capsys, case.root) == (0, "", "")
+
+
+_CUT = """
+import errno, os, sys
+from bootc_fast import cli
+from bootc_fast.boot.area import directory
+left = int(sys.argv[2])
+def no_exchange(*args):
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+def cut(real):
+    def call(*args, **options):
+        global left
+        real(*args, **options)
+        left -= os.fsencode(args[0]).endswith(b".conf") or os.fsencode(args[-1]).endswith(b".conf")
+        if not left:
+            os.kill(os.getpid(), 9)
+    return call
+directory.RealDirectory.exchange = no_exchange
+os.rename, os.unlink = cut(os.rename), cut(os.unlink)
+cli.main(["--root", sys.argv[1], "rollback"])
+"""
+
+
+def _own_entries(case: flowkit.Case) -> list[str]:
+    """The deployments of the live entries, by our own look."""
+    texts = [path.read_text() for path in (case.host.boot_dir / "loader/entries").glob("*.conf")]
+    return sorted(digest for text in texts for digest in (case.booted, case.staged) if f"composefs={digest}" in text)
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), [one for one in flowkit.COMBINATIONS if one[1] is BootType.BLS])
+def test_two_entries_for_a_deployment_as_a_cut_leaves_them_are_one_after_the_next_boot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    template = tmp_path / "template"
+    case = flowkit.make_case(template, loader, boot_type)
+    assert flowkit.finalize(capsys, case)[0] == 0
+    _boot(capsys, case.root)
+    once = sorted([case.booted, case.staged])
+    had_two = 0
+    for number in range(1, 9):
+        root = tmp_path / str(number)
+        shutil.copytree(template, root, symlinks=True)
+        cut = flowkit.Case(open_lab(root), case.booted, case.staged)
+        done = subprocess.run([sys.executable, "-c", _CUT, root, str(number)], check=False, capture_output=True)
+        if done.returncode == 0:
+            break
+        is_double = len(_own_entries(cut)) > len(set(_own_entries(cut)))
+        had_two += is_double
+        first = flowkit.next_boot(cut.host)
+        code, _, err = _report(capsys, root)
+        assert (code, "boot entries, as a cut leaves them: now it has one" in err) == (0, is_double), err
+        assert (_own_entries(cut), flowkit.next_boot(cut.host)) == (once, first)
+        assert _report(capsys, root) == (0, "", "")
+    assert had_two >= 1
+
+
+def test_an_entry_that_boots_a_deployment_in_another_way_is_no_duplicate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (path,) = (case.host.boot_dir / "loader/entries").glob("*.conf")
+    other = path.with_name("rescue.conf")
+    other.write_text(path.read_text().replace("options ", "options systemd.unit=rescue.target "))
+    before = {one.name: one.read_text() for one in path.parent.iterdir()}
+    assert _report(capsys, case.root) == (0, "", "")
+    assert {one.name: one.read_text() for one in path.parent.iterdir()} == before
+
+
+def test_an_update_that_waits_keeps_its_staged_set_when_duplicates_are_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (path,) = (case.host.boot_dir / "loader/entries").glob("*.conf")
+    path.with_name("bootc_lab-1-0.conf").write_text(path.read_text())
+    code, _, err = _report(capsys, case.root)
+    assert (code, "now it has one" in err) == (0, True), err
+    assert _own_entries(case) == [case.booted]
+    assert flowkit.finalize(capsys, case)[0] == 0
+    assert flowkit.next_boot(case.host) == case.staged

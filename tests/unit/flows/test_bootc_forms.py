@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flowkit
 import pytest
@@ -191,3 +192,71 @@ def test_an_update_of_another_os_and_the_way_back_keep_ids_and_foreign_keys_byte
 
 def _without_key(raw: bytes) -> list[bytes]:
     return [line for line in raw.splitlines(keepends=True) if not line.startswith(b"sort-key")]
+
+
+# What bootc 1.16 and 1.17 print of a composefs host, and nothing else (``spec.rs``, ``bootc_composefs/status.rs``).
+_HOST_KEYS = {"apiVersion", "kind", "metadata", "spec", "status"}
+_STATUS_KEYS = {"staged", "booted", "rollback", "rollbackQueued", "readOnly", "type", "usrOverlay"}
+_ENTRY_KEYS = {
+    "image", "cachedUpdate", "incompatible", "pinned", "softRebootCapable", "downloadOnly", "store", "ostree",
+    "composefs",
+}  # fmt: skip
+_COMPOSEFS_KEYS = {"verity", "bootType", "bootloader", "bootDigest", "missingVerityAllowed"}
+_IMAGE_KEYS = {"image", "version", "timestamp", "imageDigest", "architecture"}
+
+
+def _document(capsys: pytest.CaptureFixture[str], case: flowkit.Case, *options: str) -> dict[str, Any]:
+    code, out, err = flowkit.run(capsys, "status", "--json", "--root", case.root, *options)
+    assert (code, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def _check_entry(entry: dict[str, Any] | None) -> None:
+    assert entry is not None
+    assert entry.keys() - {"bootcFast"} == _ENTRY_KEYS
+    assert (entry["cachedUpdate"], entry["incompatible"], entry["pinned"]) == (None, False, False)
+    assert (entry["store"], entry["ostree"]) == (None, None)
+    assert entry["composefs"].keys() == _COMPOSEFS_KEYS
+    assert entry["image"].keys() == _IMAGE_KEYS
+    assert entry["image"]["image"].keys() == {"image", "transport"}
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), flowkit.COMBINATIONS)
+def test_status_has_the_fields_of_bootcs_and_only_deployments_with_an_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    case = flowkit.make_case(tmp_path / "h", loader, boot_type)
+    found = _document(capsys, case)
+    assert found.keys() - {"bootcFast"} == _HOST_KEYS
+    assert found["status"].keys() == _STATUS_KEYS
+    assert (found["metadata"], found["spec"].keys()) == ({"name": "host"}, {"image", "bootOrder"})
+    assert (found["status"]["type"], found["status"]["usrOverlay"], found["status"]["rollback"]) == (None, None, None)
+    _check_entry(found["status"]["booted"])
+    _check_entry(found["status"]["staged"])
+    assert found["spec"]["image"] == found["status"]["staged"]["image"]["image"]
+    for number in (3, 4):
+        assert flowkit.finalize(capsys, case)[0] == 0
+        lab.boot(case.host)
+        lab.stage_files(case.host, {**flowkit.NEW, "n": f"{number}\n"}, version=str(number))
+    found = _document(capsys, case)
+    # The first deployment is kept, without an entry: bootc does not know it.
+    assert "otherDeployments" not in found["status"]
+    assert [one["composefs"]["verity"] for one in found["bootcFast"]["kept"]] == [case.booted]
+    _check_entry(found["status"]["rollback"])
+    assert found["status"]["rollback"]["composefs"]["verity"] == case.staged
+
+
+def test_a_queued_rollback_is_bootcs_boot_order_and_booted_only_drops_what_bootc_drops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    assert flowkit.finalize(capsys, case)[0] == 0
+    lab.boot(case.host)
+    assert flowkit.run(capsys, "rollback", "--root", case.root)[0] == 0
+    found = _document(capsys, case)
+    assert (found["spec"]["bootOrder"], found["status"]["rollbackQueued"]) == ("rollback", True)
+    found = _document(capsys, case, "--booted")
+    assert found["status"].keys() == _STATUS_KEYS
+    assert (found["status"]["staged"], found["status"]["rollback"]) == (None, None)
+    assert found["status"]["booted"]["composefs"]["verity"] == case.staged

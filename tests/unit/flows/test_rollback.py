@@ -88,6 +88,9 @@ def test_to_names_the_target_and_is_idempotent(tmp_path: Path, capsys: pytest.Ca
 def test_more_than_two_deployments_keep_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = _updated(tmp_path / "h", capsys, *flowkit.COMBINATIONS[0])
     oldest, older = case.staged, case.booted
+    policy = case.root / "usr/lib/bootc-fast/boot.toml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("keep = 3\n")
     newest = lab.stage_files(case.host, {"third": "3"}, version="3")
     assert flowkit.run(capsys, "finalize", "--root", case.root)[0] == 0
     assert flowkit.run(capsys, "lab", "boot", case.root)[0] == 0
