@@ -112,6 +112,10 @@ class FatVolume:
             return None
         return directory.read(name, max_bytes)
 
+    def read_part(self, path: bytes, offset: int, size_bytes: int) -> bytes:
+        content = self.read_file(path, 1 << 30) or b""
+        return content[offset : offset + size_bytes]
+
     def make_directory(self, path: bytes) -> None:
         inode = self.model.root
         for name in path.strip(b"/").split(b"/"):

@@ -131,6 +131,9 @@ class BootVolume(Protocol):
     def read_file(self, path: bytes, max_bytes: int) -> bytes | None:
         """Return a regular file's content, symlinks followed; None where absent, ``EFBIG`` where longer."""
 
+    def read_part(self, path: bytes, offset: int, size_bytes: int) -> bytes:
+        """Return a part of a regular file, shorter where the file ends; empty where there is no such file."""
+
     def make_directory(self, path: bytes) -> None:
         """Make a directory and the missing ones above it, flushed."""
 
@@ -361,6 +364,17 @@ class RealVolume:
             return None
         try:
             return None if stat.S_ISDIR(os.fstat(fd).st_mode) else _read_regular(fd, path, max_bytes)
+        finally:
+            os.close(fd)
+
+    def read_part(self, path: bytes, offset: int, size_bytes: int) -> bytes:
+        """See BootVolume."""
+        try:
+            fd = self._open(path, _READ_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        try:
+            return os.pread(fd, size_bytes, offset) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         finally:
             os.close(fd)
 

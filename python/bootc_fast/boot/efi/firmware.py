@@ -48,6 +48,7 @@ class LoaderVariables:
 
     Attributes:
         info: ``LoaderInfo``, e.g. ``systemd-boot 257.9``.
+        image_path: ``LoaderImageIdentifier``: the path of the loader itself, with backslashes.
         device_part_uuid: ``LoaderDevicePartUUID``, lower case: the partition it was started from.
         entry_default: ``LoaderEntryDefault``: picks the entry before sorting matters.
         entry_oneshot: ``LoaderEntryOneShot``: picks the next boot's entry, once.
@@ -63,6 +64,7 @@ class LoaderVariables:
     """
 
     info: str | None = None
+    image_path: str | None = None
     device_part_uuid: str | None = None
     entry_default: str | None = None
     entry_oneshot: str | None = None
@@ -211,6 +213,7 @@ def read_loader_variables(host: Host) -> LoaderVariables:
             raise InvalidStateError(f"reading the EFI variable LoaderDevicePartUUID: {part[:80]!r} is no UUID")
     return LoaderVariables(
         info=_read_text(host, "LoaderInfo"),
+        image_path=choices.read_text("LoaderImageIdentifier"),
         device_part_uuid=part,
         entry_default=choices.read_text("LoaderEntryDefault"),
         entry_oneshot=choices.read_text("LoaderEntryOneShot"),

@@ -45,7 +45,8 @@ class LiveMenu:
         entries: What it shows, in its order.
         choice: Which of these boots next, and why.
         overrides: All overrides, also those that match nothing.
-        elsewhere: Entries on a second partition that the loader shows too; not in `files`.
+        elsewhere: What the loader shows too, and that is none of `files`: entries on a second partition, UKIs without
+            an entry.
         outside: What the loader shows that is no file in ``entries``.
         files: Every entry file in ``entries`` that could be read, shown or not.
         names: All names there.
@@ -228,11 +229,17 @@ def read_volumes(
     files = [reader.find_missing(entry, available) for entry in live[0]] if live else []
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
     chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, record, available)
+    is_beside_loader = settings is None
+    files = [_hide(entry, rule, variables, is_beside_loader=is_beside_loader) for entry in files]
+    staged_files = [_hide(entry, rule, variables, is_beside_loader=is_beside_loader) for entry in staged_files]
+    foreign = [_hide(entry, rule, variables, is_beside_loader=not is_beside_loader) for entry in foreign]
+    names = reader.list_images(rule), other.list_images(rule) if other else []
+    foreign += reader.read_images(rule, names[0])
+    foreign += other.read_images(rule, names[1]) if other else []
     entries = sort_menu(chunks, [*files, *foreign], rule)
     content = reader.read_settings(rule)
     overrides = rule.collect_overrides(content, variables)
-    images = [*reader.list_images(rule), *(other.list_images(rule) if other else ())]
-    outside = rule.find_outside(images, variables, overrides, OWN_NAME)
+    outside = rule.find_outside([*names[0], *names[1]], variables, overrides, OWN_NAME, [*files, *foreign])
     choice = find_default(entries, rule, overrides, outside)
     told = variables.unread if variables is not None and rule.reads_variables else ()
     unread_overrides = (*reader.unread_settings, *told)
@@ -284,6 +291,13 @@ def read_volumes(
         ),
         knows_uki_key=old_version is None,
     )
+
+
+def _hide(
+    entry: MenuEntry, rule: LoaderRule, variables: LoaderVariables | None, *, is_beside_loader: bool
+) -> MenuEntry:
+    is_hidden = rule.hides(entry, variables, is_beside_loader=is_beside_loader)
+    return replace(entry, is_hidden=True) if is_hidden else entry
 
 
 def _has_staged(names: Sequence[bytes]) -> bool:

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.efi.sections import MAX_HEADER_BYTES, MAX_TEXT_BYTES, parse_section_table
 from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
@@ -152,6 +153,23 @@ class MenuReader:
             return []
         with closing(directory):
             return directory.list_names()
+
+    def read_images(self, rule: LoaderRule, names: Sequence[bytes]) -> list[MenuEntry]:
+        """Read the UKIs that the loader shows without an entry: only their headers and what the system is called."""
+        found = []
+        for name in names if rule.image_directory is not None else ():
+            path = (rule.image_directory or b"") + b"/" + name
+            if not name.lower().endswith(b".efi"):
+                continue
+            try:
+                sections = parse_section_table(self.boot.read_part(path, 0, MAX_HEADER_BYTES))
+                place = next((one for one in sections if one.name == b".osrel"), None)
+                if place is not None:
+                    size = min(place.size_bytes, MAX_TEXT_BYTES)
+                    found.append(rule.make_image_entry(name, self.boot.read_part(path, place.offset, size)))
+            except OSError as error:
+                self.warnings.append(f"{escape_bytes(path)} cannot be read: {reason_of(error)}")
+        return [entry for entry in found if entry is not None]
 
     def read_elsewhere(self) -> list[MenuEntry]:
         """Read the entries of a partition that is not ours to write: they are shown all the same, as foreign ones."""

@@ -20,7 +20,7 @@ MAX_ENTRY_BYTES = 1 << 20
 ARTIFACT_PREFIX = b"bootc_composefs-"
 """Before the digest in the names of bootc's kernel directories and UKIs; absent in older ones."""
 
-_COUNTERS = re.compile(rb"\+(?P<left>[0-9]+)(?:-(?P<done>[0-9]+))?(?=\.conf$)", re.IGNORECASE)
+_COUNTERS = re.compile(rb"\+(?P<left>[0-9]+)(?:-(?P<done>[0-9]+))?(?=\.(?:conf|efi)$)", re.IGNORECASE)
 _MAX_COUNTER = 0x7FFF_FFFF
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 _OTHER_PATH_KEYS = frozenset({b"devicetree", b"devicetree-overlay", b"extra"})
@@ -77,6 +77,7 @@ class MenuEntry:
         is_grub_linux: Likewise for upstream's GRUB, which looks for a kernel and knows no UKIs in entries.
         tries_left, tries_done: Boot counters in the name; None without.
         missing: Paths that it names and that are not there or empty.
+        is_hidden: The loader leaves it out: it is for another machine, or starts the loader itself.
         menu_id: What GRUB knows it by, where that is not the file's name.
     """
 
@@ -101,6 +102,7 @@ class MenuEntry:
     tries_left: int | None = None
     tries_done: int | None = None
     missing: tuple[bytes, ...] = ()
+    is_hidden: bool = False
     menu_id: bytes | None = None
 
     @property
@@ -112,7 +114,7 @@ class MenuEntry:
     @property
     def loader_id(self) -> bytes:
         """What systemd-boot calls it: the file's name without counters, in lower case."""
-        return _COUNTERS.sub(b"", self.file_name).lower()
+        return strip_counters(self.file_name)
 
     @property
     def grub_id(self) -> bytes:
@@ -137,7 +139,8 @@ class MenuEntry:
         return escape_bytes(self.menu_id if self.menu_id is not None else self.file_name)
 
 
-def _unquote(value: bytes) -> bytes:
+def unquote(value: bytes) -> bytes:
+    """Take a pair of quotes off, as systemd-boot does."""
     is_quoted = len(value) >= _MIN_QUOTED_BYTES and value[0] == value[-1] and value[:1] in (b'"', b"'")
     return value[1:-1] if is_quoted else value
 
@@ -161,8 +164,13 @@ def parse_text(raw: bytes) -> EntryText:
             grub_fields = len(fields) if grub_fields is None else grub_fields
             continue
         raw_values.append((key, stripped[len(key) + 1 :].strip(b" \t")))
-        fields.append((key, _unquote(raw_values[-1][1])))
+        fields.append((key, unquote(raw_values[-1][1])))
     return EntryText(tuple(fields), len(fields) if grub_fields is None else grub_fields, tuple(raw_values))
+
+
+def strip_counters(name: bytes) -> bytes:
+    """Return what systemd-boot calls an entry of that file name: without counters, in lower case."""
+    return _COUNTERS.sub(b"", name).lower()
 
 
 def parse_counters(file_name: bytes) -> tuple[int, int] | None:

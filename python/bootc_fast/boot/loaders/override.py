@@ -47,6 +47,10 @@ class LoaderVariables(Protocol):
         """``LoaderInfo``."""
 
     @property
+    def image_path(self) -> str | None:
+        """``LoaderImageIdentifier``: the path of the loader itself on its partition."""
+
+    @property
     def entry_default(self) -> str | None:
         """``LoaderEntryDefault``."""
 

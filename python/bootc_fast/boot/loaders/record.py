@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.loaders.override import Outside
 
@@ -16,11 +16,35 @@ if TYPE_CHECKING:
     from bootc_fast.types import Loader
 
 
+def makes_nothing(name: bytes, os_release: bytes) -> MenuEntry | None:  # noqa: ARG001
+    """Say that the loader shows no UKI that has no entry."""
+    return None
+
+
+def shows_all(
+    entry: MenuEntry,  # noqa: ARG001 - for loaders that leave nothing out
+    variables: LoaderVariables | None,  # noqa: ARG001
+    *,
+    is_beside_loader: bool,  # noqa: ARG001
+) -> bool:
+    """Say that the loader leaves out no entry for what the machine or the loader is."""
+    return False
+
+
+class Hides(Protocol):
+    """Whether a loader leaves an entry out for what the machine or the loader is."""
+
+    def __call__(self, entry: MenuEntry, variables: LoaderVariables | None, *, is_beside_loader: bool) -> bool:
+        """Say so; `is_beside_loader`: the entry is on the loader's own partition."""
+        ...
+
+
 def shows_entries_only(
     images: Sequence[bytes],  # noqa: ARG001 - for loaders that look for nothing else
     variables: LoaderVariables | None,  # noqa: ARG001
     overrides: Sequence[LoaderOverride],  # noqa: ARG001
     own: re.Pattern[bytes],  # noqa: ARG001
+    shown: Sequence[MenuEntry],  # noqa: ARG001
 ) -> Outside:
     """Say that the loader shows nothing but the entries."""
     return Outside()
@@ -48,8 +72,10 @@ class LoaderRule:
         reads_variables: It picks entries by EFI variables.
         counts_boots: It reads boot counters in names, and passes over an entry that has no tries left.
         image_directory: Where it finds UKIs without an entry; None where it looks for none.
+        make_image_entry: What it makes of such a one's name and os-release; None where it shows nothing.
         find_outside: What it shows besides the entries: from the names in `image_directory`, the EFI variables, its
-            overrides, and a pattern of our entries' names.
+            overrides, a pattern of our entries' names, and what is shown by files.
+        hides: Whether it leaves an entry out for what the machine is, or the loader itself.
     """
 
     name: str
@@ -66,9 +92,12 @@ class LoaderRule:
     reads_variables: bool = False
     counts_boots: bool = False
     image_directory: bytes | None = None
+    make_image_entry: Callable[[bytes, bytes], MenuEntry | None] = makes_nothing
     find_outside: Callable[
-        [Sequence[bytes], LoaderVariables | None, Sequence[LoaderOverride], re.Pattern[bytes]], Outside
+        [Sequence[bytes], LoaderVariables | None, Sequence[LoaderOverride], re.Pattern[bytes], Sequence[MenuEntry]],
+        Outside,
     ] = shows_entries_only
+    hides: Hides = shows_all
 
 
 def knows_every_key(info: str | None) -> str | None:  # noqa: ARG001 - for loaders of which no version is too old

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders.entry import parse_text
+from bootc_fast.boot.loaders.entry import (
+    MenuEntry,
+    parse_artifact_digest,
+    parse_counters,
+    parse_text,
+    strip_counters,
+    unquote,
+)
 from bootc_fast.boot.loaders.override import LoaderOverride, Outside, OverrideKind
 from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
 from bootc_fast.boot.loaders.version import compare_uapi
-from bootc_fast.types import Loader
+from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderVariables
 
 CONF_KEYS = {OverrideKind.PREFERRED_CONF: b"preferred", OverrideKind.LOADER_CONF: b"default"}
@@ -97,10 +104,82 @@ def _shows(entry: MenuEntry) -> bool:
         systemd ``src/boot/boot.c``.
     """
     name = entry.file_name.lower()
-    if not name.endswith(b".conf") or name.startswith((b".", b"auto-")):
+    if not name.endswith((b".conf", b".efi")) or name.startswith((b".", b"auto-")) or entry.is_hidden:
         return False
     program = entry.linux if entry.linux is not None else entry.uki
     return entry.is_bootable and (program is None or program not in entry.missing)
+
+
+# By the kernel's name of the machine; others are not built for EFI.
+_MACHINES = {
+    "x86_64": b"x64",
+    "i386": b"ia32",
+    "i686": b"ia32",
+    "aarch64": b"aa64",
+    "armv7l": b"arm",
+    "armv8l": b"arm",
+    "riscv64": b"riscv64",
+    "loongarch64": b"loongarch64",
+}
+
+
+def _normalize(path: bytes) -> bytes:
+    return path.replace(b"\\", b"/").strip(b"/").lower()
+
+
+def hides(entry: MenuEntry, variables: LoaderVariables | None, *, is_beside_loader: bool) -> bool:
+    """Say whether the entry is for another machine, or starts the loader itself.
+
+    Where the loader does not tell its own path, both places where it is installed count.
+
+    Source:
+        systemd ``src/boot/boot.c``, ``boot_entry_add_type1``: any ``architecture`` line that differs, and ``efi`` on
+        the loader's own partition.
+    """
+    text = parse_text(entry.raw)
+    machine = _MACHINES.get(os.uname().machine)
+    if machine is not None and any(value.lower() != machine for value in text.find_all(b"architecture") if value):
+        return True
+    if not is_beside_loader:
+        return False
+    told = variables.image_path if variables is not None else None
+    name = (machine or b"").decode()
+    places = [told] if told else [f"EFI/systemd/systemd-boot{name}.efi", f"EFI/BOOT/BOOT{name}.EFI"]
+    own = {_normalize(place.encode("utf-8", "replace")) for place in places}
+    return any(_normalize(value) in own for value in text.find_all(b"efi"))
+
+
+def make_image_entry(name: bytes, os_release: bytes) -> MenuEntry | None:
+    """Return the entry that systemd-boot makes of a UKI in ``EFI/Linux``; None where it makes none.
+
+    Source:
+        systemd ``src/boot/boot.c``, ``boot_entry_add_type2``; ``src/fundamental/bootspec.c``.
+    """
+    fields: dict[bytes, bytes] = {}
+    for line in os_release.partition(b"\0")[0].replace(b"\r", b"\n").split(b"\n"):
+        key, separator, value = line.strip(b" \t").partition(b"=")
+        if separator and value.strip(b" \t") and not key.startswith(b"#"):
+            fields[key.strip(b" \t")] = unquote(value.strip(b" \t"))
+
+    def pick(*keys: bytes) -> bytes | None:
+        return next((fields[key] for key in keys if key in fields), None)
+
+    title = pick(b"PRETTY_NAME", b"IMAGE_ID", b"NAME", b"ID")
+    if title is None or name.lower().startswith((b".", b"auto-")):
+        return None
+    counters = parse_counters(name)
+    return MenuEntry(
+        file_name=name,
+        raw=b"",
+        digest=parse_artifact_digest(name),
+        boot_type=BootType.UKI,
+        title=title,
+        version=pick(b"IMAGE_VERSION", b"VERSION", b"VERSION_ID", b"BUILD_ID"),
+        sort_key=pick(b"IMAGE_ID", b"ID"),
+        is_bootable=True,
+        tries_left=counters[0] if counters else None,
+        tries_done=counters[1] if counters else None,
+    )
 
 
 def _translate_glob(pattern: bytes) -> re.Pattern[bytes]:
@@ -141,6 +220,7 @@ def find_outside(
     variables: LoaderVariables | None,
     overrides: Sequence[LoaderOverride],
     own: re.Pattern[bytes],
+    shown: Sequence[MenuEntry],
 ) -> Outside:
     """Tell what systemd-boot shows that is no file in ``entries``.
 
@@ -153,13 +233,17 @@ def find_outside(
         overrides: Of this loader. What begins with ``auto-`` only the loader can find: it counts as there unless
             the loader has told that it is not.
         own: File names of ours.
+        shown: What it shows by files: it has its place in the order already. An entry that only the loader knows may be
+            on a partition that cannot be read here; it counts as there.
     """
     told = [text.lower().encode("utf-8", "replace") for text in (variables.shown if variables is not None else ())]
     present = tuple(name.lower() for name in images if name.lower().endswith(b".efi"))
     named = tuple(
         value for override in overrides if (value := override.value.lower()).startswith(b"auto-") and not told
     )
-    ids = tuple(dict.fromkeys((*(name for name in told if not name.endswith(b".conf")), *present, *named)))
+    known = {entry.loader_id for entry in shown}
+    unknown = [name for name in told if strip_counters(name) not in known and not own.fullmatch(name)]
+    ids = tuple(dict.fromkeys((*unknown, *present, *named)))
     above = []
     for name in told:
         if own.fullmatch(name):
@@ -168,7 +252,11 @@ def find_outside(
     else:
         above = []
     # A UKI with profiles has one id for each: its file's name, @ and a number.
-    first = next((name for name in above if name.partition(b"@")[0] in present), None)
+    candidates = [name for name in above if name in unknown and name.partition(b"@")[0] not in known]
+    is_there = (b".conf", *present)
+    first = next(
+        (name for name in candidates if name.partition(b"@")[0].endswith(is_there) or name.startswith(b"auto-")), None
+    )
     return Outside(ids, first)
 
 
@@ -249,7 +337,9 @@ RULE = LoaderRule(
     reads_variables=True,
     counts_boots=True,
     image_directory=b"EFI/Linux",
+    make_image_entry=make_image_entry,
     find_outside=find_outside,
+    hides=hides,
 )
 
 RECORD = LoaderRecord(
