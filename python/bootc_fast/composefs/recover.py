@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.area.replace import replace_file
+from bootc_fast.boot.entries.beside import check_names_fit
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX
 from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
@@ -117,15 +118,28 @@ async def recover_kernel(host: Host, digest: VerityDigest, origin: Origin | None
     return found
 
 
+def _check_room(volume: BootVolume, path: bytes) -> None:
+    """Refuse a new directory for which the one above it would have to grow: all kernels may be in that one."""
+    above, _slash, name = path.rpartition(b"/")
+    directory = volume.open_directory(above)
+    if directory is None:
+        _check_room(volume, above)
+        return
+    directory.close()
+    check_names_fit(volume, above, [name])
+
+
 def write_boot_file(volume: BootVolume, path: bytes, data: bytes) -> None:
     """Put a boot file in its place, whole at every moment; blocks.
 
     Raises:
         OSError: It could not be written; what was there before still is.
+        BootEntryError: A directory that the loader reads would have to grow for it.
     """
     head, _slash, name = path.replace(b"\\", b"/").strip(b"/").rpartition(b"/")
     directory = volume.open_directory(head)
     if directory is None:
+        _check_room(volume, head)
         volume.make_directory(head)
         directory = volume.open_directory(head)
     if directory is None:

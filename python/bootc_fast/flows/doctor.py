@@ -12,32 +12,34 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.directory import RealVolume, opened
 from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+from bootc_fast.boot.entries.beside import BESIDE_NAMES
 from bootc_fast.boot.entries.duplicates import count_duplicates
-from bootc_fast.boot.entries.plan import plan_menu
-from bootc_fast.boot.entries.publish import publish_menu
+from bootc_fast.boot.entries.menu import read_menu
+from bootc_fast.boot.entries.reader import LOADER_DIRECTORY
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.composefs.boot_files import BootLook, hash_kernel, list_protected, look_boot
-from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel, write_boot_file
+from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel
+from bootc_fast.composefs.repair import Repair, list_own_entries, repair_volumes
 from bootc_fast.composefs.survey import Survey, read_survey
-from bootc_fast.errors import BootcFastError, FatFormatError, FileSystemError
+from bootc_fast.errors import BootcFastError, FatFormatError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
+from bootc_fast.text import describe_error, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +101,7 @@ class _Diagnosis:
     made: list[MenuEntry] = field(default_factory=list)
     is_fat_unsafe: bool = False
     needs_menu: bool = False
+    has_old_sets: bool = False
 
     @property
     def wanted(self) -> tuple[VerityDigest, ...]:
@@ -177,6 +180,7 @@ async def _diagnose(host: Host, survey: Survey, look: BootLook) -> _Diagnosis:
     await _check_kernels(found)
     await _check_absent_entries(found)
     _check_menu(found)
+    await run_blocking(_check_sets, found)
     return found
 
 
@@ -202,20 +206,11 @@ def _check_fat(found: _Diagnosis, directory_fd: int) -> None:
         os.close(fd)
 
 
-def _own_entries(menu: BootMenu, digest: VerityDigest) -> list[MenuEntry]:
-    every = (*menu.live.entries, *menu.live.files, *menu.staged.entries, *menu.staged.files)
-    found: list[MenuEntry] = []
-    for entry in every:
-        if entry.is_own and entry.digest == digest and entry not in found:
-            found.append(entry)
-    return found
-
-
 async def _check_kernels(found: _Diagnosis) -> None:
     """Kernels and initrds that are missing, empty or not those of the origin."""
     done: set[bytes] = set()
     for digest in found.wanted:
-        for entry in _own_entries(found.look.menu, digest):
+        for entry in list_own_entries(found.look.menu, digest):
             if entry.linux is None or entry.linux in done or len(entry.initrd) != 1:
                 if entry.uki is not None and entry.missing:
                     names = escape_bytes(b", ".join(entry.missing))
@@ -268,10 +263,10 @@ async def _recover_files(found: _Diagnosis, entry: MenuEntry, digest: VerityDige
 async def _check_absent_entries(found: _Diagnosis) -> None:
     """Deployments that could boot and have no entry anywhere."""
     menu, survey = found.look.menu, found.survey
-    has_any = any(_own_entries(menu, digest) for digest in found.wanted)
+    has_any = any(list_own_entries(menu, digest) for digest in found.wanted)
     for digest in found.wanted:
         # An older deployment without an entry is how a loader's menu of two looks; the running one needs its own.
-        if _own_entries(menu, digest) or (has_any and digest != survey.booted.digest):
+        if list_own_entries(menu, digest) or (has_any and digest != survey.booted.digest):
             continue
         origin = survey.find_origin(digest)
         detail = f"deployment {shorten_digest(digest)} has no boot entry"
@@ -328,6 +323,19 @@ def _check_menu(found: _Diagnosis) -> None:
         _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
 
 
+def _check_sets(found: _Diagnosis) -> None:
+    """Sets beside the live one, which a cut after their exchange, or while they were built, leaves."""
+    with opened(RealVolume(found.look.area.boot_fd), b"") as root:
+        if LOADER_DIRECTORY not in root.list_names():
+            return
+    with opened(RealVolume(found.look.area.boot_fd), LOADER_DIRECTORY) as directory:
+        names = [name for name in directory.list_names() if name in BESIDE_NAMES]
+    for name in names:
+        found.has_old_sets = True
+        detail = f"loader/{escape_bytes(name)}, which no loader reads, was left by a cut"
+        found.findings.append(Finding("set-leftover", detail, "remove it where that is safe", is_harmless=True))
+
+
 def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
     found.needs_menu = True
     found.findings.append(Finding(kind, detail, repair))
@@ -336,47 +344,22 @@ def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
 async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
     if found.is_fat_unsafe:
         return ("nothing was written: the file system has to be checked first, unmounted",)
-    boot = RealVolume(found.look.area.boot_fd)
-    for path, data in found.files:
-        inside = path if record_of(found.look.area.loader).is_on_esp else path.removeprefix(b"/boot")
-        try:
-            await run_blocking(write_boot_file, boot, inside, data)
-        except OSError as error:
-            raise FileSystemError(f"writing {escape_bytes(path)}: {reason_of(error)}") from error
-    if not found.needs_menu:
-        return ()
-    menu = await _reread(found)
-    order = _choose_order(found, menu)
-    if not order:
-        return ("no deployment has an entry whose files are all there: the entries stay as they are",)
-    plan = plan_menu(menu, order=order, staged=None)
-    if found.survey.marker is not None:
-        # An update that waits for its finalize keeps its set.
-        plan = replace(plan, removes_staged=False)
-    protected = list_protected(found.survey, menu)
+    area, look, survey = found.look.area, found.look, found.survey
+    # The loader's paths start at the partition's root, which may have /boot in it.
+    prefix = b"" if record_of(area.loader).is_on_esp else b"/boot"
+    repair = Repair(
+        wanted=found.wanted,
+        files=tuple((path.removeprefix(prefix), data) for path, data in found.files),
+        made=tuple(found.made),
+        writes_menu=found.needs_menu,
+        removes_sets=found.has_old_sets,
+        keeps_staged=survey.marker is not None,
+        protected=list_protected(survey, look.menu),
+    )
+    boot, esp = RealVolume(area.boot_fd), None if area.esp_fd is None else RealVolume(area.esp_fd)
+
+    def read() -> BootMenu:
+        return read_menu(area, known=survey.known, variables=look.variables)
+
     setter = make_variable_setter(host)
-    published = await publish_menu(found.look.area, menu, plan, set_variable=setter, protected=protected)
-    return (*plan.warnings, *published.warnings)
-
-
-async def _reread(found: _Diagnosis) -> BootMenu:
-    """The menu after the kernels are there, with the entries that are made anew among the staged."""
-    from bootc_fast.boot.entries.menu import read_menu
-
-    variables = found.look.variables
-    menu = await run_blocking(read_menu, found.look.area, known=found.survey.known, variables=variables)
-    made = tuple(found.made)
-    staged = menu.staged
-    return replace(menu, staged=replace(staged, entries=(*staged.entries, *made), files=(*staged.files, *made)))
-
-
-def _choose_order(found: _Diagnosis, menu: BootMenu) -> tuple[VerityDigest, ...]:
-    """The menu's own order; where an exchange was cut, that of the staged set; what runs where there is none."""
-    order = menu.own_order
-    marker = found.survey.marker
-    if menu.odd.is_exchange_unfinished and marker is None:
-        order = tuple(entry.digest for entry in menu.staged.entries if entry.is_own and entry.digest is not None)
-    made = [entry.digest for entry in found.made if entry.digest is not None]
-    wanted = [digest for digest in (*order, *found.wanted, *made) if digest in found.wanted]
-    usable = {entry.digest for digest in wanted for entry in _own_entries(menu, digest) if not entry.missing}
-    return tuple(dict.fromkeys(digest for digest in wanted if digest in usable))
+    return await run_blocking(repair_volumes, boot, esp, repair, read_menu=read, set_variable=setter)

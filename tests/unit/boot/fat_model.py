@@ -190,6 +190,12 @@ class FatModel:
         usable = [self.cache["data", c][i].kind in ("free", "deleted") for c, i in positions]
         for start in range(len(positions) + 1):
             if start + count > len(positions):
+                if not directory.start:
+                    # What a cut inside its making left: Linux gives it a first cluster with its first name.
+                    directory.start, directory.is_dirty = self._allocate(1)[0], True
+                    self._put(("data", directory.start), self._empty_directory())
+                    self._add_slots(directory, name, inode)
+                    return
                 last = self.chain(directory.start)[-1]
                 cluster = next((c for c in range(ROOT + 1, self.clusters) if self._fat(c) == FREE), None)
                 if cluster is None:
