@@ -149,7 +149,8 @@ def test_a_repair_that_is_cut_anywhere_makes_nothing_worse_and_the_next_one_fini
         wrong = judge(crashed, scenario, wanted=(A,))
         # What booted still boots, whole; what did not is mended or as broken as it was.
         assert wrong == [] or (damage.is_dead and _is_dead(wrong)), wrong
-        if number % 6 == 0:
+        # With a broken chain Linux says EIO: that is for fsck, as doctor says.
+        if number % 6 == 0 and not any("counts as empty" in one for one in wrong):
             reruns += 1
             crashed.start()
             _repair(crashed, scenario, repair)
