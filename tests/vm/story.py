@@ -62,11 +62,21 @@ def _install_guest(root: Path, guest: str) -> None:
         shutil.copy(script, package)
     unit = root / "usr/lib/systemd/system/bootc-fast-vmtest.service"
     unit.write_text(
-        "[Unit]\nAfter=multi-user.target bootc-fast-finalize-staged.service\n"
+        "[Unit]\nAfter=multi-user.target bootc-fast-finalize-staged.service bootc-fast-boot-complete.service\n"
         "[Service]\nType=oneshot\nWorkingDirectory=/usr/lib/bootc-fast-vmtest\n"
         f"ExecStart=/usr/bin/python3 -m vm.{guest}\n"
     )
-    (unit.parent / "multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
+    # What is staged is staged when the boot is complete: else it was missed.
+    marker = unit.with_name("bootc-fast-vmtest-stage.service")
+    marker.write_text(
+        "[Unit]\nBefore=bootc-fast-boot-complete.service\nRequiresMountsFor=/var\n"
+        "ConditionPathExists=/var/lib/bootc-fast-vmtest/marker\nConditionPathExists=!/var/lib/bootc-fast-vmtest/phase\n"
+        "[Service]\nType=oneshot\n"
+        "ExecStart=/bin/mkdir -p /run/composefs\n"
+        "ExecStart=/bin/cp /var/lib/bootc-fast-vmtest/marker /run/composefs/staged-deployment\n"
+    )
+    for one in (unit, marker):
+        (unit.parent / "multi-user.target.wants" / one.name).symlink_to(f"../{one.name}")
 
 
 def prepare_tree(work: Path, *, guest: str = "guest") -> Path:
