@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
+from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot_state
 from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
@@ -120,10 +122,11 @@ async def check_boot_files(
     entry: MenuEntry | None = None,
     role: str = "the staged deployment",
     hint: str = _STAGE_HINT,
+    through_disk: bool = False,
 ) -> list[str]:
     """Check that a deployment has a boot entry, and that what the entry names is there and whole.
 
-    Cancellation: within 50 ms; nothing is written.
+    Cancellation: within 50 ms; nothing is written, but what others wrote is flushed with `through_disk`.
 
     Args:
         survey: The host's deployments.
@@ -133,6 +136,9 @@ async def check_boot_files(
         entry: Its entry; None takes the staged one, as a finalize does.
         role: What the deployment is here, for the error.
         hint: What to do about a damaged one.
+        through_disk: Read what the disk has, as the firmware will, and not what the kernel has in memory: who staged
+            it need not have waited for the disk. Every file is read whole then, also where nothing is known to
+            compare it with.
 
     Returns:
         Warnings.
@@ -155,6 +161,8 @@ async def check_boot_files(
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=hint)
+    if through_disk:
+        await run_native(read_through_disk, look, entry.paths)
     if entry.uki is not None:
         damaged = partial(_damaged_error, entry.uki, whose=whose, hint=hint)
         return await _check_uki(survey, digest, look, entry.uki, verify_signatures=verify_signatures, damaged=damaged)
@@ -266,6 +274,33 @@ def open_boot_file(look: BootLook, path: bytes) -> int:
             raise
         return fd
     raise BootEntryError(f"reading {escape_bytes(path)}: there is no such file in {look.area.description}")
+
+
+def read_through_disk(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> None:
+    """Flush boot files, forget what the kernel has of them in memory, and read them: later readers see the disk.
+
+    Raises:
+        BootEntryError: One is not there.
+        FileSystemError: One cannot be flushed or read, or ends before its length.
+    """
+    for path in paths:
+        try:
+            fd = open_boot_file(look, path)
+            try:
+                os.fsync(fd)
+                with suppress(OSError):
+                    # A file system without a page cache of its own has nothing to forget.
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                expected = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        except OSError as error:
+            text = f"reading {escape_bytes(path)} back from the disk: {reason_of(error)}"
+            raise FileSystemError(text, hint=hint_for(error)) from error
+        found = sum(len(chunk) for chunk in _read_chunks(look, path, check))
+        if found != expected:
+            text = f"reading {escape_bytes(path)} back from the disk: it has {found} bytes of {expected}"
+            raise FileSystemError(text, hint=DAMAGE_HINT)
 
 
 def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:

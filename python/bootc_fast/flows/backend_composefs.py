@@ -150,6 +150,7 @@ class ComposefsBackend:
             entry=self._plan.default if self._plan else None,
             role="the rollback target",
             hint=_DAMAGED_HINT,
+            through_disk=not self._read_only,
         )
 
     async def _check_image(self, survey: Survey, target: VerityDigest) -> None:

@@ -315,7 +315,11 @@ async def _look(run: _Run, looked: _Looked) -> None:
             run.warnings += await find_lost_arguments(looked.survey, looked.boot, looked.staged)
             if run.options.verify:
                 run.warnings += await check_boot_files(
-                    looked.survey, looked.staged, looked.boot, verify_signatures=run.options.verify_signatures
+                    looked.survey,
+                    looked.staged,
+                    looked.boot,
+                    verify_signatures=run.options.verify_signatures,
+                    through_disk=not run.options.dry_run,
                 )
 
 
