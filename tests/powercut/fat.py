@@ -7,13 +7,14 @@ That is what firmware finds after a power cut (``FatPhysicalDirSize`` gives 0), 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _SECTOR = 512
+_ZERO = bytes(_SECTOR)
 _SLOT = 32
 _DIRECTORY, _VOLUME, _LONG = 0x10, 0x08, 0x0F
 _MAX_DEPTH = 8
@@ -79,20 +80,49 @@ class Chain:
     ends: str
 
 
-class Fat:
-    """A file system: a base image, and sectors that replace its own."""
+@dataclass
+class Memo:
+    """What was read of one file system in many states; shared by readers whose layout is the same.
 
-    def __init__(self, base: bytes, changed: Mapping[int, bytes] | None = None) -> None:
-        self._base = base
-        self._changed = changed or {}
-        self.layout = read_layout(self._sectors(0, 1))
+    Sectors are compared by identity: whoever shares a memo takes them from one place.
+    """
+
+    links: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
+    chains: dict[int, list[tuple[tuple[tuple[int, bytes], ...], Chain]]] = field(default_factory=dict)
+    known_chains: dict[Chain, Chain] = field(default_factory=dict)
+    contents: dict[tuple[bytes, ...], bytes] = field(default_factory=dict)
+    directories: dict[bytes, tuple[Entry, ...]] = field(default_factory=dict)
+    crossed: dict[tuple[tuple[str, Chain], ...], tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+
+_MAX_WAYS = 32  # a chain's ways through the FAT that are remembered
+
+
+class Fat:
+    """A file system: sectors that are not zero, or a whole image; and sectors that replace these."""
+
+    def __init__(
+        self,
+        base: bytes | Mapping[int, bytes],
+        changed: Mapping[int, bytes] | None = None,
+        memo: Memo | None = None,
+    ) -> None:
+        if isinstance(base, bytes):
+            base = {at // _SECTOR: base[at : at + _SECTOR] for at in range(0, len(base), _SECTOR)}
+        self._now = {**base, **(changed or {})}
+        self._memo = memo or Memo()
+        self.layout = read_layout(self._now[0])
 
     def _sectors(self, first: int, count: int) -> bytes:
-        base, changed = self._base, self._changed
-        return b"".join(
-            changed.get(number) or base[number * _SECTOR : (number + 1) * _SECTOR]
-            for number in range(first, first + count)
-        )
+        now = self._now
+        parts = tuple([now.get(number, _ZERO) for number in range(first, first + count)])
+        return self._join(parts)
+
+    def _join(self, parts: tuple[bytes, ...]) -> bytes:
+        content = self._memo.contents.get(parts)
+        if content is None:
+            content = self._memo.contents[parts] = b"".join(parts)
+        return content
 
     def fat_sector(self, cluster: int) -> int:
         """The sector of the first FAT that has the link of `cluster`."""
@@ -102,56 +132,102 @@ class Fat:
     def _link_bytes(self) -> int:
         return 4 if self.layout.is_fat32 else 2
 
+    def _links_of(self, sector: bytes) -> tuple[int, ...]:
+        links = self._memo.links.get(sector)
+        if links is None:
+            if self.layout.is_fat32:
+                links = tuple(link & 0x0FFFFFFF for link in struct.unpack("<128I", sector))
+            else:
+                links = struct.unpack("<256H", sector)
+            self._memo.links[sector] = links
+        return links
+
     def link(self, cluster: int) -> int:
         """Return what the FAT has for a cluster; 0 is free."""
-        sector = self._sectors(self.fat_sector(cluster), 1)
-        at = cluster * self._link_bytes % _SECTOR
-        if self.layout.is_fat32:
-            return int(struct.unpack_from("<I", sector, at)[0]) & 0x0FFFFFFF
-        return int(struct.unpack_from("<H", sector, at)[0])
+        sector = self._now.get(self.fat_sector(cluster), _ZERO)
+        return self._links_of(sector)[cluster % (_SECTOR // self._link_bytes)]
 
     def chain(self, first: int) -> Chain:
         """Follow the links from `first`; a cluster that the FAT has as free holds no content."""
+        now, ways = self._now, self._memo.chains.setdefault(first, [])
+        for at, (passed, chain) in enumerate(ways):
+            if all(now.get(number, _ZERO) is sector for number, sector in passed):
+                if at:
+                    ways.insert(0, ways.pop(at))
+                return chain
+        passed_now: dict[int, bytes] = {}
+        chain = self._follow(first, passed_now)
+        chain = self._memo.known_chains.setdefault(chain, chain)
+        ways.insert(0, (tuple(passed_now.items()), chain))
+        del ways[_MAX_WAYS:]
+        return chain
+
+    def _follow(self, first: int, passed: dict[int, bytes]) -> Chain:
         end_mark = 0x0FFFFFF8 if self.layout.is_fat32 else 0xFFF8
-        found: list[int] = []
-        seen: set[int] = set()
+        per_sector, start, last = _SECTOR // self._link_bytes, self.layout.fat_start, self.layout.clusters + 2
+        found: dict[int, None] = {}
         cluster = first
         while cluster < end_mark:
             if cluster == 0:
-                return Chain(tuple(found[:-1]), "free")
-            if not 2 <= cluster < self.layout.clusters + 2:
+                return Chain(tuple(found)[:-1], "free")
+            if not 2 <= cluster < last:
                 return Chain(tuple(found), "bad")
-            if cluster in seen:
+            if cluster in found:
                 return Chain(tuple(found), "loop")
-            seen.add(cluster)
-            found.append(cluster)
-            cluster = self.link(cluster)
+            found[cluster] = None
+            number = start + cluster // per_sector
+            sector = passed.get(number)
+            if sector is None:
+                sector = passed[number] = self._now.get(number, _ZERO)
+            cluster = self._links_of(sector)[cluster % per_sector]
         return Chain(tuple(found), "end")
 
     def _content(self, clusters: tuple[int, ...]) -> bytes:
-        per_cluster = self.layout.sectors_per_cluster
-        return b"".join(self._sectors(self.layout.data_start + (c - 2) * per_cluster, per_cluster) for c in clusters)
+        now, per_cluster = self._now, self.layout.sectors_per_cluster
+        first = self.layout.data_start - 2 * per_cluster
+        parts = [
+            now.get(number, _ZERO)
+            for cluster in clusters
+            for number in range(first + cluster * per_cluster, first + (cluster + 1) * per_cluster)
+        ]
+        return self._join(tuple(parts))
 
     def read(self, entry: Entry) -> bytes | None:
         """Return a file's bytes; None where its chain is shorter than its size or does not end."""
         if entry.cluster == 0:
             return b"" if entry.size_bytes == 0 else None
         chain = self.chain(entry.cluster)
-        content = self._content(chain.clusters)
-        if chain.ends != "end" or len(content) < entry.size_bytes:
+        if chain.ends != "end":
             return None
-        return content[: entry.size_bytes]
+        return self._cut(chain.clusters, entry.size_bytes)
 
-    def list_directory(self, entry: Entry | None) -> tuple[list[Entry], str]:
+    def _cut(self, clusters: tuple[int, ...], size: int) -> bytes | None:
+        cluster_bytes = self.layout.sectors_per_cluster * _SECTOR
+        needed = -(-size // cluster_bytes)
+        if len(clusters) < needed:
+            return None
+        content = self._content(clusters[:needed])
+        key = (content, size.to_bytes(4, "little"))
+        found = self._memo.contents.get(key)
+        if found is None:
+            found = self._memo.contents[key] = content[:size]
+        return found
+
+    def _list(self, raw: bytes) -> tuple[Entry, ...]:
+        entries = self._memo.directories.get(raw)
+        if entries is None:
+            entries = self._memo.directories[raw] = tuple(_entries(raw))
+        return entries
+
+    def list_directory(self, entry: Entry | None) -> tuple[tuple[Entry, ...], str]:
         """List a directory (None: the root): its entries and ``""``, or none and what is wrong with its chain."""
         layout = self.layout
         if entry is None and not layout.is_fat32:
-            return list(_entries(self._sectors(layout.root_start, layout.root_sectors))), ""
-        first = layout.root_cluster if entry is None else entry.cluster
-        chain = self.chain(first)
+            return self._list(self._sectors(layout.root_start, layout.root_sectors)), ""
+        chain = self.chain(layout.root_cluster if entry is None else entry.cluster)
         if chain.ends != "end":
-            return [], f"chain ends {chain.ends}"
-        return list(_entries(self._content(chain.clusters))), ""
+            return (), f"chain ends {chain.ends}"
+        return self._list(self._content(chain.clusters)), ""
 
     def walk(self) -> Iterator[Found]:
         """Yield all that can be reached from the root, and every directory that is taken for empty with its problem."""
@@ -177,17 +253,58 @@ class Fat:
                 found.setdefault(item.path, item.entry)
         return found
 
-    def crossed(self) -> list[tuple[str, str]]:
+    def crossed(self) -> tuple[tuple[str, str], ...]:
         """Return pairs of paths that own one cluster."""
-        owner: dict[int, str] = {}
-        pairs = []
-        for item in self.walk():
-            if item.problem or item.entry.cluster == 0:
-                continue
-            shared = {owner[c] for c in self.chain(item.entry.cluster).clusters if c in owner}
-            pairs += [(other, item.path) for other in sorted(shared)]
-            owner.update(dict.fromkeys(self.chain(item.entry.cluster).clusters, item.path))
+        return self.find_crossed(list(self.walk()))
+
+    def find_crossed(self, items: Sequence[Found]) -> tuple[tuple[str, str], ...]:
+        """Return the pairs of what `walk` found that own one cluster."""
+        chains = tuple(
+            (item.path, self.chain(item.entry.cluster)) for item in items if not item.problem and item.entry.cluster
+        )
+        pairs = self._memo.crossed.get(chains)
+        if pairs is None:
+            pairs = self._memo.crossed[chains] = tuple(_cross(chains))
         return pairs
+
+
+class GrubFat(Fat):
+    """As GRUB reads (``grub_fat_read_data``): a link is looked at when what lies behind it is asked for, no sooner.
+
+    A directory shows the names before a break in its chain, the cluster that the FAT has as free included; a file is
+    there if its size needs nothing behind the break.
+    """
+
+    def _reached(self, first: int) -> tuple[int, ...]:
+        chain = self.chain(first)
+        if chain.ends != "free" or first == 0:
+            return chain.clusters
+        return (*chain.clusters, self.link(chain.clusters[-1]) if chain.clusters else first)
+
+    def read(self, entry: Entry) -> bytes | None:
+        """Return a file's bytes; None where its chain is shorter than its size."""
+        if entry.size_bytes == 0:
+            return b""
+        return self._cut(self._reached(entry.cluster), entry.size_bytes)
+
+    def list_directory(self, entry: Entry | None) -> tuple[tuple[Entry, ...], str]:
+        """List what of a directory can be read."""
+        if entry is None and not self.layout.is_fat32:
+            return super().list_directory(entry)
+        return self._list(
+            self._content(self._reached(self.layout.root_cluster if entry is None else entry.cluster))
+        ), ""
+
+
+def _cross(chains: tuple[tuple[str, Chain], ...]) -> Iterator[tuple[str, str]]:
+    clusters = [set(chain.clusters) for _, chain in chains]
+    if sum(map(len, clusters)) == len(set().union(*clusters)):
+        return
+    owner: dict[int, str] = {}
+    for path, chain in chains:
+        for other in sorted({owner[cluster] for cluster in chain.clusters if cluster in owner}):
+            yield other, path
+        owner.update(dict.fromkeys(chain.clusters, path))
 
 
 def _short_name(slot: bytes) -> str:

@@ -10,6 +10,10 @@ from __future__ import annotations
 import lzma
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # crc32c_generic: a soft dependency of ext4 and erofs, which modules.dep does not name.
 _MODULES = (
@@ -22,6 +26,8 @@ _MODULES = (
     "vfat",
     "nls_ascii",
     "nls_cp437",
+    "nls_iso8859_1",
+    "nls_utf8",
     "loop",
 )
 
@@ -53,8 +59,8 @@ exec switch_root /root.new /sbin/init
 """
 
 
-def _module_order(modules: Path) -> list[str]:
-    """Return the files of `_MODULES` and of what they need, dependencies first, relative to `modules`."""
+def _module_order(modules: Path, wanted: Sequence[str]) -> list[str]:
+    """Return the files of modules and of what they need, dependencies first, relative to `modules`."""
     needs: dict[str, list[str]] = {}
     by_name: dict[str, str] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
@@ -69,24 +75,31 @@ def _module_order(modules: Path) -> list[str]:
         if path not in order:
             order.append(path)
 
-    for name in _MODULES:
+    for name in wanted:
         if name in by_name:  # else built in
             add(by_name[name])
     return order
 
 
-def make_initramfs(root: Path, work: Path, busybox: Path = Path("/bin/busybox")) -> Path:
-    """Make an initramfs for the newest kernel of the tree at `root`; return the cpio archive."""
+def make_initramfs(root: Path, work: Path, busybox: Path = Path("/bin/busybox"), *, init: str = _INIT) -> Path:
+    """Make an initramfs for the newest kernel of the tree at `root`; return the cpio archive.
+
+    Args:
+        root: A tree with a kernel's modules.
+        work: Where it is made: the archive, and the tree ``initramfs`` that is in it.
+        busybox: What it has for programs.
+        init: Its first process, a shell script.
+    """
     (modules,) = sorted((root / "usr/lib/modules").iterdir())[-1:]
     tree = work / "initramfs"
     (tree / "bin").mkdir(parents=True)
     (tree / "modules").mkdir()
     (tree / "bin/busybox").write_bytes(busybox.read_bytes())
     (tree / "bin/busybox").chmod(0o755)
-    (tree / "init").write_text(_INIT)
+    (tree / "init").write_text(init)
     (tree / "init").chmod(0o755)
     names = []
-    for path in _module_order(modules):
+    for path in _module_order(modules, _MODULES):
         data = (modules / path).read_bytes()
         name = Path(path).name
         if name.endswith(".xz"):

@@ -1,0 +1,151 @@
+"""The boot partitions that power is cut on: what each is like, and what is done to it while it is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What the product itself gives to vfat.
+_MOUNT = "umask=0077,errors=continue"
+_SMALL_CLUSTERS = ("-F32", "-s1")
+_LARGE_CLUSTERS = ("-F32", "-s8")
+_FAT16 = ("-F16", "-s4")
+# `mkfs.vfat -F 32` as it comes: 512-byte clusters up to 260 MiB, 4 KiB from there on.
+_DEFAULT = ("-F32",)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One recording.
+
+    Attributes:
+        name: Its own name, also in the table of docs/power-cuts.md.
+        group: Line of that table.
+        host: Recipe of the host (`hosts.py`).
+        size_mib: Of the boot partition.
+        options: For ``mkfs.vfat``; none: ext4.
+        mount: Options.
+        who: ``product``, or ``bootc`` for its own sequence.
+        steps: What is done, a mark after each (`guest.py`).
+        fill: A directory, and how many one-slot names it gets besides what the host has.
+        free: How many clusters stay free; None: as many as there are.
+        holes: Free space lies in single clusters, so far apart that neighbours are in different FAT sectors.
+        boot: The boot directory: ``efi`` (the ESP), ``shared`` (sysroot/boot is the ESP too), ``boot`` (its own).
+        idle: The machine stays up for a while after each step, so that the kernel writes back by itself.
+        cut_of: A recording of which a cut state is this one's start: name, what boots from it (``old``, ``new``), and
+            which of such states, counted from 0.
+    """
+
+    name: str
+    group: str
+    host: str = "bls"
+    size_mib: int = 34
+    options: tuple[str, ...] = _SMALL_CLUSTERS
+    mount: str = _MOUNT
+    who: str = "product"
+    steps: tuple[str, ...] = ("finalize", "boot", "rollback", "revert")
+    fill: tuple[str, int] | None = None
+    free: int | None = None
+    holes: bool = False
+    boot: str = "efi"
+    idle: bool = False
+    cut_of: tuple[str, str, int] | None = None
+
+    @property
+    def is_ext4(self) -> bool:
+        """Whether the boot partition has a journal."""
+        return not self.options
+
+    @property
+    def loader(self) -> str:
+        """``grub`` or ``systemd-boot``."""
+        return "grub" if "grub" in self.host else "systemd-boot"
+
+
+def _fats(name: str, group: str, **common: object) -> list[Configuration]:
+    kinds = (("512", 34, _SMALL_CLUSTERS), ("4k", 288, _LARGE_CLUSTERS), ("fat16", 32, _FAT16))
+    return [
+        Configuration(f"{name}-{kind}", group, size_mib=size, options=options, **common)  # type: ignore[arg-type]
+        for kind, size, options in kinds
+    ]
+
+
+def _product() -> list[Configuration]:
+    found = [
+        *_fats("bls", "FAT32 with 512-byte and 4 KiB clusters, FAT16"),
+        *_fats("uki", "UKIs", host="uki"),
+        *_fats("grub", "GRUB with user.cfg", host="grub-uki", boot="shared"),
+        *_fats("stage", "bootc's way of staging, then ours", host="one", steps=("stage", "finalize")),
+        *_fats("long", "long names", host="long"),
+        *_fats("holes", "fragmented free space", host="updated", holes=True),
+    ]
+    found += [
+        Configuration(f"default-{mib}", "default `mkfs.vfat -F 32`, 100 to 1,024 MiB", host="updated",
+                      size_mib=mib, options=_DEFAULT)
+        for mib in (100, 200, 260, 512, 1024)
+    ]  # fmt: skip
+    found += [
+        Configuration(f"full-{free}-{kind}", "nearly full", host="garbage", size_mib=size, options=options, free=free)
+        for kind, size, options, frees in (("512", 34, _SMALL_CLUSTERS, (8, 14)), ("fat16", 32, _FAT16, (4, 6)))
+        for free in frees
+    ]
+    found += [
+        Configuration("idle-512", "left alone after each step", host="updated", idle=True),
+        Configuration("sync-512", "mounted with sync, flush", host="updated", mount=_MOUNT + ",sync"),
+        Configuration("flush-512", "mounted with sync, flush", host="updated", mount=_MOUNT + ",flush"),
+    ]
+    found.append(
+        Configuration(
+            "ext4-grub", "ext4, GRUB reads the entries", host="grub-bls", size_mib=32, options=(), mount="", boot="boot"
+        )
+    )
+    for directory, short in (("loader/entries", "entries"), ("loader", "loader"), ("EFI/Linux", "linux")):
+        found += [
+            Configuration(f"fill-{short}-{slots:02d}", f"every fill of {directory}", host="updated",
+                          fill=(directory, slots), steps=("finalize",))
+            for slots in range(16)
+        ]  # fmt: skip
+    return found
+
+
+def _second_cuts() -> list[Configuration]:
+    """The run after a cut, cut again: a finalize, or where the new default boots already, what follows it."""
+    steps = {"old": ("finalize", "boot", "rollback", "revert"), "new": ("boot", "rollback", "revert")}
+    return [
+        Configuration(
+            f"second-{source}-{boots}-{number}", "a second cut, in the run after the first", host=host,
+            steps=steps[boots], cut_of=(source, boots, number),
+        )
+        for source, host in (("garbage-512", "garbage"), ("foreign-512", "foreign"), ("uki-512", "uki"))
+        for boots, count in (("old", 3), ("new", 2))
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def _bootc() -> list[Configuration]:
+    found = []
+    for prefix, group, mount in (
+        ("bootc", "bootc's sequence", _MOUNT),
+        ("dirsync", "bootc's sequence with DIRSYNC", _MOUNT + ",dirsync"),
+    ):
+        common = {"who": "bootc", "steps": ("finalize", "rollback"), "mount": mount}
+        found += _fats(f"{prefix}-bls", group, **common)
+        found += [
+            Configuration(
+                f"{prefix}-ext4",
+                group,
+                host="grub-bls",
+                size_mib=32,
+                options=(),
+                boot="boot",
+                who="bootc",
+                steps=("finalize", "rollback"),
+                mount="dirsync" if "dirsync" in mount else "",
+            ),
+            Configuration(f"{prefix}-uki-512", group, host="uki", **common),  # type: ignore[arg-type]
+            Configuration(f"{prefix}-grub-512", group, host="grub-uki", boot="shared", **common),  # type: ignore[arg-type]
+            Configuration(f"{prefix}-default-200", group, host="updated", size_mib=200, options=_DEFAULT, **common),  # type: ignore[arg-type]
+        ]
+    return found
+
+
+CONFIGURATIONS = {one.name: one for one in (*_product(), *_bootc())}

@@ -1,0 +1,98 @@
+"""The tables of docs/power-cuts.md, made of what was judged."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from powercut.replay import Result
+    from powercut.rerun import Again
+
+DOCUMENT = Path(__file__).parents[2] / "docs/power-cuts.md"
+_BLOCK = re.compile(r"(?s)(<!-- counts: begin -->\n).*?(<!-- counts: end -->)")
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    recordings: int = 0
+    states: int = 0
+    bad: int = 0
+    noted: int = 0
+    runs: int = 0
+    wrong: int = 0
+    repairs: int = 0
+    spoiled: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: Result, again: Again | None) -> None:
+        """Add a recording's numbers."""
+        self.recordings += 1
+        self.states += result.states
+        self.bad += result.bad
+        self.noted += result.noted
+        self.reasons.update(result.reasons)
+        if again is not None:
+            self.runs += again.runs
+            self.wrong += sum(again.wrong.values())
+            self.repairs += again.repairs
+            self.spoiled += sum(again.spoiled.values())
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---", *["--:"] * (len(head) - 1)], *lines]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def make_tables(results: Sequence[Result], agains: dict[str, Again], *, randoms: int, seed: int, kernel: str) -> str:
+    """Make the text between the marks of the document."""
+    rows: dict[str, Row] = {}
+    for result in results:
+        rows.setdefault(result.group, Row()).add(result, agains.get(result.name))
+    is_peer = {group: group.startswith("bootc's sequence") for group in rows}
+    total = Row()
+    for result in results:
+        if not is_peer[result.group]:
+            total.add(result, agains.get(result.name))
+    head = ["boot partition", "recordings", "states", "bad", "good, something beside not whole"]
+
+    def line(name: str, row: Row) -> list[str]:
+        return [name, *map(_number, (row.recordings, row.states, row.bad, row.noted))]
+
+    own = [line(group, row) for group, row in rows.items() if not is_peer[group]]
+    peer = [line(group, row) for group, row in rows.items() if is_peer[group]]
+    text = f"Linux {kernel}; seed {seed}; {randoms} random subsets of each flush epoch with more than 8 writes.\n\n"
+    text += _table(head, [*own, line("**all**", total), *peer])
+    reasons = {group: row.reasons for group, row in rows.items() if row.reasons}
+    for group, found in reasons.items():
+        text += (
+            f"\n{group}: " + "; ".join(f"{reason} ({_number(count)})" for reason, count in found.most_common(4)) + ".\n"
+        )
+    if agains:
+        again = [
+            [group, *map(_number, (row.runs, row.wrong, row.repairs, row.spoiled))]
+            for group, row in rows.items()
+            if row.runs or row.repairs
+        ]
+        text += "\nWhat the product makes of states that a cut left, and what `fsck.fat -a` does:\n\n"
+        text += _table(["boot partition", "taken up", "wrong after it", "repaired", "no longer good"], again)
+    return text
+
+
+def write_document(text: str) -> None:
+    """Put the tables into the document."""
+    whole = DOCUMENT.read_text()
+    if not _BLOCK.search(whole):
+        raise ValueError(f"{DOCUMENT} has no marks for the counts")
+    DOCUMENT.write_text(_BLOCK.sub(lambda found: found[1] + text + found[2], whole))

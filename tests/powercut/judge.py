@@ -1,0 +1,276 @@
+"""What boots from a state, and is it whole? Told by readers and loaders of the tests' own."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loader_emulation import DIGEST, MENUENTRY, compare_fedora, compare_systemd, compare_upstream, list_menu, make_entry
+from powercut.ext4 import Ext4
+from powercut.fat import Fat, GrubFat, Memo
+
+from bootc_fast.types import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from loader_emulation import Entry
+    from powercut.cuts import Cut
+    from powercut.recording import Recording
+
+# What the loader's default must be when a step has ended.
+_RESULTS = {"start": "old", "stage": "old", "finalize": "new", "rollback": "old", "revert": "new"}
+_OWN_FILE = re.compile(r"(EFI/Linux/(bootc/)?)?bootc_composefs-")
+_LIVE, _STAGED = "loader/entries/", "loader/entries.staged/"
+_SORT_KEY = re.compile(rb"(?m)^sort-key[^\n]*\n")
+_PROGRAMS = ("linux", "initrd", "uki", "efi")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a state is worth.
+
+    Attributes:
+        boots: ``old``, ``new``, another digest, or None.
+        problems: Why it is a bad state: in words, the same for the same kind.
+        notes: What is not whole beside the default: it has to be gone when the product has run again.
+    """
+
+    boots: str | None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Content:
+    """All files, None where one cannot be read; directories that count as empty; pairs that share clusters."""
+
+    files: dict[str, bytes | None]
+    broken: tuple[str, ...]
+    crossed: tuple[tuple[str, str], ...]
+
+
+def read_fat(fat: Fat) -> Content:
+    """Read everything on a FAT."""
+    items = list(fat.walk())
+    files: dict[str, bytes | None] = {}
+    for item in items:
+        if not item.problem and not item.entry.is_directory:
+            files.setdefault(item.path, fat.read(item.entry))
+    broken = tuple(f"{item.path}: {item.problem}" for item in items if item.problem)
+    return Content(files, broken, fat.find_crossed(items))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"bootc_zz-\d+|\d+", "#", DIGEST.sub("#", text))
+
+
+def _digest_of(raw: bytes) -> str | None:
+    return make_entry("", raw).digest
+
+
+@dataclass
+class Judge:
+    """Judges the states of one recording."""
+
+    facts: dict[str, Any]
+    _known: dict[str, str] = field(init=False)
+    _texts: dict[str, set[bytes]] = field(init=False)
+    _menus: dict[bytes, str] = field(init=False)
+    _verdicts: dict[tuple[object, ...], Verdict] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known = dict(self.facts["files"])
+        self._texts, self._menus, self._head = {}, {}, b""
+        self._is_grub = self.facts["loader"] == "grub"
+        for path, text in self.facts["texts"].items():
+            self._learn(path, text.encode("latin-1"))
+        entries = {path: text.encode("latin-1") for path, text in self.facts["texts"].items()}
+        files = {path: entries.get(path, b"") for path in self._known}
+        self._orders = {rule: self._foreign_names(files, rule) for rule in self._rules()}
+
+    def _rules(self) -> tuple[Callable[[Entry, Entry], int], ...]:
+        return (compare_fedora, compare_upstream) if self._is_grub else (compare_systemd,)
+
+    @property
+    def _own(self) -> set[str]:
+        return {*self.facts["known"], self.facts["old"], self.facts["new"]}
+
+    def _learn(self, path: str, raw: bytes) -> None:
+        if path.startswith((_LIVE, _STAGED)):
+            digest = _digest_of(raw)
+            if digest in self._own and digest is not None:
+                self._texts.setdefault(digest, set()).add(_SORT_KEY.sub(b"", raw))
+        elif path.startswith("grub2/user.cfg"):
+            text = raw.decode("latin-1")
+            for found in MENUENTRY.finditer(text):
+                named = DIGEST.search(found[0])
+                assert named is not None
+                self._menus[found[0].encode("latin-1")] = named[0]
+            self._head = MENUENTRY.sub("", text).strip().encode("latin-1")
+
+    def learn_staged(self, last: Content) -> None:
+        """What a staging within the recording brought is known from its end only."""
+        new = next(
+            found[0]
+            for path in last.files
+            if _OWN_FILE.match(path) and (found := DIGEST.search(path)) and found[0] not in self.facts["known"]
+        )
+        self.facts["new"] = new
+        for path, raw in last.files.items():
+            assert raw is not None
+            if new in path:
+                self._known[path] = hashlib.sha256(raw).hexdigest()
+            self._learn(path, raw)
+
+    def _is_foreign(self, path: str) -> bool:
+        if path.startswith((_STAGED, "grub2/user.cfg")) or _OWN_FILE.match(path):
+            return False
+        if path.startswith(_LIVE) and path in self.facts["texts"]:
+            return _digest_of(self.facts["texts"][path].encode("latin-1")) not in self._own
+        return True
+
+    def _foreign_names(self, files: Mapping[str, bytes], rule: Callable[[Entry, Entry], int]) -> list[str]:
+        menu = list_menu(Loader.GRUB_CC if self._is_grub else Loader.SYSTEMD_BOOT, files, rule)
+        return [entry.name for entry in menu if entry.digest not in self._own]
+
+    def judge(self, content: Content, cut: Cut | None = None) -> Verdict:
+        """Judge a state; with the cut that made it also whether the default is one that may be."""
+        key = (tuple(content.files.items()), content.broken, content.crossed)
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._verdicts[key] = self._judge(content)
+        if cut is None or verdict.boots is None or verdict.boots in self.allowed(cut):
+            return verdict
+        return Verdict(verdict.boots, (f"the default is {verdict.boots}", *verdict.problems), verdict.notes)
+
+    def allowed(self, cut: Cut) -> set[str]:
+        """Tell which defaults may be at a cut."""
+        steps = ["start", *self.facts["steps"]]
+        step = cut.step.removesuffix("-idle")
+        at = len(steps) - 1 if step == "unmount" else steps.index(step)
+        results = {**_RESULTS, "start": self.facts.get("start", "old")}
+        for step, (code, _text) in self.facts.get("said", {}).items():
+            if code:  # refused: what was in force stays
+                results.pop(step, None)
+        result = next(results[one] for one in reversed(steps[: at + 1]) if one in results)
+        if cut.is_done or step == "unmount" or at + 1 == len(steps):
+            return {result}
+        return {result, results.get(steps[at + 1], result)}
+
+    def _judge(self, content: Content) -> Verdict:
+        problems: list[str] = []
+        notes = [f"cannot be read: {_plain(path)}" for path in content.broken]
+        notes += sorted({f"shared clusters: {_plain(one)}, {_plain(two)}" for one, two in content.crossed})
+        for path, digest in self._known.items():
+            if self._is_foreign(path) and not self._is(content, path, digest):
+                problems.append(f"foreign {_plain(path)} is missing or differs")
+        texts = {path: raw for path, raw in content.files.items() if raw is not None or not path.endswith(".conf")}
+        shown = {path: raw or b"" for path, raw in texts.items()}
+        notes += sorted(
+            {f"torn: {_plain(path)}" for path, raw in content.files.items() if path.startswith(_LIVE) and not raw}
+        )
+        boots: set[str | None] = set()
+        if self._menus:
+            boots.add(self._judge_user_cfg(content, problems, notes))
+        else:
+            for rule in self._rules():
+                boots.add(self._judge_entries(content, shown, rule, problems, notes))
+        if len(boots) > 1:
+            problems.append("the loader's rules differ")
+        digest = boots.pop()
+        name = {self.facts["old"]: "old", self.facts["new"]: "new"}.get(digest, digest)
+        return Verdict(name, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
+
+    def _is(self, content: Content, path: str, digest: str) -> bool:
+        raw = content.files.get(path)
+        return raw is not None and hashlib.sha256(raw).hexdigest() == digest
+
+    def _check_files(self, content: Content, paths: list[str]) -> list[str]:
+        bad = [path for path in paths if path not in self._known or not self._is(content, path, self._known[path])]
+        return [f"kernel: {_plain(path)} is missing or differs" for path in bad]
+
+    def _judge_entries(
+        self,
+        content: Content,
+        shown: Mapping[str, bytes],
+        rule: Callable[[Entry, Entry], int],
+        problems: list[str],
+        notes: list[str],
+    ) -> str | None:
+        menu = list_menu(Loader.GRUB_CC if self._is_grub else Loader.SYSTEMD_BOOT, shown, rule)
+        order = self._orders[rule]
+        if [entry.name for entry in menu if entry.name in order] != [name for name in order if _LIVE + name in shown]:
+            problems.append("foreign entries are not in their order")
+        own = [entry for entry in menu if entry.digest in self._own]
+        if not own:
+            problems.append("no entry of ours")
+            return None
+        if menu[0] is not own[0]:
+            problems.append("the first entry is not ours")
+        for entry in own:
+            raw = shown[_LIVE + entry.name]
+            digest = entry.digest
+            assert digest is not None
+            wrong = [] if _SORT_KEY.sub(b"", raw) in self._texts.get(digest, ()) else ["its text is not whole"]
+            # GRUB's paths begin at the root of its partition, or at /boot of the system's.
+            prefix = "/boot/" if self.facts["boot"] == "boot" else "/"
+            named = [value.removeprefix(prefix) for key in _PROGRAMS if (value := entry.values.get(key))]
+            wrong += self._check_files(content, named)
+            if entry is own[0]:
+                problems += [f"default: {one}" for one in wrong]
+            else:
+                notes += [f"another entry: {one}" for one in wrong]
+        if self.facts["old"] not in {entry.digest for entry in own}:
+            notes.append("no entry for the old deployment")
+        return own[0].digest
+
+    def _judge_user_cfg(self, content: Content, problems: list[str], notes: list[str]) -> str | None:
+        raw = content.files.get("grub2/user.cfg")
+        if raw is None:
+            problems.append("user.cfg is missing or cannot be read")
+            return None
+        text = raw.decode("latin-1")
+        found = [one[0].encode("latin-1") for one in MENUENTRY.finditer(text)]
+        if not found or any(one not in self._menus for one in found):
+            problems.append("user.cfg is torn")
+            return None
+        if MENUENTRY.sub("", text).strip().encode("latin-1") != self._head:
+            problems.append("user.cfg: what is outside the menuentries differs")
+        for one in found:
+            wrong = self._check_files(content, re.findall(r"/(EFI/\S+\.efi)", one.decode("latin-1")))
+            (problems if one is found[0] else notes).extend(wrong)
+        return self._menus[found[0]]
+
+
+@dataclass
+class States:
+    """Reads the states of a recording; what was read once of a FAT is remembered."""
+
+    recording: Recording
+    _memo: Memo = field(default_factory=Memo)
+
+    def read(self, changed: Mapping[int, bytes]) -> Content:
+        """Read a state as the firmware does, or GRUB where that boots; ext4 as a kernel that mounts it."""
+        facts = self.recording.facts
+        if not facts["options"]:
+            return self._read_ext4(changed, is_replayed=True)
+        kind = GrubFat if facts["loader"] == "grub" else Fat
+        return read_fat(kind(self.recording.base, changed, self._memo))
+
+    def _read_ext4(self, changed: Mapping[int, bytes], *, is_replayed: bool) -> Content:
+        ext4 = Ext4(self.recording.base, changed)
+        if is_replayed:
+            ext4.replay()
+        return Content(ext4.files(), (), ())
+
+    def judge(self, judge: Judge, cut: Cut) -> Verdict:
+        """Judge a cut; on ext4 also as GRUB sees it, which replays no journal and may still see the old set."""
+        verdict = judge.judge(self.read(cut.changed), cut)
+        if self.recording.facts["options"] or verdict.problems:
+            return verdict
+        raw = judge.judge(self._read_ext4(cut.changed, is_replayed=False))
+        problems = tuple(f"without the journal: {problem}" for problem in raw.problems)
+        return Verdict(verdict.boots, problems, (*verdict.notes, *raw.notes))

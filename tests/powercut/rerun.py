@@ -1,0 +1,258 @@
+"""``python -m powercut.rerun``: the product runs again, in the machine, on states that a cut left.
+
+Then come the judge and ``fsck.fat -n``; and the judge once more, on what ``fsck.fat -a`` makes of such states.
+"""
+
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from powercut.configurations import CONFIGURATIONS
+from powercut.hosts import Maker, strip
+from powercut.judge import Judge, States
+from powercut.machine import Guest, run_guest
+from powercut.recording import Mark, Recording, Write, load, read_image, save, write_image
+from powercut.replay import RECORDINGS, judged_states
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from powercut.cuts import Cut
+    from powercut.judge import Verdict
+
+_RESULT_BYTES = 1 << 30
+# What fsck.fat says of every file system that was not unmounted, or counts.
+_HARMLESS = re.compile(
+    r"^fsck\.fat|files, \d+/|[Dd]irty bit|not properly unmounted|Automatically removing|Leaving filesystem|unchanged"
+    r"|Reclaimed|differences between boot|Free cluster summary|^\s+\d+:\d|^\s*$"
+)
+
+
+@dataclass
+class Again:
+    """What became of a recording's states when they were taken up.
+
+    Attributes:
+        runs: How many states the product ran on.
+        wrong: What was not as it should be afterwards: the default, a foreign file, a name that shares clusters,
+            what ``fsck.fat -n`` finds.
+        repairs: How many states ``fsck.fat -a`` was given.
+        spoiled: Those that booted before it and do not after.
+    """
+
+    runs: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)
+    repairs: int = 0
+    spoiled: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One line, and an example of each reason."""
+        lines = [f"{self.runs} taken up, {dict(self.wrong)}; {self.repairs} repaired, {dict(self.spoiled)}"]
+        return "\n".join([*lines, *(f"    {reason}: {example}" for reason, example in self.examples.items())])
+
+
+def choose(recording: Recording, count: int, *, randoms: int, seed: int) -> list[tuple[Cut, Verdict]]:
+    """Choose states: of every class (step, notes, problems) in turn, until there are enough."""
+    classes: dict[tuple[object, ...], list[tuple[Cut, Verdict]]] = defaultdict(list)
+    for cut, verdict in judged_states(recording, randoms=randoms, seed=seed):
+        classes[cut.step, cut.is_done, verdict.boots, verdict.notes, verdict.problems].append((cut, verdict))
+    rng = random.Random(f"{seed} choose {recording.facts['name']}")  # noqa: S311 - to be had again
+    for states in classes.values():
+        rng.shuffle(states)
+    ordered = sorted(classes.values(), key=lambda states: (not states[-1][1].notes, len(states)))
+    chosen: list[tuple[Cut, Verdict]] = []
+    while len(chosen) < count and any(ordered):
+        for states in ordered:
+            if states and len(chosen) < count:
+                chosen.append(states.pop())
+    return chosen
+
+
+def plan_run(cut: Cut, verdict: Verdict) -> tuple[str, list[str], str]:
+    """Tell which host takes a state up, with which command, and what must boot then."""
+    if cut.step in {"start", "finalize", "finalize-idle", "stage"} and verdict.boots != "new":
+        return "old", ["composefs-finalize-staged"], "new"
+    return "new", ["rollback", "--to", "previous"], "old"
+
+
+def check_image(recording: Recording, changed: Mapping[int, bytes], image: Path) -> list[str]:
+    """Return what ``fsck.fat -n`` finds but lost clusters, free counts and the dirty mark."""
+    write_image(image, recording.facts["size_mib"] << 20, recording.base, changed)
+    done = subprocess.run(["fsck.fat", "-n", image], check=False, capture_output=True, text=True, env=_environment())
+    lines = [line.strip() for line in done.stdout.splitlines() if not _HARMLESS.search(line)]
+    return sorted({re.sub(r"[0-9a-fA-F]{64,}|\d+", "#", line) for line in lines})
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+
+
+def repair_image(recording: Recording, changed: Mapping[int, bytes], image: Path) -> dict[int, bytes]:
+    """Return what differs from the first image when ``fsck.fat -a`` has run, as systemd-fsck does at the next boot."""
+    write_image(image, recording.facts["size_mib"] << 20, recording.base, changed)
+    subprocess.run(["fsck.fat", "-a", image], check=False, stdout=subprocess.DEVNULL, env=_environment())
+    return {**dict.fromkeys(recording.base, bytes(512)), **read_image(image)}
+
+
+def judge_repairs(recording: Recording, chosen: list[tuple[Cut, Verdict]], image: Path) -> Again:
+    """Let ``fsck.fat -a`` loose on states, and judge what it leaves."""
+    again, judge, states = Again(), Judge(recording.facts), States(recording)
+    for cut, before in chosen:
+        after = judge.judge(states.read(repair_image(recording, cut.changed, image)), cut)
+        again.repairs += 1
+        if after.problems and not before.problems:
+            again.spoiled[after.problems[0]] += 1
+            again.examples.setdefault(after.problems[0], cut.name)
+    return again
+
+
+def run_again(
+    recordings: Mapping[str, Recording], chosen: Mapping[str, list[tuple[Cut, Verdict]]], work: Path
+) -> dict[str, Recording]:
+    """Let the product run in the machine; return what it left, as sectors and marks."""
+    jobs, maker, stripped = {}, Maker(work), work / "stripped"
+    stripped.mkdir()
+    for name, states in chosen.items():
+        one = CONFIGURATIONS[name]
+        if not (stripped / one.host).exists():
+            strip(maker.make(one.host), stripped / one.host)
+        facts: dict[str, Any] = {**recordings[name].facts, "ext4": one.is_ext4, "runs": {}}
+        job = Recording(facts, recordings[name].base)
+        for number, (cut, verdict) in enumerate(states):
+            kind, argv, _wanted = plan_run(cut, verdict)
+            facts["runs"][str(number)] = [kind, *argv]
+            job.events += [Write(sector, data) for sector, data in cut.changed.items()]
+            job.events.append(Mark(str(number)))
+        jobs[name] = job
+    save(work / "states", jobs, preset=0)
+    guest = Guest(work)
+    archive = guest.build(
+        {"recordings": []}, {"hosts": stripped, "states": work / "states", "tree": maker.trees[1]}, maker.make("bls")
+    )
+    result = work / "result.raw"
+    with result.open("wb") as file:
+        file.truncate(_RESULT_BYTES)
+    drives = ["-drive", f"if=none,id=boot,format=raw,cache=unsafe,file={result}"]
+    drives += ["-device", "virtio-blk-pci,drive=boot,serial=boot"]
+    total = sum(map(len, chosen.values()))
+    text = run_guest(guest.kernel, archive, drives, work / "console.log", timeout_s=600 + 30 * total)
+    if "FAILED" in text:
+        raise AssertionError(text[-4000:])
+    with result.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        (work / "result").write_bytes(file.read(length))
+    return load(work / "result")
+
+
+def judge_runs(
+    recording: Recording, chosen: list[tuple[Cut, Verdict]], left: Recording, again: Again, image: Path
+) -> None:
+    """Judge what the product left."""
+    judge, states = Judge(recording.facts), States(recording)
+    changed: dict[int, bytes] = {}
+    for event in left.events:
+        if isinstance(event, Write):
+            changed[event.sector] = event.data
+        elif isinstance(event, Mark):
+            cut, before = chosen[int(event.name)]
+            wanted = plan_run(cut, before)[2]
+            code, text = left.facts["said"][event.name]
+            after = judge.judge(states.read(changed))
+            wrong = [*after.problems, *(note for note in after.notes if note != "no entry for the old deployment")]
+            wrong += [f"boots {after.boots}, not {wanted}"] if after.boots != wanted else []
+            wrong += [f"exit code {code}"] if code else []
+            wrong += [f"fsck.fat: {line}" for line in check_image(recording, changed, image)]
+            again.runs += 1
+            for one in wrong:
+                again.wrong[one] += 1
+                again.examples.setdefault(one, f"{cut.name} {list(cut.chosen)} {before.notes} {text[-600:]}")
+            changed = {}
+
+
+def take_up(
+    recordings: Mapping[str, Recording],
+    *,
+    states: int,
+    repairs: int,
+    randoms: int,
+    seed: int,
+    product: Path | None = None,
+) -> dict[str, Again]:
+    """Take up states of recordings on FAT: by ``fsck.fat -a``, and by the product.
+
+    Args:
+        recordings: By name.
+        states: How many of each the product gets.
+        repairs: How many of each ``fsck.fat -a`` gets.
+        randoms: Random subsets of each epoch to choose from.
+        seed: Chooses.
+        product: A directory that `tools/install` has filled; None: it is filled now.
+    """
+    with tempfile.TemporaryDirectory(prefix="bootc-fast-powercut.") as scratch:
+        work = Path(scratch)
+        results: dict[str, Again] = {}
+        chosen: dict[str, list[tuple[Cut, Verdict]]] = {}
+        for name, one in recordings.items():
+            found = choose(one, max(states, repairs), randoms=randoms, seed=seed)
+            results[name] = judge_repairs(one, found[:repairs], work / "image")
+            chosen[name] = found[:states]
+        if states:
+            if product:
+                shutil.copytree(product, work / "product", symlinks=True)
+            left = run_again(recordings, chosen, work)
+            for name, one in recordings.items():
+                judge_runs(one, chosen[name], left[name], results[name], work / "image")
+    return results
+
+
+def can_be_taken_up(recording: Recording) -> bool:
+    """Tell whether the product wrote it, on FAT, as a first run."""
+    facts = recording.facts
+    if any(code for code, _text in facts["said"].values()):
+        return False  # refused before, and again
+    return facts["who"] == "product" and bool(facts["options"]) and not facts["cut_of"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, default=sorted(RECORDINGS.glob("*.xz")))
+    parser.add_argument("--states", type=int, default=50, help="of each configuration (50)")
+    parser.add_argument("--repairs", type=int, default=200, help="states of each that fsck.fat is given (200)")
+    parser.add_argument("--randoms", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[""], help="what a recording's name begins with")
+    parser.add_argument("--product", type=Path, help="a directory that tools/install has filled")
+    arguments = parser.parse_args()
+    recordings = {
+        name: one
+        for path in arguments.files
+        for name, one in load(path).items()
+        if name.startswith(tuple(arguments.only)) and can_be_taken_up(one)
+    }
+    results = take_up(
+        recordings,
+        states=arguments.states,
+        repairs=arguments.repairs,
+        randoms=arguments.randoms,
+        seed=arguments.seed,
+        product=arguments.product,
+    )
+    for name, result in results.items():
+        print(f"{name}: {result.describe()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Every recording that is kept: power is cut everywhere, and readers and loaders of the tests' own look at the rest."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from powercut.configurations import CONFIGURATIONS
+from powercut.cuts import cut_everywhere
+from powercut.judge import Judge, States
+from powercut.recording import Flush, Mark, Recording, Write, load
+from powercut.replay import RECORDINGS, replay
+from powercut.rerun import choose, judge_repairs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# `make powercut` takes 200 random subsets of each epoch, and a seed of its own.
+RANDOMS = int(os.environ.get("BOOTC_FAST_POWERCUT_RANDOMS", "10"))
+SEED = int(os.environ.get("BOOTC_FAST_POWERCUT_SEED", "1"))
+REPAIRS = 6
+REFUSED = 7  # `loader` has no slot for one more name: it must not grow
+PRODUCT = [name for name, one in CONFIGURATIONS.items() if one.who == "product"]
+PEER = [name for name, one in CONFIGURATIONS.items() if one.who != "product"]
+
+
+@functools.cache
+def all_recordings() -> dict[str, Recording]:
+    return {name: one for path in sorted(RECORDINGS.glob("*.xz")) for name, one in load(path).items()}
+
+
+def test_every_configuration_is_recorded_as_it_is() -> None:
+    found = {name: one.facts for name, one in all_recordings().items()}
+    assert found.keys() == CONFIGURATIONS.keys()
+    for name, one in CONFIGURATIONS.items():
+        assert (found[name]["size_mib"], tuple(found[name]["steps"])) == (one.size_mib, one.steps)
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_whenever_power_fails_an_old_or_a_new_default_boots_whole(name: str) -> None:
+    result = replay(all_recordings()[name], randoms=RANDOMS, seed=SEED)
+    assert result.states
+    assert not result.bad, f"seed {SEED}, {RANDOMS} random subsets\n{result.describe()}"
+    said = all_recordings()[name].facts["said"]
+    codes = {code for code, _text in said.values()}
+    assert codes <= ({0, REFUSED} if name.startswith("fill-loader") else {0}), said
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCT if CONFIGURATIONS[name].options])
+def test_what_fsck_makes_of_a_good_state_is_good(name: str, tmp_path: Path) -> None:
+    """systemd-fsck runs ``fsck.fat -a`` at the next boot; states of every class, those with something shared first."""
+    recording = all_recordings()[name]
+    again = judge_repairs(recording, choose(recording, REPAIRS, randoms=5, seed=SEED), tmp_path / "image")
+    assert again.repairs
+    assert not again.spoiled, again.describe()
+
+
+def test_the_same_judge_finds_what_the_sequence_without_barriers_loses() -> None:
+    results = [replay(all_recordings()[name], randoms=RANDOMS, seed=SEED) for name in PEER]
+    assert sum(result.bad for result in results) > 100
+    assert any("no entry of ours" in result.reasons for result in results)
+
+
+def test_there_are_ten_thousand_states() -> None:
+    count = 0
+    for name in PRODUCT:
+        rng = random.Random(SEED)  # noqa: S311
+        count += sum(1 for _ in cut_everywhere(all_recordings()[name].events, rng, RANDOMS))
+    assert count >= 10_000
+
+
+def write(sector: int, text: bytes) -> Write:
+    return Write(sector, text.ljust(512, b"\0"))
+
+
+def test_cuts_are_all_subsets_since_the_last_flush() -> None:
+    one, two, three = write(1, b"one"), write(2, b"two"), write(1, b"three")
+    events = [Mark("start"), one, two, Flush(), three, Mark("end")]
+    cuts = list(cut_everywhere(events, random.Random(1), 5))  # noqa: S311
+    found = {(cut.step, cut.is_done, tuple(sorted(cut.changed.items()))) for cut in cuts}
+    both = ((1, one.data), (2, two.data))
+    assert found == {
+        ("start", True, ()),
+        ("start", False, ()),
+        ("start", False, both[:1]),
+        ("start", False, both[1:]),
+        ("start", False, both),
+        ("end", True, both),
+        ("end", True, ((1, three.data), both[1])),
+    } | {("start", False, ((1, three.data), both[1]))}
+
+
+def test_a_damaged_foreign_file_and_a_lost_entry_are_bad(tmp_path: Path) -> None:
+    recording = all_recordings()["long-512"]
+    states = States(recording)
+    judge = Judge(recording.facts)
+    whole = states.read({})
+    assert not judge.judge(whole).problems
+    assert judge.judge(whole).boots == "old"
+    for path, problem in (
+        ("EFI/other/o.efi", "foreign EFI/other/o.efi is missing or differs"),
+        (next(path for path in whole.files if "/1-long" in path), "foreign entries are not in their order"),
+    ):
+        damaged = type(whole)({**whole.files, path: b"x"}, (), ())
+        assert problem in judge.judge(damaged).problems
+    kernels = {path: None if path.endswith("vmlinuz") else raw for path, raw in whole.files.items()}
+    assert any("default: kernel" in problem for problem in judge.judge(type(whole)(kernels, (), ())).problems)
