@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_source(stage)
     stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
     stage.add_argument("--download-only", action="store_true", help="lock it: not to be finalized at shutdown")
-    add("edit", "edit /etc as an administrator would, one edit of every kind", "DIR", _run_edit)
+    edit = add("edit", "edit /etc as an administrator would, one edit of every kind", "DIR", _run_edit)
+    edit.add_argument("--hard", action="store_true", help="also what bootc's own finalize cannot carry over")
     add("boot", "boot as firmware and loader would: the loader's first entry", "DIR", _run_boot)
     summary = "show where things stand: deployments, and the entries in the loader's order"
     show = add("show", summary, "DIR --json", _run_show)
@@ -112,7 +113,7 @@ def _run_stage(arguments: argparse.Namespace) -> int:
 def _run_edit(arguments: argparse.Namespace) -> int:
     from bootc_fast.lab import apply_edits, open_lab
 
-    edits = apply_edits(open_lab(arguments.directory).etc)
+    edits = apply_edits(open_lab(arguments.directory).etc, hard=arguments.hard)
     print_lines(f"/etc/{escape_bytes(edit.path)}: {edit.what}" for edit in edits)
     return 0
 

@@ -188,6 +188,9 @@ def _write_entries(host: LabHost, new: _New, entry: EntryText, booted: VerityDig
     if booted is not None:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    if host.loader is Loader.GRUB:
+        # GRUB's own files are there on every host that it boots.
+        (host.boot_dir / "grub2").mkdir(exist_ok=True)
     forms = host.forms
     (directory / forms.entry_name(new.os_id, new.version, primary=True)).write_text(entry.render())
     if booted is not None:

@@ -25,7 +25,9 @@ ExecStart=/bin/true
 WantedBy=multi-user.target
 """
 XATTR_NAME = "user.lab.note"
-XATTR_VALUE = b"An administrator's note. ".ljust(200, b".")
+XATTR_VALUE = b"An administrator's note. ".ljust(64, b".")
+HARD_XATTR_VALUE = b"An administrator's note. ".ljust(200, b".")
+"""Longer than the 128 bytes that bootc's own finalize has room for: it ends there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,17 @@ class Edit:
     what: str
 
 
-def apply_edits(etc: Path) -> list[Edit]:
-    """Edit /etc as an admin would.
+def apply_edits(etc: Path, *, hard: bool = False) -> list[Edit]:
+    """Edit /etc as an admin would; without `hard` nothing that bootc's own finalize cannot carry over.
 
     A changed file, a new unit with its enablement link, a deleted file, a changed mode, a directory replaced by a
-    symlink (to where its content now is), an extended attribute of 200 bytes, a setuid file. What is edited depends
+    symlink (to where its content now is), an extended attribute, a setuid file. What is edited depends
     on what is there: the generated OS's own files, else files that Debian has, else the first that fit.
     An edit that the file system refuses (no ``user.*`` attributes) is left out, and said so.
 
     Args:
         etc: The directory to edit.
+        hard: The extended attribute has 200 bytes.
 
     Returns:
         What was done, in this order.
@@ -68,7 +71,7 @@ def apply_edits(etc: Path) -> list[Edit]:
         _delete_file,
         _change_mode,
         _replace_directory,
-        _set_xattr,
+        _set_hard_xattr if hard else _set_xattr,
         _add_setuid,
     )
     return [edit for step in steps for edit in step(top, choose)]
@@ -143,16 +146,20 @@ def _replace_directory(top: bytes, choose: _Chooser) -> Iterator[Edit]:
     yield Edit(name + b".local", "where the directory is now")
 
 
-def _set_xattr(top: bytes, choose: _Chooser) -> Iterator[Edit]:
+def _set_hard_xattr(top: bytes, choose: _Chooser) -> Iterator[Edit]:
+    return _set_xattr(top, choose, HARD_XATTR_VALUE)
+
+
+def _set_xattr(top: bytes, choose: _Chooser, value: bytes = XATTR_VALUE) -> Iterator[Edit]:
     name = choose.file(b"lab/tagged.conf", b"shells", b"services", b"protocols")
     try:
-        os.setxattr(os.path.join(top, name), XATTR_NAME, XATTR_VALUE)
+        os.setxattr(os.path.join(top, name), XATTR_NAME, value)
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
         yield Edit(name, "extended attribute left out: this file system has none")
         return
-    yield Edit(name, f"extended attribute {XATTR_NAME} of {len(XATTR_VALUE)} bytes")
+    yield Edit(name, f"extended attribute {XATTR_NAME} of {len(value)} bytes")
 
 
 def _add_setuid(top: bytes, _choose: _Chooser) -> Iterator[Edit]:

@@ -11,8 +11,10 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tarfile
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,9 @@ _FRAME_DESCRIPTOR = 0xA0
 
 
 def write_image(repository: Path, algorithm: Algorithm, *, version: str, created: str, old_header: bool = False) -> str:
-    """Write manifest and config of an image without layers.
+    """Write manifest and config of an image of one small layer, and that layer.
+
+    bootc's garbage collection walks from a manifest over its config to the layers.
 
     Args:
         repository: The composefs repository.
@@ -43,12 +47,15 @@ def write_image(repository: Path, algorithm: Algorithm, *, version: str, created
     Returns:
         The manifest's digest, ``sha256:<hex>``.
     """
+    layer = _make_layer(version, created)
+    # Not compressed: what it is known by in the manifest and in the config is the same.
+    diff_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     config = {
         "architecture": "amd64",
         "os": "linux",
         "created": created,
         "config": {"Labels": {"org.opencontainers.image.version": version}},
-        "rootfs": {"type": "layers", "diff_ids": []},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }
     config_bytes = json.dumps(config).encode()
     config_digest = f"sha256:{hashlib.sha256(config_bytes).hexdigest()}"
@@ -60,17 +67,31 @@ def write_image(repository: Path, algorithm: Algorithm, *, version: str, created
             "digest": config_digest,
             "size": len(config_bytes),
         },
-        "layers": [],
+        "layers": [
+            {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": diff_id, "size": len(layer)},
+        ],
         "annotations": {"org.opencontainers.image.version": version},
     }
     manifest_bytes = json.dumps(manifest).encode()
     manifest_digest = f"sha256:{hashlib.sha256(manifest_bytes).hexdigest()}"
     writer = _Writer(repository, algorithm, old_header=old_header)
-    stream = writer.write_stream(f"oci-config-{config_digest}", config_bytes, b"ociconfg", {})
-    writer.write_stream(
-        f"oci-manifest-{manifest_digest}", manifest_bytes, b"ocimanif", {f"config:{config_digest}": stream}
-    )
+    layers = {diff_id: writer.write_layer(f"oci-layer-{diff_id}", layer)}
+    stream = writer.write_stream(f"oci-config-{config_digest}", config_bytes, b"ociconfg", layers)
+    refs = {f"config:{config_digest}": stream, **layers}
+    writer.write_stream(f"oci-manifest-{manifest_digest}", manifest_bytes, b"ocimanif", refs)
     return manifest_digest
+
+
+def _make_layer(version: str, created: str) -> bytes:
+    """A tar archive of one file; the lab's trees are not made of it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("lab-layer")
+        # Short enough to stand in the stream itself, as composefs has it up to 64 bytes.
+        data = f"{version} {created}\n".encode()[:64]
+        member.size, member.mode = len(data), 0o644
+        archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
 
 
 class _Writer:
@@ -92,9 +113,20 @@ class _Writer:
 
     def write_stream(self, name: str, data: bytes, content_type: bytes, refs: Mapping[str, str]) -> str:
         """Write a stream of one external object; `refs` are the streams that it keeps alive, by name."""
-        external = self._add_object(data)
-        # External chunk: the object's index; the names: "<index>:<name>" each, ended by a zero byte.
-        stream = _zstd((0).to_bytes(8, "little"))
+        # External chunk: the object's index.
+        chunk = (0).to_bytes(8, "little")
+        return self._write(name, chunk, self._add_object(data), size=len(data), content_type=content_type, refs=refs)
+
+    def write_layer(self, name: str, data: bytes) -> str:
+        """Write a layer's stream: all of it inline, which is a chunk of minus its length."""
+        chunk = (-len(data)).to_bytes(8, "little", signed=True) + data
+        return self._write(name, chunk, size=len(data), content_type=b"ocilayer", refs={})
+
+    def _write(
+        self, name: str, chunk: bytes, external: str = "", *, size: int, content_type: bytes, refs: Mapping[str, str]
+    ) -> str:
+        stream = _zstd(chunk)
+        # The names: "<index>:<name>" each, ended by a zero byte.
         names = _zstd(b"".join(f"{index}:{key}\0".encode() for index, key in enumerate(sorted(refs))))
         stream_refs = b"".join(bytes.fromhex(refs[key]) for key in sorted(refs))
         parts = [stream_refs, bytes.fromhex(external), names, stream]
@@ -103,7 +135,7 @@ class _Writer:
             ends.append(ends[-1] + len(part))
         at = {key: (ends[index], ends[index + 1]) for index, key in enumerate(("refs", "objects", "names", "stream"))}
         ranges = b"".join(_pair(*at[key]) for key in ("refs", "objects", "stream", "names"))
-        info = ranges + content_type + len(data).to_bytes(8, "little")
+        info = ranges + content_type + size.to_bytes(8, "little")
         digest = self._add_object(self._header() + info + b"".join(parts))
         (self.repository / "streams").mkdir(exist_ok=True)
         link = self.repository / "streams" / name

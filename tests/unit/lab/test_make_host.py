@@ -143,3 +143,28 @@ def test_open_lab_reads_back_what_was_made(tmp_path: Path) -> None:
     assert lab.open_lab(tmp_path / "h") == host
     with pytest.raises(UsageError, match="holds no lab host"):
         lab.open_lab(tmp_path)
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), [(Loader.GRUB, BootType.BLS), (Loader.GRUB, BootType.UKI)])
+def test_a_grub_host_has_grubs_directory_whatever_it_boots(tmp_path: Path, loader: Loader, boot_type: BootType) -> None:
+    host = lab.make_host(tmp_path / "h", loader=loader, boot_type=boot_type)
+    assert (host.boot_dir / "grub2").is_dir()
+
+
+def test_an_images_manifest_and_config_lead_to_a_layer_that_is_there(tmp_path: Path) -> None:
+    """As bootc's garbage collection walks: what has no layers is no image of bootc's."""
+    host = lab.make_host(tmp_path / "h")
+    streams = {path.name: path for path in (host.repository / "streams").iterdir()}
+    (layer,) = (name for name in streams if name.startswith("oci-layer-sha256:"))
+    assert all(path.is_file() for path in streams.values())
+    digest = os.readlink(streams[layer]).removeprefix("../objects/").replace("/", "")
+    # Config and manifest keep it alive, by its digest.
+    for kind in ("oci-config-", "oci-manifest-"):
+        (stream,) = (path.read_bytes() for name, path in streams.items() if name.startswith(kind))
+        assert bytes.fromhex(digest) in stream
+        assert layer.removeprefix("oci-layer-").encode() in stream
+    # One chunk, inline, of minus its length: the tar archive that the digest is of.
+    raw = streams[layer].read_bytes()
+    archive = raw[raw.index(b"lab-layer\0") :][:10240]
+    assert f"oci-layer-sha256:{hashlib.sha256(archive).hexdigest()}" == layer
+    assert raw[raw.index(b"lab-layer\0") - 8 :][:8] == (-10240).to_bytes(8, "little", signed=True)
