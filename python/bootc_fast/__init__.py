@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
     from bootc_fast.events import ignore_event as ignore_event
+    from bootc_fast.flows.doctor import DoctorOutcome as DoctorOutcome
+    from bootc_fast.flows.doctor import Finding as Finding
+    from bootc_fast.flows.doctor import doctor as doctor
     from bootc_fast.flows.finalize import FinalizeOptions as FinalizeOptions
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
@@ -97,6 +100,7 @@ _HOMES = {
     "Deployment": "types",
     "DeploymentStatus": "report.status",
     "DirectorySource": "etc.trees",
+    "DoctorOutcome": "flows.doctor",
     "ErrorRecord": "report.finalize",
     "EspError": "errors",
     "EtcAction": "types",
@@ -115,6 +119,7 @@ _HOMES = {
     "FileSystemError": "errors",
     "FinalizeOptions": "flows.finalize",
     "FinalizeOutcome": "types",
+    "Finding": "flows.doctor",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
     "ImageFormatError": "errors",
@@ -156,6 +161,7 @@ _HOMES = {
     "VerityMismatchError": "errors",
     "channel_sink": "events",
     "diff_etc": "etc.merge",
+    "doctor": "flows.doctor",
     "finalize_staged": "flows.finalize",
     "get_status": "flows.status",
     "ignore_event": "events",
@@ -174,6 +180,7 @@ __all__ = [
     "Deployment",
     "DeploymentStatus",
     "DirectorySource",
+    "DoctorOutcome",
     "ErrorRecord",
     "EspError",
     "EtcAction",
@@ -192,6 +199,7 @@ __all__ = [
     "FileSystemError",
     "FinalizeOptions",
     "FinalizeOutcome",
+    "Finding",
     "HostStatus",
     "ImageFacts",
     "ImageFormatError",
@@ -233,6 +241,7 @@ __all__ = [
     "VerityMismatchError",
     "channel_sink",
     "diff_etc",
+    "doctor",
     "finalize_staged",
     "get_status",
     "ignore_event",
