@@ -160,7 +160,8 @@ async def check_boot_files(
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
-        raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=hint)
+        recover = "" if entry.uki is not None else "; `bootc-fast doctor --repair` takes a kernel out of its image"
+        raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=f"{hint}{recover}")
     if through_disk:
         await run_native(read_through_disk, look, entry.paths)
     if entry.uki is not None:

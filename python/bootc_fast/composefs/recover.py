@@ -174,6 +174,25 @@ def make_entry_text(
     return b"".join(line.replace(b"\n", b" ") + b"\n" for line in [*lines, b"sort-key " + key])
 
 
+_GRUB_HEADER = b"""
+if [ -f ${config_directory}/efiuuid.cfg ]; then
+        source ${config_directory}/efiuuid.cfg
+fi
+"""
+
+
+def make_uki_entry_text(path: bytes) -> bytes:
+    """Write a boot entry for a UKI, with the key that every systemd-boot knows."""
+    return b"title bootc, recovered\nversion 1\nefi /%s\nsort-key bootc-recovered-0\n" % path
+
+
+def make_user_cfg(digest: VerityDigest, path: bytes) -> bytes:
+    """Write a ``user.cfg`` with one menuentry, as bootc does: GRUB's variable for the ESP comes from its own file."""
+    lines = [b'menuentry "bootc, recovered: (%s)" {' % digest.encode(), b"insmod fat", b"insmod chain"]
+    lines += [b'search --no-floppy --set=root --fs-uuid "${EFI_PART_UUID}"', b"chainloader /" + path, b"}"]
+    return _GRUB_HEADER + b"\n".join(lines) + b"\n"
+
+
 def kernel_base(digest: VerityDigest, *, prefix: bytes) -> bytes:
     """Where bootc puts a deployment's kernel."""
     return prefix + b"/" + ARTIFACT_PREFIX + digest.encode()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.entries.beside import remove_outdated
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.text import escape_bytes, reason_of
@@ -37,6 +38,7 @@ class Repair:
         wanted: Deployments that can boot, the running one first.
         files: Boot files and their contents; paths from the root of the partition.
         made: Entries to write for deployments that have none.
+        user_cfg: GRUB's menuentries for them, as a whole ``user.cfg``.
         writes_menu: The set of entries is written anew.
         removes_sets: Sets beside the live one that a cut left go, where that is safe.
         keeps_staged: An update waits for its finalize: its set stays.
@@ -46,6 +48,7 @@ class Repair:
     wanted: tuple[VerityDigest, ...]
     files: tuple[tuple[bytes, bytes], ...] = ()
     made: tuple[MenuEntry, ...] = ()
+    user_cfg: bytes = b""
     writes_menu: bool = False
     removes_sets: bool = False
     keeps_staged: bool = False
@@ -99,11 +102,7 @@ def repair_volumes(
     if not repair.writes_menu:
         return warnings
     menu = read_menu()
-    staged = menu.staged
-    menu = replace(
-        menu,
-        staged=replace(staged, entries=(*staged.entries, *repair.made), files=(*staged.files, *repair.made)),
-    )
+    menu = _add_made(repair, menu)
     order = _choose_order(repair, menu)
     if not order:
         return (*warnings, "no deployment has an entry whose files are all there: the entries stay as they are")
@@ -112,6 +111,23 @@ def repair_volumes(
         plan = replace(plan, removes_staged=False)
     published = publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=repair.protected)
     return (*warnings, *plan.warnings, *published.warnings)
+
+
+def _add_made(repair: Repair, menu: BootMenu) -> BootMenu:
+    """What was made anew counts as staged: from there publishing takes what has no live entry."""
+    staged = menu.staged
+    chunks = parse_user_cfg(repair.user_cfg, known=menu.known)
+    menuentries = tuple(chunk.entry for chunk in chunks if chunk.entry is not None)
+    files = tuple(one for one in repair.made if one.menu_id is None)
+    return replace(
+        menu,
+        staged=replace(
+            staged,
+            entries=(*staged.entries, *menuentries, *files),
+            files=(*staged.files, *files),
+            chunks=staged.chunks or chunks,
+        ),
+    )
 
 
 def _choose_order(repair: Repair, menu: BootMenu) -> tuple[VerityDigest, ...]:

@@ -24,12 +24,20 @@ from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.entries.beside import BESIDE_NAMES
 from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.reader import LOADER_DIRECTORY
+from bootc_fast.boot.entries.reader import LOADER_DIRECTORY, UKI_DIRECTORIES
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.boot.loaders.entry import parse_artifact_digest, parse_entry
+from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.composefs.boot_files import BootLook, hash_kernel, list_protected, look_boot
-from bootc_fast.composefs.recover import Recovered, kernel_base, make_entry_text, recover_kernel
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
+from bootc_fast.composefs.boot_files import BootLook, check_boot_files, hash_kernel, list_protected, look_boot
+from bootc_fast.composefs.recover import (
+    Recovered,
+    kernel_base,
+    make_entry_text,
+    make_uki_entry_text,
+    make_user_cfg,
+    recover_kernel,
+)
 from bootc_fast.composefs.repair import Repair, list_own_entries, repair_volumes
 from bootc_fast.composefs.survey import Survey, read_survey
 from bootc_fast.errors import BootcFastError, FatFormatError
@@ -40,6 +48,7 @@ from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import describe_error, escape_bytes, shorten_digest
+from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +108,7 @@ class _Diagnosis:
     findings: list[Finding] = field(default_factory=list)
     files: list[tuple[bytes, bytes]] = field(default_factory=list)
     made: list[MenuEntry] = field(default_factory=list)
+    user_cfg: bytes = b""
     is_fat_unsafe: bool = False
     needs_menu: bool = False
     has_old_sets: bool = False
@@ -270,8 +280,8 @@ async def _check_absent_entries(found: _Diagnosis) -> None:
             continue
         origin = survey.find_origin(digest)
         detail = f"deployment {shorten_digest(digest)} has no boot entry"
-        if origin is not None and origin.boot_type == "uki":
-            found.findings.append(Finding("entry-missing", f"{detail}; it boots from a UKI: stage it again"))
+        if origin is not None and origin.boot_type is BootType.UKI:
+            await _make_uki_entry(found, digest, detail)
             continue
         recovered = await _recover(found, digest)
         if isinstance(recovered, str):
@@ -280,6 +290,34 @@ async def _check_absent_entries(found: _Diagnosis) -> None:
         _make_entry(found, digest, recovered)
         found.findings.append(Finding("entry-missing", detail, "write one from its image and the running command line"))
         found.needs_menu = True
+
+
+async def _make_uki_entry(found: _Diagnosis, digest: VerityDigest, detail: str) -> None:
+    """Make an entry for a deployment whose UKI is still there, and is what was staged."""
+    record, known = record_of(found.look.area.loader), found.look.menu.known
+    why = "it boots from a UKI, which is gone: stage it again"
+    esp_fd = found.look.area.esp_fd
+    for directory in UKI_DIRECTORIES:
+        path = directory + b"/" + ARTIFACT_PREFIX + digest.encode() + b".efi"
+        text = make_user_cfg(digest, path) if record.has_user_cfg else make_uki_entry_text(path)
+        if record.has_user_cfg:
+            entries = [one.entry for one in parse_user_cfg(text, known=known) if one.entry is not None]
+        else:
+            entries = [parse_entry(b"bootc_recovered-%d-1.conf" % len(found.made), text, known=known)]
+        if esp_fd is None or not await run_blocking(RealVolume(esp_fd).find_size, path):
+            continue
+        try:
+            await check_boot_files(found.survey, digest, found.look, entry=entries[0], role="deployment")
+        except (BootcFastError, OSError) as error:
+            why = describe_error(error)
+            continue
+        found.made += entries
+        found.user_cfg = found.user_cfg or (text if record.has_user_cfg else b"")
+        where = "grub2/user.cfg" if record.has_user_cfg else "an entry"
+        found.findings.append(Finding("entry-missing", detail, f"write {where} that boots its UKI"))
+        found.needs_menu = True
+        return
+    found.findings.append(Finding("entry-missing", f"{detail}; {why}"))
 
 
 def _kernel_prefix(found: _Diagnosis) -> bytes:
@@ -351,6 +389,7 @@ async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
         wanted=found.wanted,
         files=tuple((path.removeprefix(prefix), data) for path, data in found.files),
         made=tuple(found.made),
+        user_cfg=found.user_cfg,
         writes_menu=found.needs_menu,
         removes_sets=found.has_old_sets,
         keeps_staged=survey.marker is not None,

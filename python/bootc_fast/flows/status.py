@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_NAMED = 3
+_DOCTOR_HINT = "`bootc-fast doctor` says what else is wrong on the boot partition, and with --repair mends it"
 
 COMPARE_TIMEOUT_S = 3.0
 """Long enough for 100,000 files in /etc; nobody waits longer for a number at the edge of the screen."""
@@ -102,6 +103,8 @@ async def get_status(
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
             status = await _judge_soft_reboots(status, survey, boot)
+            if boot.menu.needs_mending:
+                status = replace(status, warnings=(*status.warnings, _DOCTOR_HINT))
     status = replace(status, prepared=prepared)
     target = status.rollback
     if target is None or not compare_etc:

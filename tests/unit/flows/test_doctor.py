@@ -167,6 +167,58 @@ def test_a_kernel_that_an_admin_put_elsewhere_is_told_and_not_written(
     assert snapshot(case.root) == before
 
 
+@pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
+def test_entries_and_user_cfg_are_made_anew_for_ukis_that_are_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader
+) -> None:
+    case = _ready(tmp_path, capsys, loader, BootType.UKI)
+    for path in (*_entries(case), case.host.boot_dir / "grub2/user.cfg"):
+        path.unlink(missing_ok=True)
+    before = snapshot(case.root)
+    code, planned = _doctor(case, capsys)
+    assert (code, snapshot(case.root)) == (7, before)
+    code, mended = _doctor(case, capsys, "--repair")
+    assert mended["findings"] == planned["findings"]
+    assert (mended["remaining"], code) == ([], 0), mended
+    assert lab.boot(case.host).digest == case.staged
+
+
+def test_a_uki_that_boots_something_else_gets_no_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.UKI)
+    directory = case.host.esp / "EFI/Linux/bootc"
+    for path in _entries(case):
+        path.unlink()
+    ukis = {digest: next(directory.glob(f"*{digest}*.efi")) for digest in (case.booted, case.staged)}
+    ukis[case.staged].write_bytes(ukis[case.booted].read_bytes())
+    before = snapshot(case.root)
+    code, found = _doctor(case, capsys, "--repair")
+    told = found["findings"]
+    assert code == 7
+    assert any(one["kind"] == "entry-missing" and one["repair"] is None for one in told)  # type: ignore[attr-defined]
+    assert ukis[case.staged].read_bytes() == before[bytes(ukis[case.staged].relative_to(case.root))][-1]
+
+
+def test_sets_that_a_cut_left_beside_the_live_one_are_found_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
+    entries = case.host.boot_dir / "loader/entries"
+    shutil.copytree(entries, entries.with_name("BFSET0"))
+    code, found = _doctor(case, capsys)
+    assert code == 0
+    assert [one["kind"] for one in found["findings"]] == ["set-leftover"]  # type: ignore[attr-defined]
+    assert _doctor(case, capsys, "--repair")[1]["remaining"] == []
+    assert not entries.with_name("BFSET0").exists()
+    assert lab.boot(case.host).digest == case.staged
+
+
+def test_status_names_doctor_where_it_mends_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
+    assert "bootc-fast doctor" not in "".join(run(capsys, "status", "--root", case.root)[1:])
+    _remove_kernel(case)
+    assert "`bootc-fast doctor`" in "".join(run(capsys, "status", "--root", case.root)[1:])
+
+
 def test_a_uki_that_is_gone_is_told_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.UKI)
     next(path for path in (case.host.esp / "EFI/Linux/bootc").glob("*.efi") if case.staged in path.name).unlink()

@@ -152,6 +152,12 @@ class BootMenu:
         return record_of(self.loader)
 
     @property
+    def needs_mending(self) -> bool:
+        """A cut, or another tool, has left what `bootc-fast doctor` tells in full and mends."""
+        broken = self.odd.torn or self.odd.leftovers or self.odd.is_exchange_unfinished
+        return bool(broken) or any(entry.is_own and entry.missing for entry in self.live.files)
+
+    @property
     def default(self) -> MenuEntry | None:
         """What boots next; None where nothing is shown."""
         return self.live.choice.entry
