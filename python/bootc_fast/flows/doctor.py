@@ -45,6 +45,7 @@ from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.mountinfo import find_writable, parse_mountinfo
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import describe_error, escape_bytes, shorten_digest
@@ -110,6 +111,7 @@ class _Diagnosis:
     made: list[MenuEntry] = field(default_factory=list)
     user_cfg: bytes = b""
     is_fat_unsafe: bool = False
+    is_read_only: bool = False
     needs_menu: bool = False
     has_old_sets: bool = False
 
@@ -157,7 +159,7 @@ async def doctor(
             with steps.run("look", "Looking at the boot partition", timeout_s=STEP_TIMEOUT_S):
                 survey = await read_survey(host)
                 look = await look_boot(survey, stack, loader=loader, read_only=not repair)
-                found = await _diagnose(host, survey, look)
+                found = await _diagnose(host, survey, look, is_ours_writable=repair)
             if not repair:
                 return _make_outcome(found, found, repaired=False)
             with steps.run("repair", "Mending the boot entries", timeout_s=STEP_TIMEOUT_S):
@@ -165,7 +167,7 @@ async def doctor(
                     warnings = await _apply(host, found)
                 survey = await read_survey(host)
                 after = await look_boot(survey, stack, loader=loader, read_only=True)
-                left = await _diagnose(host, survey, after)
+                left = await _diagnose(host, survey, after, is_ours_writable=True)
             return _make_outcome(found, left, repaired=True, warnings=warnings)
 
 
@@ -182,11 +184,18 @@ def _make_outcome(
     )
 
 
-async def _diagnose(host: Host, survey: Survey, look: BootLook) -> _Diagnosis:
+async def _diagnose(host: Host, survey: Survey, look: BootLook, *, is_ours_writable: bool) -> _Diagnosis:
     found = _Diagnosis(survey, look)
     if host.is_live:
+        mounts = parse_mountinfo(await run_blocking(host.read_bytes, host.mountinfo))
         for fd in dict.fromkeys(filter(None, (look.area.boot_fd, look.area.esp_fd))):
-            await run_blocking(_check_fat, found, fd)
+            number = os.fstat(fd).st_dev
+            is_writable = find_writable(mounts, f"{os.major(number)}:{os.minor(number)}")
+            if is_writable is False:
+                await run_blocking(_tell_read_only, found, fd)
+            # Linux sets the mark itself while the volume is mounted for writing.
+            is_mark_old = is_writable is False or (is_writable is None and not is_ours_writable)
+            await run_blocking(_check_fat, found, fd, is_mark_old=is_mark_old)
     await _check_kernels(found)
     await _check_absent_entries(found)
     _check_menu(found)
@@ -194,15 +203,21 @@ async def _diagnose(host: Host, survey: Survey, look: BootLook) -> _Diagnosis:
     return found
 
 
-def _check_fat(found: _Diagnosis, directory_fd: int) -> None:
+def _tell_read_only(found: _Diagnosis, directory_fd: int) -> None:
+    found.is_read_only = True
+    device = device_path_of(directory_fd)
+    advice = "the kernel makes a damaged one so: look at its log, check it unmounted, and mount it again"
+    found.findings.append(Finding("read-only", f"{device}: the file system is read-only; {advice}"))
+
+
+def _check_fat(found: _Diagnosis, directory_fd: int, *, is_mark_old: bool) -> None:
     fd = open_volume_device(directory_fd)
     if fd is None:
         return
     device = device_path_of(directory_fd)
     try:
         for one in check_volume(FatReader(fd)):
-            # Linux sets the mark itself while the volume is mounted for writing.
-            if one.problem is FatProblem.DIRTY:
+            if one.problem is FatProblem.DIRTY and not is_mark_old:
                 continue
             needs_fsck = one.problem not in _NEEDS_NO_FSCK
             found.is_fat_unsafe |= needs_fsck
@@ -382,6 +397,8 @@ def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
 async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
     if found.is_fat_unsafe:
         return ("nothing was written: the file system has to be checked first, unmounted",)
+    if found.is_read_only:
+        return ("nothing was written: the file system is read-only",)
     area, look, survey = found.look.area, found.look, found.survey
     # The loader's paths start at the partition's root, which may have /boot in it.
     prefix = b"" if record_of(area.loader).is_on_esp else b"/boot"

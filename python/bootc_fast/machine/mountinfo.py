@@ -73,6 +73,16 @@ def parse_mountinfo(data: bytes) -> tuple[MountInfo, ...]:
     return tuple(_parse_line(line) for line in data.split(b"\n") if line.strip())
 
 
+def find_writable(mounts: tuple[MountInfo, ...], device: str) -> bool | None:
+    """Say whether a file system, by its ``major:minor``, is mounted for writing; None where it is not mounted here.
+
+    What counts is the file system's own flag, which the kernel takes away from a damaged one; a mount of it may be
+    read-only by choice.
+    """
+    flags = [b"rw" in mount.super_options for mount in mounts if mount.device == device]
+    return any(flags) if flags else None
+
+
 def find_mount(mounts: tuple[MountInfo, ...], mount_point: bytes) -> MountInfo | None:
     """Return the topmost mount at `mount_point`, or None."""
     return next((mount for mount in reversed(mounts) if mount.mount_point == mount_point), None)
