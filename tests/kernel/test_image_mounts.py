@@ -20,9 +20,9 @@ from erofs_support import (
     open_image,
     walker_records,
 )
+from kernel_mounts import mount_composefs, mount_image
 
 from bootc_fast import _core
-from bootc_fast.machine.mounts import mount_composefs, mount_image
 
 if TYPE_CHECKING:
     from collections.abc import Generator

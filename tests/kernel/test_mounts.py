@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from kernel_mounts import mount_composefs, mount_image
 
 from bootc_fast import _core
 from bootc_fast.errors import MountError
@@ -143,7 +144,7 @@ def mounted_elsewhere(device: Path, tmp_path: Path, options: str) -> Generator[O
 
 async def test_an_erofs_image_is_mounted_straight_from_its_file(image: Path) -> None:
     with opened(image) as image_fd:
-        async with mounts.mount_image(image_fd) as fd:
+        async with mount_image(image_fd) as fd:
             assert os.listdir(fd) == ["etc"]
             assert read_at(fd, "etc/hostname") == "image\n"
             assert "erofs" not in mount_table()
@@ -163,7 +164,7 @@ async def test_older_kernels_get_the_image_through_a_loop_device(image: Path, mo
 
     monkeypatch.setattr(_core, "mount_detached", refuse_files)
     with opened(image) as image_fd:
-        async with mounts.mount_image(image_fd) as fd:
+        async with mount_image(image_fd) as fd:
             assert read_at(fd, "etc/hostname") == "image\n"
             assert str(image) in backing_files()
     # conftest asserts that the loop device is gone.
@@ -173,7 +174,7 @@ async def test_a_file_that_is_no_image_is_a_mount_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8192))
     with opened(tmp_path / "file") as image_fd:
         with pytest.raises(MountError, match="mounting the EROFS image: ") as caught:
-            async with mounts.mount_image(image_fd):
+            async with mount_image(image_fd):
                 pytest.fail("mounted zeros")
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.exit_code == 6
@@ -200,7 +201,7 @@ def composefs_image(tmp_path: Path) -> tuple[Path, Path]:
 async def test_a_composefs_overlay_shows_the_objects(composefs_image: tuple[Path, Path]) -> None:
     image, objects = composefs_image
     with opened(image) as image_fd, opened(objects, os.O_RDONLY | os.O_DIRECTORY) as objects_fd:
-        async with mounts.mount_composefs(image_fd, objects_fd, require_verity=False) as fd:
+        async with mount_composefs(image_fd, objects_fd, require_verity=False) as fd:
             assert read_at(fd, "file") == "the object's content\n"
             assert os.listxattr(f"/proc/self/fd/{fd}/file") == []
             assert "composefs" not in mount_table()
@@ -209,7 +210,7 @@ async def test_a_composefs_overlay_shows_the_objects(composefs_image: tuple[Path
 async def test_required_verity_refuses_objects_without_it(composefs_image: tuple[Path, Path]) -> None:
     image, objects = composefs_image
     with opened(image) as image_fd, opened(objects, os.O_RDONLY | os.O_DIRECTORY) as objects_fd:
-        async with mounts.mount_composefs(image_fd, objects_fd, require_verity=True) as fd:
+        async with mount_composefs(image_fd, objects_fd, require_verity=True) as fd:
             with pytest.raises(OSError, match="Input/output") as caught:
                 read_at(fd, "file")
             assert caught.value.errno == errno.EIO
@@ -332,7 +333,7 @@ from bootc_fast.machine import mounts
 async def main():
     image = open(sys.argv[2], "rb")
     async with mounts.mount_device(Path(sys.argv[1]), fstype="ext4", read_only=False):
-        async with mounts.mount_image(image.fileno()):
+        async with mount_image(image.fileno()):
             print("held", flush=True)
             await trio.sleep_forever()
 trio.run(main)
@@ -430,7 +431,7 @@ async def test_a_lab_host_is_writable_as_it_is(tmp_path: Path) -> None:
 
 async def test_many_mounts_at_once_leave_nothing(image: Path) -> None:
     async def mount_and_read(image_fd: int) -> None:
-        async with mounts.mount_image(image_fd) as fd:
+        async with mount_image(image_fd) as fd:
             assert read_at(fd, "etc/hostname") == "image\n"
             await trio.lowlevel.checkpoint()
 
@@ -457,7 +458,7 @@ import os, sys, trio
 from bootc_fast.machine import mounts
 async def main():
     image, objects = (os.open(path, os.O_RDONLY) for path in sys.argv[1:])
-    async with mounts.mount_composefs(image, objects, require_verity=False) as fd:
+    async with mount_composefs(image, objects, require_verity=False) as fd:
         print(open(os.open("file", os.O_RDONLY, dir_fd=fd)).read(), end="", flush=True)
         await trio.sleep_forever()
 trio.run(main)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from erofs_support import assert_same, mounted_records, open_image, walker_records
+from kernel_mounts import mount_composefs
 from repo_support import composefs_fsck, debian_tree, ingest, opened, writer
-
-from bootc_fast.machine.mounts import mount_composefs
 
 if TYPE_CHECKING:
     from pathlib import Path

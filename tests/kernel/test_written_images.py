@@ -12,11 +12,11 @@ import pytest
 import trio
 from erofs_support import assert_same, mounted_records, open_image, walker_records
 from hypothesis import HealthCheck, given, settings
+from kernel_mounts import mount_composefs
 from repo_support import composefs_fsck, ingest, object_names, opened, writer
 from tree_strategies import Entry, directory, entries, inline, with_link_counts
 
 from bootc_fast import _core
-from bootc_fast.machine.mounts import mount_composefs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -170,7 +170,6 @@ async def plan_etc_merge(
     new: EtcSource,
     *,
     policy: MergePolicy | None = None,
-    on_event: EventSink = ignore_event,
 ) -> EtcPlan:
     """Read three trees and decide the result; writes nothing.
 
@@ -183,7 +182,6 @@ async def plan_etc_merge(
         current: The running /etc (C).
         new: /etc of the staged image (N).
         policy: What happens on conflicts; by default they are fatal.
-        on_event: Unused so far: planning is too short to have steps.
 
     Returns:
         The plan; its report lists conflicts whatever their strategy.
@@ -197,7 +195,6 @@ async def plan_etc_merge(
     Source:
         Spec etc-merge.md, "The rules, per path".
     """
-    del on_event
     opened = await open_trees(pristine, current, new)
     try:
         return await plan_opened(opened, policy or MergePolicy())

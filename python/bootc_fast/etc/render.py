@@ -28,8 +28,6 @@ MARKS = {
 }
 """The lists of a report, in the order in which they are shown, and the mark of each."""
 
-LEGEND = "K kept, D deleted, I image change ignored, A image addition kept, C conflict, L dangling link, W warning"
-
 
 def render_path(path: bytes) -> str:
     """A path for people; ``.`` for the root of the tree."""

@@ -21,7 +21,6 @@ from bootc_fast.errors import MountError
 from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.held import Held
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.machine.scratch import make_image_mount, open_scratch
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -135,73 +134,6 @@ async def mount_device(device: Path, *, fstype: str, read_only: bool) -> AsyncIt
     what = f"{device} ({fstype}, {'read-only' if read_only else 'writable'})"
     make = partial(_make_device_mount, device, fstype, read_only=read_only)
     async with hold_mount(what, lambda held: make(held=held)) as fd:
-        yield fd
-
-
-@asynccontextmanager
-async def mount_image(image_fd: int) -> AsyncIterator[int]:
-    """Mount an EROFS image straight from its file (Linux ≥ 6.12), else through a loop device that frees itself.
-
-    Composefs files then are empty and have their ``trusted.overlay.*`` attributes: see `mount_composefs`.
-
-    Args:
-        image_fd: A regular file, open for reading.
-
-    Yields:
-        A descriptor of the root directory, valid inside the block.
-
-    Raises:
-        MountError: The kernel refused, e.g. because it is no EROFS image.
-    """
-
-    def make(held: Held) -> int:
-        return _open_root_of(held, held.add(make_image_mount(image_fd)))
-
-    async with hold_mount("the EROFS image", make) as fd:
-        yield fd
-
-
-@asynccontextmanager
-async def mount_composefs(
-    image_fd: int, objects_fd: int, *, require_verity: bool, source: str = "composefs", is_system_root: bool = False
-) -> AsyncIterator[int]:
-    """Mount a composefs image: an overlay of the EROFS image over the repository's objects, detached.
-
-    Needs Linux 6.6. It is stacked in a thread with a mount namespace of its own (see ``_scratch``); this process's
-    stays as it is. The image itself is not verified here.
-
-    Args:
-        image_fd: The EROFS image, open for reading.
-        objects_fd: The repository's ``objects`` directory; before Linux 6.15 by a path of the mount table, not through
-            a detached clone (`open_writable`).
-        require_verity: A file whose object has no matching fs-verity digest cannot be opened (``EIO``).
-        source: The mount's source field; bootc's is ``composefs:<digest>``.
-        is_system_root: Set-user-id programs and devices have their effect.
-
-    Yields:
-        A descriptor of the root directory, valid inside the block.
-
-    Raises:
-        MountError: The kernel refused.
-    """
-
-    def make(held: Held) -> int:
-        # Here: before Linux 6.15 a mount can be cloned only in the namespace that it belongs to.
-        clone_fd = held.add(_core.clone_mount(objects_fd))
-
-        def stack() -> int:
-            with open_scratch() as scratch:
-                return scratch.make_composefs(
-                    image_fd,
-                    clone_fd,
-                    require_verity=require_verity,
-                    source=source,
-                    is_system_root=is_system_root,
-                )
-
-        return _open_root_of(held, held.add(_core.call_with_private_mounts(stack)))
-
-    async with hold_mount("the composefs overlay", make) as fd:
         yield fd
 
 

@@ -79,7 +79,7 @@ class Scratch:
         Args:
             image_fd: The image.
             objects_fd: A detached clone of the repository's ``objects``.
-            require_verity: As for ``mounts.mount_composefs``; so are the rest.
+            require_verity: A file whose object has no matching fs-verity digest cannot be opened (``EIO``).
             source: The mount's source field.
             is_system_root: Set-user-id programs and devices have their effect.
 

@@ -116,11 +116,6 @@ class FatDirectory:
     entries: tuple[FatEntry, ...]
     dots: tuple[int | None, int | None]
 
-    @property
-    def is_readable_by_firmware(self) -> bool:
-        """EDK II shows its entries; otherwise it takes the directory for empty."""
-        return self.chain.is_whole
-
     def find(self, name: str) -> FatEntry | None:
         """Find an entry by its long or short name, whatever the case."""
         wanted = name.upper()

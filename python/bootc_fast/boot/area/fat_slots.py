@@ -74,11 +74,6 @@ class SlotTable:
     free_after_end: int
     torn_names: tuple[str, ...]
 
-    @property
-    def free_slots(self) -> int:
-        """All free slots, deleted ones included."""
-        return sum(self.free_runs)
-
     def has_room_for(self, names: list[str]) -> bool:
         """Tell whether Linux would place these new names, in this order, without another cluster."""
         runs = list(self.free_runs)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.loaders.entry import MenuEntry
 
-_BLANKS = b" \t"
 _END = b";&|<>"
 _VARIABLE = re.compile(rb"\$(?:\{(?P<braced>[^}]*)\}|(?P<name>[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?@*#]))")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
