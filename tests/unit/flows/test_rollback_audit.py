@@ -9,7 +9,7 @@ import flowkit
 import pytest
 from unit.flows.test_rollback_oddities import Updated
 
-from bootc_fast import lab
+from bootc_fast import lab, message_ids
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
@@ -351,7 +351,8 @@ def test_the_journal_gets_bootcs_id_the_kind_and_the_digests(make: Callable[...,
     with _listen(path) as receiver:
         for kind, target in (("rollback", updated.previous), ("revert", updated.booted)):
             assert updated.roll_back()[0] == 0
-            fields = _fields(receiver.recv(1 << 16))
+            fields, changed = _fields(receiver.recv(1 << 16)), _fields(receiver.recv(1 << 16))
+            assert changed["MESSAGE_ID"] == message_ids.BOOT_ORDER_CHANGED.encode()
             assert fields["MESSAGE_ID"] == b"26f3b1eb24464d12aa5e7b544a6b5468"
             assert fields["BOOTC_FAST_OPERATION"] == b"rollback"
             assert fields["BOOTC_ROLLBACK_TYPE"] == kind.encode()
