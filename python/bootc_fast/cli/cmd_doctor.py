@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Finds what power cuts and other tools leave on the boot partition: entries that are torn, double or absent, an
-exchange of the sets that was cut, a stale staged set, kernels that are missing or damaged, and on FAT broken
-directories and names that share clusters. Without --repair it says what it would do and writes nothing.
+Finds what power cuts and other tools leave on the boot partition: entries that are torn, double or absent, a lost
+grub2/user.cfg, an exchange of the sets that was cut, sets left beside it, a stale staged set, kernels that are missing
+or damaged, a file system that is read-only, and on FAT broken directories and names that share clusters. Without
+--repair it says what it would do and writes nothing. A FAT whose directories are broken is not written to: it says
+which `fsck.fat -a` comes first, on the unmounted partition.
 Exits with 0 where nothing is wrong any more, else with 7.
 """
 EPILOG = """\
