@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.beside import remove_outdated
+from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
@@ -40,6 +41,8 @@ class Repair:
         made: Entries to write for deployments that have none.
         user_cfg: GRUB's menuentries for them, as a whole ``user.cfg``.
         writes_menu: The set of entries is written anew.
+        collects: Boot files of deployments that are gone go, all but those of `known`.
+        known: Deployments with a state directory.
         removes_sets: Sets beside the live one that a cut left go, where that is safe.
         keeps_staged: An update waits for its finalize: its set stays.
         protected: Deployments whose boot files stay, however short space is.
@@ -50,6 +53,8 @@ class Repair:
     made: tuple[MenuEntry, ...] = ()
     user_cfg: bytes = b""
     writes_menu: bool = False
+    collects: bool = False
+    known: Collection[VerityDigest] = ()
     removes_sets: bool = False
     keeps_staged: bool = False
     protected: Collection[VerityDigest] | None = None
@@ -99,18 +104,25 @@ def repair_volumes(
         except OSError as error:
             raise FileSystemError(f"writing {escape_bytes(path)}: {reason_of(error)}") from error
     warnings = (*warnings, *(remove_outdated(boot) if repair.removes_sets else ()))
-    if not repair.writes_menu:
-        return warnings
-    menu = read_menu()
+    if repair.writes_menu:
+        warnings = (*warnings, *_write_menu(boot, esp, repair, read_menu(), set_variable))
+    if repair.collects:
+        warnings = (*warnings, *collect_volumes(boot, esp, read_menu(), known=repair.known).warnings)
+    return warnings
+
+
+def _write_menu(
+    boot: BootVolume, esp: BootVolume | None, repair: Repair, menu: BootMenu, set_variable: VariableSetter | None
+) -> tuple[str, ...]:
     menu = _add_made(repair, menu)
     order = _choose_order(repair, menu)
     if not order:
-        return (*warnings, "no deployment has an entry whose files are all there: the entries stay as they are")
+        return ("no deployment has an entry whose files are all there: the entries stay as they are",)
     plan = plan_menu(menu, order=order, staged=None)
     if repair.keeps_staged:
         plan = replace(plan, removes_staged=False)
     published = publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=repair.protected)
-    return (*warnings, *plan.warnings, *published.warnings)
+    return (*plan.warnings, *published.warnings)
 
 
 def _add_made(repair: Repair, menu: BootMenu) -> BootMenu:

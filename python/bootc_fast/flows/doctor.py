@@ -11,7 +11,7 @@ Source:
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.entries.beside import BESIDE_NAMES
 from bootc_fast.boot.entries.duplicates import count_duplicates
+from bootc_fast.boot.entries.garbage import list_named_paths
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.reader import LOADER_DIRECTORY, UKI_DIRECTORIES
 from bootc_fast.boot.entries.variables import make_variable_setter
@@ -114,6 +115,7 @@ class _Diagnosis:
     is_read_only: bool = False
     needs_menu: bool = False
     has_old_sets: bool = False
+    collects: bool = False
 
     @property
     def wanted(self) -> tuple[VerityDigest, ...]:
@@ -200,6 +202,7 @@ async def _diagnose(host: Host, survey: Survey, look: BootLook, *, is_ours_writa
     await _check_absent_entries(found)
     _check_menu(found)
     await run_blocking(_check_sets, found)
+    await run_blocking(_check_kernel_directories, found)
     return found
 
 
@@ -389,6 +392,28 @@ def _check_sets(found: _Diagnosis) -> None:
         found.findings.append(Finding("set-leftover", detail, "remove it where that is safe", is_harmless=True))
 
 
+def _check_kernel_directories(found: _Diagnosis) -> None:
+    """Half of a kernel's directory, as a staging that was cut leaves it: bootc's commands stop at one."""
+    menu, volume = found.look.menu, RealVolume(found.look.area.boot_fd)
+    base = menu.record.kernel_directory
+    directory = volume.open_directory(base)
+    if directory is None:
+        return
+    with closing(directory):
+        names = directory.list_names()
+    named = list_named_paths(menu)
+    for name in names:
+        digest = parse_artifact_digest(name + b".efi")
+        path = b"/" + (base + b"/" + name if base else name)
+        if digest is None or digest in found.survey.with_state or volume.find_size(path + b"/vmlinuz"):
+            continue
+        if volume.find_size(path) is not None or any(one.startswith(path.lower() + b"/") for one in named):
+            continue
+        found.collects = True
+        detail = f"{escape_bytes(path)} has no kernel, and no entry names it"
+        found.findings.append(Finding("kernel-directory-torn", detail, "remove it", is_harmless=True))
+
+
 def _add_menu(found: _Diagnosis, kind: str, detail: str, repair: str) -> None:
     found.needs_menu = True
     found.findings.append(Finding(kind, detail, repair))
@@ -408,6 +433,8 @@ async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
         made=tuple(found.made),
         user_cfg=found.user_cfg,
         writes_menu=found.needs_menu,
+        collects=found.collects,
+        known=survey.with_state,
         removes_sets=found.has_old_sets,
         keeps_staged=survey.marker is not None,
         protected=list_protected(survey, look.menu),

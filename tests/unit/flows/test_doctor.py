@@ -212,6 +212,23 @@ def test_sets_that_a_cut_left_beside_the_live_one_are_found_and_removed(
     assert lab.boot(case.host).digest == case.staged
 
 
+@pytest.mark.parametrize(("loader", "boot_type"), BLS)
+def test_half_a_kernels_directory_of_nobody_is_found_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    case = _ready(tmp_path, capsys, loader, boot_type)
+    half = _kernel(case).parent.with_name("bootc_composefs-" + "f" * 128)
+    half.mkdir()
+    (half / "initrd").write_bytes(b"half")
+    before = snapshot(case.root)
+    code, found = _doctor(case, capsys)
+    assert (code, snapshot(case.root)) == (0, before)
+    assert [one["kind"] for one in found["findings"]] == ["kernel-directory-torn"]  # type: ignore[attr-defined]
+    assert _doctor(case, capsys, "--repair")[1]["remaining"] == []
+    assert not half.exists()
+    assert lab.boot(case.host).digest == case.staged
+
+
 def test_status_names_doctor_where_it_mends_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
     assert "bootc-fast doctor" not in "".join(run(capsys, "status", "--root", case.root)[1:])
