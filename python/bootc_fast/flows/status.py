@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
+from bootc_fast.composefs.addons import find_stray_addons
 from bootc_fast.composefs.boot_files import check_boot_files, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
@@ -99,6 +100,8 @@ async def get_status(
         staged_status = await _judge_staged(survey, boot, stack, record) if survey.marker else None
         if survey.marker is not None and boot is not None:
             notes += await find_lost_arguments(survey, boot, survey.marker.digest)
+        if boot is not None:
+            notes += await run_blocking(find_stray_addons, boot)
         survey = await _verify_images(survey, boot, stack)
         status = await run_blocking(lambda: _arrange(survey, boot, staged_status, record=record, notes=notes))
         if boot is not None:
