@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: powercut faults soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
+.PHONY: powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ soak: setup build ## 200 updates and rollbacks in one process, and a /etc of a m
 powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; an hour
 	tools/make-rootfs trixie build/rootfs/trixie
 	PYTHONPATH=tests $(BIN)/python -m powercut $(POWERCUT)
+
+fuzz: setup build ## Fuzz every Python parser for FUZZ_SECONDS (30) each, two at a time; FUZZ_CORPUS=DIR keeps what is learnt
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-30} $(BIN)/python -m pytest tests/fuzz
 
 bench: setup build ## Benchmarks against the peers, release build; BENCH="--etc-files=1000 --rounds=3" for less
 	cargo build -q --release -p bootc-fast-crosscheck --example composefs-dump

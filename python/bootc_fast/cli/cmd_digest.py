@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bootc_fast import _core
 from bootc_fast.cli.render import print_json
 from bootc_fast.errors import UsageError
+from bootc_fast.machine.files import open_regular
 from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _digest_files(paths: Sequence[bytes], options: _Options) -> Iterator[tuple[b
     contents: list[bytes] = []
     size_bytes = 0
     for path in paths:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path, or_pipe=True)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL_FILE_BYTES:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, UsageError, VerityMismatchError
+from bootc_fast.machine.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -62,10 +63,11 @@ def open_image(path: Path) -> Generator[Image]:
 
     Raises:
         ImageFormatError: It is no EROFS image that can be walked.
-        OSError: The file cannot be opened or mapped.
+        UsageError: It is no regular file.
+        OSError: The file cannot be opened or read.
     """
     with ExitStack() as stack:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         stack.callback(os.close, fd)
         yield _core.Image.open(fd)
 
@@ -99,7 +101,9 @@ def open_object(objects_fd: int, digest: str, *, check: Callable[[], object] = _
     path = f"{digest[:2]}/{digest[2:]}"
     with ExitStack() as stack:
         try:
-            fd = _core.open_in_root(objects_fd, path.encode(), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Without waiting, in case somebody put a FIFO there.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = _core.open_in_root(objects_fd, path.encode(), flags)
         except FileNotFoundError as error:
             raise InvalidStateError(f"object {digest} is missing") from error
         stack.callback(os.close, fd)
@@ -180,7 +184,7 @@ def verify_image(
     if expected is None and _DIGEST.fullmatch(name):
         expected = name
     with ExitStack() as stack:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         stack.callback(os.close, fd)
         algorithm = _ALGORITHMS[len(expected)] if expected else "sha512"
         digest = _core.digest_fd(fd, algorithm=algorithm, check=check)

@@ -18,6 +18,11 @@ GRUBENV = b"grubenv"
 
 GRUBENV_HEADER = b"# GRUB Environment Block\n"
 
+# Possessive: what does not match is not tried again in every other way.
+_LINE = re.compile(rb"(?P<key>(?:\\.|[^\\\n=])*+)(?:=(?P<value>(?:\\.|[^\\\n])*+))?\n", re.DOTALL)
+
+_MAX_PLACE_DIGITS = 9
+
 GRUBENV_KEYS = {OverrideKind.GRUB_NEXT: b"next_entry", OverrideKind.GRUB_SAVED: b"saved_entry"}
 """Its variables that pick an entry, in GRUB's precedence."""
 
@@ -30,11 +35,17 @@ def parse_grubenv(raw: bytes) -> dict[bytes, bytes]:
     """
     if not raw.startswith(GRUBENV_HEADER):
         return {}
-    found: dict[bytes, bytes] = {}
-    for line in re.findall(rb"(?:\\.|[^\\\n])*\n", raw[len(GRUBENV_HEADER) : raw.rfind(b"\n") + 1], re.DOTALL):
-        key, separator, value = line[:-1].partition(b"=")
-        if separator and not line.startswith(b"#"):
-            found[key] = re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL)
+    return {key: re.sub(rb"\\(.)", rb"\1", match["value"], flags=re.DOTALL) for key, match in _assignments(raw)}
+
+
+def _assignments(raw: bytes) -> list[tuple[bytes, re.Match[bytes]]]:
+    """Find the lines that set a variable: a value may have line ends of its own, which begin none."""
+    found: list[tuple[bytes, re.Match[bytes]]] = []
+    at = len(GRUBENV_HEADER)
+    while match := _LINE.match(raw, at):
+        if match["value"] is not None and match["key"][:1] != b"#":
+            found.append((match["key"], match))
+        at = match.end()
     return found
 
 
@@ -46,13 +57,11 @@ def read_variables(grubenv: bytes | None) -> dict[bytes, bytes]:
 def replace_grubenv_value(raw: bytes, key: bytes, value: bytes) -> bytes | None:
     """Return the block with another value of `key`, of the same length; None where it does not fit."""
     escaped = value.replace(b"\\", b"\\\\").replace(b"\n", b"\\\n")
-    body = raw[len(GRUBENV_HEADER) :]
-    match = re.search(rb"(?m)^" + re.escape(key) + rb"=(?:\\.|[^\\\n])*\n", body)
-    if match is None or not raw.startswith(GRUBENV_HEADER):
+    # Of several the last one counts.
+    lines = [match for name, match in _assignments(raw) if name == key] if raw.startswith(GRUBENV_HEADER) else []
+    if not lines:
         return None
-    changed = body[: match.start()] + key + b"=" + escaped + b"\n" + body[match.end() :]
-    stripped = changed.rstrip(b"#")
-    padded = GRUBENV_HEADER + stripped
+    padded = (raw[: lines[-1].start("value")] + escaped + raw[lines[-1].end("value") :]).rstrip(b"#")
     return padded.ljust(len(raw), b"#") if len(padded) <= len(raw) else None
 
 
@@ -70,8 +79,9 @@ def find_grub_match(override: LoaderOverride, shown: Sequence[MenuEntry]) -> Men
     for entry in shown:
         if override.value in (entry.grub_id, entry.title):
             return entry
-    number = override.value
-    return shown[int(number)] if number.isdigit() and int(number) < len(shown) else None
+    # Python refuses to make a number of some thousand digits.
+    number = override.value.lstrip(b"0")[:_MAX_PLACE_DIGITS] or b"0"
+    return shown[int(number)] if override.value.isdigit() and int(number) < len(shown) else None
 
 
 def explain_grub_first(entry: MenuEntry) -> str:  # noqa: ARG001 - the same for every entry

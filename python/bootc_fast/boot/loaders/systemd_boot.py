@@ -272,7 +272,7 @@ def parse_loader_conf(raw: bytes, key: bytes = b"default") -> bytes | None:
 
 def replace_loader_conf(raw: bytes, value: bytes, key: bytes = b"default") -> bytes:
     """Return loader.conf with another value where its key is last; all else stays."""
-    pattern = rb"(?m)^[ \t]*" + re.escape(key) + rb"[ \t]+([^\r\n]*?)[ \t]*$"
+    pattern = rb"(?m)^[ \t]*" + re.escape(key) + rb"[ \t]+([^\r\n \t][^\r\n]*?)[ \t]*$"
     matches = list(re.finditer(pattern, raw.replace(b"\r", b"\n")))
     if not matches:
         return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +16,8 @@ from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders import grub_fedora, systemd_boot
-from bootc_fast.boot.loaders.grubenv import GRUBENV_HEADER, parse_grubenv, replace_grubenv_value
+from bootc_fast.boot.loaders.entry import MenuEntry
+from bootc_fast.boot.loaders.grubenv import GRUBENV_HEADER, find_grub_match, parse_grubenv, replace_grubenv_value
 from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind, find_default
 from bootc_fast.boot.loaders.systemd_boot import parse_loader_conf, replace_loader_conf
 from bootc_fast.machine.host import open_host
@@ -218,3 +220,36 @@ def test_globs_match_as_systemd_boot_does() -> None:
 def test_grub_has_no_efi_overrides() -> None:
     variables = LoaderVariables(entry_default="x")
     assert grub_fedora.RULE.collect_overrides(b"default x", variables) == ()
+
+
+def test_a_line_inside_of_another_variables_value_is_none_of_the_block() -> None:
+    raw = (GRUBENV_HEADER + b"note=x\\\nsaved_entry=inside\nsaved_entry=old\n").ljust(1024, b"#")
+    changed = replace_grubenv_value(raw, b"saved_entry", b"new")
+    assert changed is not None
+    assert parse_grubenv(changed) == {b"note": b"x\nsaved_entry=inside", b"saved_entry": b"new"}
+
+
+def test_of_a_variable_that_is_set_twice_the_one_that_counts_is_changed() -> None:
+    raw = (GRUBENV_HEADER + b"saved_entry=a\nsaved_entry=b\n").ljust(1024, b"#")
+    changed = replace_grubenv_value(raw, b"saved_entry", b"new")
+    assert changed is not None
+    assert parse_grubenv(changed) == {b"saved_entry": b"new"}
+    assert b"saved_entry=a\n" in changed
+
+
+def test_a_block_without_line_ends_is_read_in_no_time() -> None:
+    raw = GRUBENV_HEADER + b"#" * (1 << 18)
+    started = time.monotonic()
+    assert parse_grubenv(raw + b"\\") == {}
+    assert replace_grubenv_value(raw, b"saved_entry", b"x") is None
+    assert time.monotonic() - started < 5
+
+
+def test_a_key_without_a_value_in_loader_conf_stays_one() -> None:
+    assert replace_loader_conf(b"default a\ndefault  \n", b"new") == b"default new\ndefault  \n"
+
+
+def test_a_number_of_ten_thousand_digits_is_no_place_in_the_menu() -> None:
+    menu = [MenuEntry(b"a.conf", b"")]
+    assert find_grub_match(LoaderOverride(OverrideKind.GRUB_SAVED, b"9" * 10_000), menu) is None
+    assert find_grub_match(LoaderOverride(OverrideKind.GRUB_SAVED, b"0"), menu) is menu[0]
