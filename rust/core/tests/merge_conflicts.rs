@@ -145,14 +145,78 @@ fn a_machine_id_that_is_not_real_is_an_ordinary_file() {
 
 #[test]
 fn labels_seals_and_the_overlays_attributes_are_no_edits() {
-    let p = ["a = 1 | xattr:security.selinux=p"];
-    let c = ["a = 1 | xattr:security.evm=c xattr:security.selinux=c xattr:trusted.overlay.x=c"];
-    let n = ["a = 2 | xattr:security.selinux=n"];
+    let p = ["a = 1 | xattr:security.selinux=p xattr:security.ima=p"];
+    let c = [
+        "a = 1 | xattr:security.evm=c xattr:security.ima=c xattr:security.selinux=p xattr:trusted.overlay.x=c",
+    ];
+    let n = ["a = 2 | xattr:security.ima=n xattr:security.selinux=n"];
     merge(&p, &c, &n).gives(&n).reports(&[]);
-    // Where C's content is kept, so is its label; where only its mode is, the label is N's.
-    merge(&p, &["a = 3 | xattr:security.selinux=c"], &n).gives(&["a = 3 | xattr:security.selinux=c"]);
-    merge(&p, &["a = 1 | mode=0600 xattr:security.selinux=c"], &n)
-        .gives(&["a = 2 | mode=0600 xattr:security.selinux=n"]);
+    let root = ["/ | xattr:security.selinux=c", "d/ | xattr:security.ima=c xattr:security.selinux=c"];
+    merge(&["/", "d/"], &root, &["/", "d/"]).gives(&["d/"]).reports(&[]);
+}
+
+#[test]
+fn a_label_merges_like_any_attribute_and_stays_where_the_admin_gave_it() {
+    let relabelled = |done: Done, count: u64| {
+        let found = done.report().warnings.iter().find_map(|warning| match warning {
+            Warning::LabelsKept { count, .. } => Some(*count),
+            _ => None,
+        });
+        assert_eq!(found.unwrap_or_default(), count);
+    };
+    let p = ["a = 1 | xattr:security.selinux=p"];
+    let n = ["a = 2 | xattr:security.selinux=n"];
+    // Whatever else became of the file: only C's own relabelling keeps a label.
+    for (c, r, count) in [
+        ("a = 1 | xattr:security.selinux=c", "a = 2 | xattr:security.selinux=c", 1),
+        ("a = 3 | xattr:security.selinux=p", "a = 3 | xattr:security.selinux=n", 0),
+        ("a = 3 | xattr:security.selinux=c", "a = 3 | xattr:security.selinux=c", 1),
+        ("a = 3 | xattr:security.selinux=n", "a = 3 | xattr:security.selinux=n", 0),
+        ("a = 3", "a = 3 | xattr:security.selinux=n", 0),
+        ("a = 1 | mode=0600 xattr:security.selinux=p", "a = 2 | mode=0600 xattr:security.selinux=n", 0),
+        ("a = 1 | mode=0600 xattr:security.selinux=c", "a = 2 | mode=0600 xattr:security.selinux=c", 1),
+    ] {
+        relabelled(merge(&p, &[c], &n).gives(&[r]), count);
+    }
+    // P without labels, as an image built without SELinux: N's label is the file's.
+    relabelled(
+        merge(&["a = 1"], &["a = 3 | xattr:security.selinux=c"], &n)
+            .gives(&["a = 3 | xattr:security.selinux=n"]),
+        0,
+    );
+    // Relabelling alone is reported as no edit, and in one line however many there are.
+    let label =
+        |label: &str| ["", "d", "d/e"].map(|path| format!("{path}/ | xattr:security.selinux={label}"));
+    let trees = ["p", "c", "n"].map(label);
+    let [p, c, n] = trees.each_ref().map(|lines| lines.each_ref().map(String::as_str));
+    relabelled(merge(&p, &c, &n).gives(&c).reports(&[]), 3);
+}
+
+#[test]
+fn what_is_computed_from_content_goes_with_the_content() {
+    let p = ["a = 1 | xattr:security.ima=p"];
+    let n = ["a = 2 | xattr:security.ima=n xattr:user.x=n"];
+    merge(&p, &["a = 1 | mode=0600 xattr:security.ima=c"], &n)
+        .gives(&["a = 2 | mode=0600 xattr:security.ima=n xattr:user.x=n"]);
+    merge(&p, &["a = 3 | xattr:security.ima=c"], &n).gives(&["a = 3 | xattr:security.ima=c xattr:user.x=n"]);
+    merge(&p, &["a = 3"], &n).gives(&["a = 3 | xattr:user.x=n"]);
+}
+
+#[test]
+fn mode_bits_merge_class_by_class() {
+    // The admin opened the group, the image closed all but the owner's: others are closed, the group is the admin's.
+    merge(&["a = 1"], &["a = 1 | mode=0664"], &["a = 2 | mode=0600"])
+        .gives(&["a = 2 | mode=0660"])
+        .reports(&["k a", "i a"]);
+    merge(&["a = 1"], &["a = 1 | mode=0755"], &["a = 2 | mode=0640"])
+        .gives(&["a = 2 | mode=0755"])
+        .reports(&["k a", "i a"]);
+    merge(&["a = 1"], &["a = 1 | mode=4755"], &["a = 2"]).gives(&["a = 2 | mode=4755"]).reports(&["k a"]);
+    merge(&["d/ | mode=1777"], &["d/ | mode=0777"], &["d/ | mode=1755"]).gives(&["d/"]).reports(&["k d"]);
+    // An owning group that the admin chose gets no bits that the image gives to its own group.
+    merge(&["a = 1 | mode=0600"], &["a = 1 | mode=0600 gid=100"], &["a = 2 | mode=0640 gid=4"])
+        .gives(&["a = 2 | mode=0600 gid=100"])
+        .reports(&["k a", "i a"]);
 }
 
 #[test]

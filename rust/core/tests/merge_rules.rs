@@ -130,9 +130,7 @@ fn directory_metadata_changed_and_directory_merges_attributes_and_children() {
     )
     .gives(&["d/ | mode=0700 uid=5", "d/x = 3", "d/y = 2"])
     .reports(&["k d", "k d/y"]);
-    merge(&["d/"], &["d/ | mode=0700"], &["d/ | mode=0750"])
-        .gives(&["d/ | mode=0700"])
-        .reports(&["k d", "i d"]);
+    merge(&["d/"], &["d/ | mode=0700"], &["d/ | mode=0750"]).gives(&["d/ | mode=0700"]).reports(&["k d"]);
     merge(&["/ | mode=0755"], &["/ | mode=0700"], &["/ | uid=1"])
         .gives(&["/ | mode=0700 uid=1"])
         .reports(&["k "]);

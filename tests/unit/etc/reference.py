@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 Node: TypeAlias = dict[str, Any]
 
-IGNORED = ("security.selinux", "security.evm")
+LABEL = "security.selinux"
+IGNORED = (LABEL, "security.evm", "security.ima")
 BLANK_IDS = (b"", b"uninitialized")
 
 
@@ -146,7 +147,7 @@ def _merge(  # noqa: PLR0911, PLR0912
         _merge_children((base, c, n), path, out, node)
         return {b"": node}
     if p is not None and not p_dir and not c_dir and _same_leaf(p, c):
-        return {b"": n} if n is not None else {}
+        return {b"": _relabelled(p, c, n)} if n is not None else {}
     if p_dir and c_dir:
         assert p is not None
         if n is None:
@@ -249,15 +250,51 @@ def _merge_attributes(p: Node | None, c: Node, n: Node, path: bytes, out: Outcom
 
     content = pick((p or c)["content"], c["content"], n["content"])
     source = n if content == n["content"] else c
-    merged = {key: value for key, value in source["attributes"].items() if key in IGNORED}
+    merged = {key: value for key, value in source["attributes"].items() if key in IGNORED and key != LABEL}
+    labels = [None if side is None else side["attributes"].get(LABEL) for side in (p, c, n)]
+    label = labels[2] if None in labels[:2] or labels[0] == labels[1] else labels[1]
+    if label is not None:
+        merged[LABEL] = label
     if c["kind"] == "link":
         merged["mode"] = source["attributes"]["mode"]
     sides = [{} if side is None else _counting(side) for side in (p, c, n)]
+    modes = [side.pop("mode", 0) for side in sides]
     for key in set().union(*sides):
         value = pick(*(side.get(key) for side in sides))
         if value is not None:
             merged[key] = value
+    if c["kind"] != "link":
+        bits = [pick(*(mode >> shift & 7 for mode in modes)) for shift in (9, 6, 3, 0)]
+        present = [(side["gid"], mode) for side, mode in zip(sides, modes, strict=True) if side]
+        limited = _limit(bits, merged["gid"], present)
+        if limited != bits:
+            out.ignored.add(path)
+        merged["mode"] = sum(value << shift for value, shift in zip(limited, (9, 6, 3, 0), strict=True))
     return {**source, "attributes": merged}
+
+
+def _relabelled(p: Node, c: Node, n: Node) -> Node:
+    """N's leaf, but for a label that the admin gave to what N still has."""
+    old, label = p["attributes"].get(LABEL), c["attributes"].get(LABEL)
+    if n["kind"] != c["kind"] or None in {old, label} or old == label:
+        return n
+    return {**n, "attributes": {**n["attributes"], LABEL: label}}
+
+
+def _limit(bits: list[int], gid: int, sides: list[tuple[int, int]]) -> list[int]:
+    """Take from the owning group and from the others what no side grants to a member of some of the groups."""
+    special, owner, group, other = bits
+    groups = {gid for gid, _ in sides}
+    for number in range(1 << len(groups)):
+        person = {name for place, name in enumerate(sorted(groups)) if number >> place & 1}
+        granted = 0
+        for owning, mode in sides:
+            granted |= mode >> 3 & 7 if owning in person else mode & 7
+        if gid in person:
+            group &= granted
+        else:
+            other &= granted
+    return [special, owner, group, other]
 
 
 def _keep_machine_id(c: Node, n: Node, out: Outcome) -> None:

@@ -83,9 +83,21 @@ def test_nothing_that_the_admin_wrote_is_lost(triple: Triple, strategy: str) -> 
         old = without_labels(pristine).get(path)
         if old is None or old[:2] != (kind, content):
             assert result[place][:2] == (kind, content), path
-        changed = dict(attributes).items() - (dict(old[2]).items() if old and old[0] == kind else set())
+        changed = dict(dict(attributes).items() - (dict(old[2]).items() if old and old[0] == kind else set()))
+        mode = changed.pop("mode", None)
         if changed:
-            assert changed <= dict(result[place][2]).items(), path
+            assert changed.items() <= dict(result[place][2]).items(), path
+        if mode is not None and kind != "link":
+            before = dict(old[2])["mode"] if old and old[0] == kind else ~mode
+            assert_bits_kept(before, mode, dict(attributes)["gid"], dict(result[place][2]))
+
+
+def assert_bits_kept(before: int, mode: int, gid: int, found: dict[str, Any]) -> None:
+    """Of each class that the admin changed; fewer only where the image changed the owning group."""
+    for shift in (9, 6, 3, 0):
+        bits, kept = mode >> shift & 7, found["mode"] >> shift & 7
+        if bits != before >> shift & 7:
+            assert kept == bits or (shift < 6 and found["gid"] != gid and not kept & ~bits)
 
 
 @LAW
@@ -148,7 +160,7 @@ def leaves(root: Node) -> dict[bytes, tuple[Any, ...]]:
 
 def without_labels(entries: dict[bytes, tuple[Any, ...]]) -> dict[bytes, tuple[Any, ...]]:
     def strip(attributes: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-        return tuple(item for item in attributes if item[0] != "security.selinux")
+        return tuple(item for item in attributes if item[0] not in reference.IGNORED)
 
     return {path: (kind, content, strip(attributes)) for path, (kind, content, attributes, *_) in entries.items()}
 

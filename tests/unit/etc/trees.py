@@ -32,7 +32,14 @@ TYPE_BITS = {
 CONTENTS = (b"", b"one", b"two", b"six")
 IDS = (b"", b"uninitialized\n", b"0123456789abcdef" * 2 + b"\n", b"f" * 32, b"no id", b"0" * 32)
 MODES = (0o644, 0o600, 0o4755, 0o000)
-XATTRS = (("trusted.a", b"1"), ("trusted.b", b""), ("security.selinux", b"label"), ("trusted.a", b"2"))
+XATTRS = (
+    ("trusted.a", b"1"),
+    ("trusted.b", b""),
+    ("security.selinux", b"label"),
+    ("trusted.a", b"2"),
+    ("security.selinux", b"other label"),
+    ("security.ima", b"measured"),
+)
 MAX_DEPTH = 3
 
 

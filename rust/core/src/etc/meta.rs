@@ -2,19 +2,30 @@
 
 use std::borrow::Cow;
 
-use super::acl;
+use super::acl::{self, Classes};
 use super::attributes::PERMISSIONS;
 use crate::tree::{FileType, Node};
 
 /// Extended attributes with their values; a value is made anew only where an ACL has to follow a mode.
 pub(super) type Xattrs<'t> = Vec<(&'t [u8], Cow<'t, [u8]>)>;
 
-/// Attributes that never make two things differ (spec etc-merge.md): labels, the overlay's own, EVM's seal.
+/// SELinux's label: relabelling alone is no edit, but an admin's relabel stays.
+const LABEL: &[u8] = b"security.selinux";
+
+/// Attributes that never make two things differ (spec etc-merge.md): labels, the overlay's own, and what is computed
+/// from content, IMA's measurement and EVM's seal.
 ///
-/// R has those of the side whose content it has, and N's where that is a matter of choice; `security.evm` is
-/// never written, since it seals one inode of one file system.
+/// R has those of the side whose content it has, but the label ([`Blend::label_kept`]); `security.evm` is never
+/// written, since it seals one inode of one file system.
 pub(super) fn is_ignored(name: &[u8]) -> bool {
-    name == b"security.selinux" || name == b"security.evm" || name.starts_with(b"trusted.overlay.")
+    matches!(name, LABEL | b"security.evm" | b"security.ima") || name.starts_with(b"trusted.overlay.")
+}
+
+/// The label of C, where the admin gave it: P has another one, and N has not come to the same.
+pub(super) fn kept_label<'t>(p: Option<Node<'_>>, c: Node<'t>, n: Node<'_>) -> Option<&'t [u8]> {
+    let current = c.xattr(LABEL)?;
+    let old = p?.xattr(LABEL)?;
+    (current != old && n.xattr(LABEL) != Some(current)).then_some(current)
 }
 
 /// Permission bits as they count: a symlink has none.
@@ -46,30 +57,34 @@ pub(super) struct Blend<'t> {
     pub(super) kept: Vec<&'static str>,
     /// Names of what both changed, each otherwise.
     pub(super) ignored: Vec<&'static str>,
-    /// All attributes that count are C's.
+    /// All attributes, the label too, are C's.
     pub(super) is_current: bool,
+    /// The label is the admin's, and neither P's nor N's.
+    pub(super) is_label_kept: bool,
 }
 
 impl<'t> Blend<'t> {
     /// Merges one by one: where C is as P, N's; else C's. Without a P, every difference is C's.
     ///
-    /// `labels`: whose ignored attributes R gets.
-    pub(super) fn of(p: Option<Node<'t>>, c: Node<'t>, n: Node<'t>, labels: Node<'t>) -> Self {
+    /// `content`: whose content R gets, and so what is computed from content.
+    pub(super) fn of(p: Option<Node<'t>>, c: Node<'t>, n: Node<'t>, content: Node<'t>) -> Self {
         let mut picker = Picker::default();
         let owner = |node: Node<'_>| (node.stat().uid, node.stat().gid);
         let uid = picker.pick("owner", p.map(|p| owner(p).0), owner(c).0, owner(n).0);
         let gid = picker.pick("group", p.map(|p| owner(p).1), owner(c).1, owner(n).1);
-        let mode_kept = picker.kept.len();
-        let mode = picker.pick("mode", p.map(permissions), permissions(c), permissions(n));
-        let is_mode_kept = picker.kept.len() > mode_kept;
-        let mut xattrs = picker.xattrs(p, c, n);
-        let mode = acl::reconcile(mode, is_mode_kept, &mut xattrs);
+        let (mode, mut xattrs) = picker.mode_and_xattrs(p, c, n, gid);
+        let kept_label = kept_label(p, c, n);
+        let label = kept_label.or(n.xattr(LABEL));
         let is_current = mode == permissions(c)
             && (uid, gid) == owner(c)
+            && label == c.xattr(LABEL)
             && xattrs.iter().map(|(name, value)| (*name, value.as_ref())).eq(counting(c));
-        let ignored = labels.xattrs().filter(|xattr| is_ignored(xattr.name));
-        xattrs.extend(ignored.map(|xattr| (xattr.name, Cow::Borrowed(xattr.value))));
-        Self { permissions: mode, uid, gid, xattrs, kept: picker.kept, ignored: picker.ignored, is_current }
+        let computed = content.xattrs().filter(|xattr| is_ignored(xattr.name) && xattr.name != LABEL);
+        xattrs.extend(computed.map(|xattr| (xattr.name, Cow::Borrowed(xattr.value))));
+        xattrs.extend(label.map(|label| (LABEL, Cow::Borrowed(label))));
+        let Picker { kept, ignored } = picker;
+        let is_label_kept = kept_label.is_some();
+        Self { permissions: mode, uid, gid, xattrs, kept, ignored, is_current, is_label_kept }
     }
 }
 
@@ -85,17 +100,74 @@ impl Picker {
         if c == n || p == Some(c) {
             return n;
         }
-        if self.kept.last() != Some(&what) {
+        if !self.kept.contains(&what) {
             self.kept.push(what);
         }
-        if p != Some(n) && self.ignored.last() != Some(&what) {
+        if p != Some(n) && !self.ignored.contains(&what) {
             self.ignored.push(what);
         }
         c
     }
 
-    fn xattrs<'t>(&mut self, p: Option<Node<'t>>, c: Node<'t>, n: Node<'t>) -> Xattrs<'t> {
+    /// Permission bits, and the extended attributes that count, of an inode whose owning group is `gid`.
+    fn mode_and_xattrs<'t>(
+        &mut self,
+        p: Option<Node<'t>>,
+        c: Node<'t>,
+        n: Node<'t>,
+        gid: u32,
+    ) -> (u32, Xattrs<'t>) {
+        let classes =
+            |node: Node<'_>| Classes::of(permissions(node), node.stat().gid, node.xattr(acl::ACCESS));
+        let (Some(in_c), Some(in_n), Ok(in_p)) =
+            (classes(c), classes(n), p.map(classes).map_or(Ok(None), |found| found.map(Some).ok_or(())))
+        else {
+            // No kernel takes such an ACL, so that it comes out of no other merge than this one: one attribute of many.
+            let mode = self.pick("mode", p.map(permissions), permissions(c), permissions(n));
+            return (mode, self.xattrs(p, c, n, &|_| true));
+        };
+        let merged = self.classes(in_p.as_ref(), &in_c, &in_n, gid);
+        let special = |node: Node<'_>| permissions(node) & 0o7000;
+        let mode = self.pick("mode", p.map(special), special(c), special(n)) | merged.mode();
+        let mut xattrs = self.xattrs(p, c, n, &|name| name != acl::ACCESS);
+        let value = |node: Node<'t>| node.xattr(acl::ACCESS);
+        let mut sides = vec![(&in_n, value(n)), (&in_c, value(c))];
+        sides.extend(in_p.as_ref().zip(p).map(|(classes, p)| (classes, value(p))));
+        if let Some(value) = acl::spell(&merged, &sides) {
+            let at = xattrs.partition_point(|(name, _)| *name < acl::ACCESS);
+            xattrs.insert(at, (acl::ACCESS, value));
+        }
+        (mode, xattrs)
+    }
+
+    fn classes(&mut self, p: Option<&Classes>, c: &Classes, n: &Classes, gid: u32) -> Classes {
+        let mut merged = Classes::of(0, gid, None).unwrap_or_else(|| n.clone());
+        merged.owner = self.pick("mode", p.map(|p| p.owner), c.owner, n.owner);
+        merged.group = self.pick("mode", p.map(|p| p.group), c.group, n.group);
+        merged.other = self.pick("mode", p.map(|p| p.other), c.other, n.other);
+        merged.mask = self.pick("ACL", p.map(|p| p.mask), c.mask, n.mask);
+        for who in p.into_iter().chain([c, n]).flat_map(|side| side.named.keys()) {
+            let of = |side: &Classes| side.named.get(who).copied();
+            if let Some(bits) = self.pick("ACL", p.map(of), of(c), of(n)) {
+                merged.named.insert(*who, bits);
+            }
+        }
+        let sides: Vec<&Classes> = p.into_iter().chain([c, n]).collect();
+        if merged.limit(&sides) && !self.ignored.contains(&"mode") {
+            self.ignored.push("mode");
+        }
+        merged
+    }
+
+    fn xattrs<'t>(
+        &mut self,
+        p: Option<Node<'t>>,
+        c: Node<'t>,
+        n: Node<'t>,
+        is_wanted: &dyn Fn(&[u8]) -> bool,
+    ) -> Xattrs<'t> {
         let mut names: Vec<&[u8]> = counting(c).chain(counting(n)).map(|(name, _)| name).collect();
+        names.retain(|name| is_wanted(name));
         names.sort_unstable();
         names.dedup();
         let mut merged = Vec::with_capacity(names.len());

@@ -150,6 +150,7 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
         hidden: Hidden::new(input.hidden),
         policy: input.policy,
         report: MergeReport::default(),
+        labels_kept: None,
         path: Vec::new(),
         cancel,
         ticker: Ticker::new(cancel),
@@ -162,6 +163,7 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
     let has_links = trees.iter().any(|tree| tree.has_links());
     let (tree, content_from) = draft::build(&root, expected, has_links, &mut ticker)?;
     report.dangling_links = dangling_links(&tree, input.new_image, &mut ticker)?;
+    report.warnings.extend(merger.labels_kept.map(|(path, count)| Warning::LabelsKept { path, count }));
     let hidden = merger.hidden.all().map(|path| Warning::MountNotCrossed { path: path.to_vec() });
     report.warnings.extend(hidden);
     sort(&mut report);

@@ -1,5 +1,6 @@
 //! What a merge decided: the result R as a tree, where each of its contents comes from, and the report.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::tree::{NodeId, Tree};
@@ -96,24 +97,41 @@ pub enum Warning {
         /// Below /etc.
         path: Vec<u8>,
     },
+    /// SELinux labels that the admin gave are kept, on so many paths: relabelling is no edit, and yet stays.
+    LabelsKept {
+        /// The first of them, below /etc.
+        path: Vec<u8>,
+        /// All of them; at least 1.
+        count: u64,
+    },
 }
 
 impl Warning {
     /// The path that it is about, below /etc.
     #[must_use]
     pub fn path(&self) -> &[u8] {
-        let (Self::MountNotCrossed { path } | Self::SocketIgnored { path } | Self::Vanished { path }) = self;
+        let (Self::MountNotCrossed { path }
+        | Self::SocketIgnored { path }
+        | Self::Vanished { path }
+        | Self::LabelsKept { path, .. }) = self;
         path
     }
 
     /// What about the path, in words.
     #[must_use]
-    pub const fn text(&self) -> &'static str {
-        match self {
+    pub fn text(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::MountNotCrossed { .. } => "a mount point, not looked into: left as the new image has it",
             Self::SocketIgnored { .. } => "a socket, not carried over",
             Self::Vanished { .. } => "vanished while it was read, counts as deleted",
-        }
+            Self::LabelsKept { count: 1, .. } => "the SELinux label that it was given here is kept",
+            Self::LabelsKept { count, .. } => {
+                let others = count.saturating_sub(1);
+                return Cow::Owned(format!(
+                    "the SELinux label that it was given here is kept, and those of {others} more"
+                ));
+            }
+        })
     }
 }
 

@@ -57,11 +57,15 @@ impl<'a> Merger<'a> {
         if !blend.ignored.is_empty() {
             self.ignored(blend.ignored.join(", "));
         }
+        if blend.is_label_kept {
+            self.label_kept();
+        }
         let mut children = Vec::new();
         for names in Triples::new(p, Some(c), Some(n)) {
             self.entry(names, &mut children)?;
         }
         let is_image = blend.kept.is_empty()
+            && !blend.is_label_kept
             && children.len() == n.children().filter(counts).count()
             && children.iter().all(|child| child.is_image_child_of(n));
         if is_image {

@@ -3,7 +3,7 @@
 use super::{Drafts, Merger, image, kind};
 use crate::etc::content::ContentError;
 use crate::etc::draft::{Chosen, Draft, Made};
-use crate::etc::meta::{Blend, same_meta};
+use crate::etc::meta::{Blend, kept_label, same_meta};
 use crate::etc::result::Warning;
 use crate::tree::{FileType, Node};
 
@@ -21,7 +21,7 @@ impl<'a> Merger<'a> {
             match self.same_as_current(self.p, p, c)? {
                 None => return self.vanished(Some(p), n, out),
                 Some(true) if same_meta(p, c) => {
-                    out.extend(image(n));
+                    self.unchanged_leaf(p, c, n, out);
                     return Ok(());
                 }
                 Some(same) if n.is_some_and(|n| are_of_one_type(p, c, n)) => {
@@ -40,6 +40,18 @@ impl<'a> Merger<'a> {
             Some(n) if n.is_dir() => self.leaf_against_directory(p, c, n, out),
             Some(n) => self.leaf_against_leaf(p, c, n, out),
         }
+    }
+
+    /// N's, but for a label that the admin gave.
+    fn unchanged_leaf(&mut self, p: Node<'a>, c: Node<'a>, n: Option<Node<'a>>, out: &mut Drafts<'a>) {
+        let relabelled = n.filter(|n| are_of_one_type(p, c, *n) && kept_label(Some(p), c, *n).is_some());
+        let Some(n) = relabelled else {
+            out.extend(image(n));
+            return;
+        };
+        self.label_kept();
+        let blend = Blend::of(Some(p), c, n, n);
+        out.push(Draft::made(n.name(), Made::blended(blend, Chosen::new_image(n), Vec::new())));
     }
 
     /// Each attribute on its own.
@@ -74,11 +86,16 @@ impl<'a> Merger<'a> {
         if !ignored.is_empty() {
             self.ignored(ignored.join(", "));
         }
-        if kept.is_empty() {
+        if blend.is_label_kept {
+            self.label_kept();
+        }
+        if kept.is_empty() && !blend.is_label_kept {
             out.extend(image(Some(n)));
             return Ok(());
         }
-        self.kept(kept.join(", "));
+        if !kept.is_empty() {
+            self.kept(kept.join(", "));
+        }
         out.push(if is_content_kept && blend.is_current {
             Draft::whole(Chosen::current(c))
         } else {

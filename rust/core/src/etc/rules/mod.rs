@@ -14,7 +14,8 @@
 //! * A leaf that C and N both deleted or changed the same way is reported nowhere.
 //! * What is hidden by a mount, or is a socket, counts as unchanged: R has what N has.
 //! * A conflict with strategy `current` keeps C's directory whole, unchanged files included.
-//! * Mode bits and a POSIX ACL are one attribute to the kernel; see `acl.rs` for what R gets.
+//! * Mode bits and a POSIX ACL are one thing to the kernel, merged class by class; see `acl.rs`.
+//! * Where an image's leaf is kept or dropped as a whole, so is its label.
 //! * Of hard links, C's are kept among the names whose content R has from C, N's among those that it has from N.
 
 mod compare;
@@ -45,6 +46,8 @@ pub(super) struct Merger<'a> {
     pub(super) hidden: Hidden<'a>,
     pub(super) policy: &'a Policy,
     pub(super) report: MergeReport,
+    /// Where the admin's label stays: the first path, and how many.
+    pub(super) labels_kept: Option<(Vec<u8>, u64)>,
     /// Of the entry being decided.
     pub(super) path: Vec<u8>,
     pub(super) cancel: &'a dyn Cancel,
@@ -120,6 +123,11 @@ impl<'a> Merger<'a> {
     fn kept(&mut self, reason: impl Into<String>) {
         let change = self.change(reason);
         self.report.kept.push(change);
+    }
+
+    fn label_kept(&mut self) {
+        let (_, count) = self.labels_kept.get_or_insert_with(|| (self.path.clone(), 0));
+        *count = count.saturating_add(1);
     }
 
     fn deleted(&mut self, reason: impl Into<String>) {
