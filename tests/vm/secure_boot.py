@@ -9,11 +9,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pefile
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 from ukis import CERT_X509, Authority, make_authority, sign, signature_list
 
+from bootc_fast.boot.efi.pe import parse_pe
 from bootc_fast.lab.uki import build_uki
 
 if TYPE_CHECKING:
@@ -75,13 +75,10 @@ def write_enrolment(keys: Keys, work: Path) -> dict[str, Path | str]:
 
 def add_arguments(uki: Path, arguments: str, stub: bytes) -> None:
     """Build a UKI anew with more kernel arguments in front."""
-    with pefile.PE(uki, fast_load=True) as image:
-        found = {
-            section.Name.rstrip(b"\0").decode(): bytes(section.get_data()[: section.Misc_VirtualSize])
-            for section in image.sections
-        }
-    found[".cmdline"] = arguments.encode() + b" " + found[".cmdline"]
+    pe = parse_pe(uki.read_bytes())
     names = (".osrel", ".cmdline", ".uname", ".initrd", ".linux")
+    found = {name: pe.read_section(name) or b"" for name in names}
+    found[".cmdline"] = arguments.encode() + b" " + found[".cmdline"]
     uki.write_bytes(build_uki(stub, [(name, found[name]) for name in names]))
 
 

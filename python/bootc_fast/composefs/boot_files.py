@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
 from bootc_fast.boot.area.esp import open_boot_area
-from bootc_fast.boot.efi.firmware import read_loader_variables, read_secure_boot_state
+from bootc_fast.boot.efi.firmware import read_loader_variables
 from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot
@@ -21,11 +21,12 @@ from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from contextlib import AsyncExitStack
 
     from bootc_fast.boot.area.esp import BootArea
     from bootc_fast.boot.efi.firmware import LoaderVariables
+    from bootc_fast.boot.efi.uki import Uki
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.survey import Survey
@@ -132,7 +133,7 @@ async def check_boot_files(
         survey: The host's deployments.
         digest: The one that is to boot next.
         look: The boot directories.
-        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
         entry: Its entry; None takes the staged one, as a finalize does.
         role: What the deployment is here, for the error.
         hint: What to do about a damaged one.
@@ -172,6 +173,10 @@ async def check_boot_files(
         found = await hash_kernel(look, entry, expected=origin.boot_digest)
         if found is not None and found != origin.boot_digest:
             raise _damaged_error(entry.linux, origin.boot_digest, found, whose=whose, hint=hint)
+    if verify_signatures and look.variables.secure_boot and entry.linux is not None:
+        from bootc_fast.composefs.signatures import verify_kernel
+
+        return await verify_kernel(survey, look, entry)
     return []
 
 
@@ -229,10 +234,9 @@ async def _check_uki(
     damaged: Callable[[str, str], VerityMismatchError],
 ) -> list[str]:
     # Here, since parsing signatures takes as long to import as everything else a status needs.
-    from bootc_fast.boot.efi.uki import check_uki, parse_uki
+    from bootc_fast.boot.efi.uki import check_uki
 
-    data = await run_native(read_boot_file, look, path)
-    uki = await run_blocking(parse_uki, data)
+    uki = await run_native(read_boot_uki, look, path)
     await run_blocking(check_uki, uki, digest=digest)
     origin = survey.find_origin(digest)
     expected = None if origin is None else origin.boot_digest
@@ -240,14 +244,9 @@ async def _check_uki(
         raise damaged(expected, uki.boot_digest)
     if not (verify_signatures and look.variables.secure_boot):
         return []
-    from bootc_fast.boot.efi.secureboot import verify_uki
+    from bootc_fast.composefs.signatures import verify_program
 
-    state = await run_blocking(read_secure_boot_state, survey.host)
-    booted_entry = look.find_entry(survey.booted.digest)
-    booted = None
-    if booted_entry is not None and booted_entry.uki is not None and not booted_entry.missing:
-        booted = await run_native(read_boot_file, look, booted_entry.uki)
-    return await run_blocking(verify_uki, data, state, booted=booted)
+    return await verify_program(survey, look, uki.pe, "the UKI")
 
 
 def open_boot_file(look: BootLook, path: bytes) -> int:
@@ -318,14 +317,35 @@ def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], 
     return hasher.hexdigest()
 
 
-def read_boot_file(look: BootLook, path: bytes, *, check: Callable[[], object]) -> bytes:
-    """Read a boot file.
+def read_boot_uki(look: BootLook, path: bytes, *, check: Callable[[], object]) -> Uki:
+    """Open a boot file that is a UKI, or an addon of one: its headers are read now, kernel and initrd are hashed.
+
+    Raises:
+        BootEntryError: It is not there, or is none.
+        FileSystemError: It cannot be read, or is longer than ``MAX_BOOT_FILE_BYTES``.
+    """
+    from bootc_fast.boot.efi.uki import parse_uki
+
+    with reading_boot_file(look, path) as fd:
+        return parse_uki(fd, check=check)
+
+
+@contextmanager
+def reading_boot_file(look: BootLook, path: bytes) -> Generator[int]:
+    """Open a boot file; an ``OSError`` in the block is one of reading it.
 
     Raises:
         BootEntryError: It is not there.
         FileSystemError: It cannot be read, or is longer than ``MAX_BOOT_FILE_BYTES``.
     """
-    return b"".join(_read_chunks(look, path, check))
+    try:
+        fd = open_boot_file(look, path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error
 
 
 def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:

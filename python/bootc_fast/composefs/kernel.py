@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
 from bootc_fast.boot.loaders.grub_words import expand_variables
-from bootc_fast.composefs.boot_files import hash_files, read_boot_file
+from bootc_fast.composefs.boot_files import hash_files, read_boot_uki
 from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
@@ -90,15 +90,13 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
 
 
 async def read_entry_uki(look: BootLook, path: bytes) -> Uki:
-    """Read a UKI of a boot entry; some 100 MB.
+    """Open a UKI of a boot entry; of some 100 MB kernel and initrd are hashed.
 
     Raises:
         BootEntryError: It is none.
         FileSystemError: It cannot be read.
     """
-    from bootc_fast.boot.efi.uki import parse_uki
-
-    return await run_blocking(parse_uki, await run_native(read_boot_file, look, path))
+    return await run_native(read_boot_uki, look, path)
 
 
 async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None = None) -> str:
@@ -195,8 +193,6 @@ def _join(arguments: list[str]) -> str:
 
 def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) -> list[str]:
     """Read the command lines of the addons that systemd-stub appends: the loader's own, then the UKI's."""
-    from bootc_fast.boot.efi.uki import parse_uki
-
     found: list[str] = []
     base = look.area.boot_fd if look.area.esp_fd is None else look.area.esp_fd
     for directory in (b"loader/addons", path.replace(b"\\", b"/").strip(b"/") + b".extra.d"):
@@ -209,6 +205,6 @@ def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) ->
                 os.close(fd)
         for name in sorted(map(os.fsencode, names)):
             if name.lower().endswith(_ADDON_SUFFIX):
-                addon = parse_uki(read_boot_file(look, directory + b"/" + name, check=check))
+                addon = read_boot_uki(look, directory + b"/" + name, check=check)
                 found += [addon.cmdline] if addon.cmdline else []
     return found

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pefile
-
 from bootc_fast.boot.efi.firmware import read_loader_variables
+from bootc_fast.boot.efi.pe import parse_pe
 from bootc_fast.boot.entries.menu import BootMenu, read_menu
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
@@ -121,11 +120,8 @@ def _read_kernel_arguments(host: LabHost, entry: MenuEntry) -> str:
         return parse_entry(entry.raw.decode(errors="replace")).kernel_arguments
     (uki,) = _find_files(host, entry, entry.uki)
     try:
-        with pefile.PE(uki, fast_load=True) as image:
-            found = (section for section in image.sections if section.Name.rstrip(b"\0") == b".cmdline")
-            section = next(found, None)
-            text = b"" if section is None else bytes(section.get_data()[: section.Misc_VirtualSize])
-    except pefile.PEFormatError as error:
+        text = parse_pe(uki.read_bytes()).read_section(".cmdline") or b""
+    except BootEntryError as error:
         raise BootEntryError(f"lab {host.root}: {entry.label} names {uki.name}, which is no UKI") from error
     return text.rstrip(b"\0").decode(errors="replace").strip()
 

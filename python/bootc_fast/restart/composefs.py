@@ -189,11 +189,11 @@ def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int
 
 
 def _extract_sections(uki: Uki, stack: ExitStack) -> tuple[int, int | None]:
-    linux = uki.pe.find_section(".linux")
+    linux = uki.pe.iterate_section(".linux")
     if linux is None:
         raise BootEntryError("reading the UKI: it has no section .linux")
     # systemd-stub hands the microcode over before the rest.
-    found = [uki.pe.find_section(name) for name in (".ucode", ".initrd")]
+    found = [uki.pe.iterate_section(name) for name in (".ucode", ".initrd")]
     initrds = [part for part in found if part is not None]
     try:
         kernel = write_memfd("kernel", [linux], stack)

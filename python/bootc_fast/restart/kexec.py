@@ -79,8 +79,8 @@ def find_kexec_obstacle(host: Host) -> str | None:
     return None
 
 
-def write_memfd(name: str, parts: Iterable[bytes | memoryview], stack: ExitStack) -> int:
-    """Write parts into memory, each at a multiple of four bytes; blocks.
+def write_memfd(name: str, parts: Iterable[Iterable[bytes]], stack: ExitStack) -> int:
+    """Write parts, each in pieces, into memory at multiples of four bytes; blocks.
 
     Returns:
         A descriptor for reading only, which `stack` closes.
@@ -90,7 +90,8 @@ def write_memfd(name: str, parts: Iterable[bytes | memoryview], stack: ExitStack
         with os.fdopen(os.dup(fd), "wb") as file:
             for part in parts:
                 file.write(bytes(-file.tell() % _CPIO_ALIGNMENT))
-                file.write(part)
+                for piece in part:
+                    file.write(piece)
         read_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(fd)
@@ -112,7 +113,7 @@ def join_initrds(fds: list[int], stack: ExitStack) -> int | None:
     parts = []
     for fd in fds:
         with os.fdopen(os.dup(fd), "rb") as file:
-            parts.append(file.read())
+            parts.append([file.read()])
     return write_memfd("initrd", parts, stack)
 
 

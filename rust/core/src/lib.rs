@@ -5,6 +5,7 @@
 //! Everything that can take longer than 20 ms takes a [`cancel::Cancel`] and polls it.
 
 pub mod cancel;
+pub mod efi;
 pub mod erofs;
 pub mod etc;
 pub mod limits;

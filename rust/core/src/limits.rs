@@ -24,3 +24,7 @@ pub const MAX_TREE_CONTENT_BYTES: u64 = 1 << 28;
 pub const MAX_DUMP_CONTENT_BYTES: u64 = 1 << 20;
 /// Largest extended header of a tar archive: a hundred xattrs of 64 KiB, which no root tree comes near.
 pub const MAX_TAR_EXTENSION_BYTES: u64 = 1 << 23;
+/// Headers of a PE file are looked for in this much of it: 1 MiB; those of systemd's stub have 1 KiB.
+pub const MAX_PE_HEADERS_BYTES: usize = 1 << 20;
+/// Most sections of a PE file: Microsoft's "PE Format", the loader takes no more.
+pub const MAX_PE_SECTIONS: usize = 96;

@@ -2,6 +2,7 @@
 
 mod boot;
 mod call;
+mod efi;
 mod etc_apply;
 mod etc_plan;
 mod files;
@@ -21,6 +22,8 @@ mod _core {
 
     #[pymodule_export]
     use super::boot::{is_fat, sync_filesystem};
+    #[pymodule_export]
+    use super::efi::{Certificate, PeImage, SignedData, SignerInfo};
     #[pymodule_export]
     use super::etc_apply::{EtcApplied, apply_etc, list_etc_operations};
     #[pymodule_export]

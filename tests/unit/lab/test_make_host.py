@@ -7,10 +7,10 @@ import json
 import os
 from pathlib import Path
 
-import pefile
 import pytest
 
 from bootc_fast import _core, lab
+from bootc_fast.boot.efi.pe import parse_pe
 from bootc_fast.errors import InvalidStateError, UsageError
 from bootc_fast.types import Algorithm, BootType, Loader
 
@@ -18,9 +18,9 @@ ALL = [(loader, boot_type) for loader in Loader for boot_type in BootType]
 
 
 def _section(path: Path, name: bytes) -> bytes:
-    with pefile.PE(path, fast_load=True) as image:
-        found = next(section for section in image.sections if section.Name.rstrip(b"\0") == name)
-        return bytes(found.get_data()[: found.Misc_VirtualSize])
+    found = parse_pe(path.read_bytes()).read_section(name.decode())
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))

@@ -1,246 +1,139 @@
-"""Authenticode signatures: PKCS #7 SignedData over the digest of a PE file.
+"""Authenticode signatures: PKCS #7 SignedData over the digest of a PE file, verified as EDK II and shim do.
 
-ASN.1 is parsed by asn1crypto, keys and certificates are those of ``cryptography``.
+Both have the same code for it: AuthenticodeVerify and Pkcs7Verify of EDK II over OpenSSL's PKCS7_verify.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asn1crypto import algos, cms, core
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
-from bootc_fast.boot.efi.pe import PeFile, hash_image
-from bootc_fast.boot.efi.siglist import load_certificate
+from bootc_fast import _core
+from bootc_fast.boot.efi.chain import find_chain, name_of
+from bootc_fast.boot.efi.keys import DIGESTS, digest_of, is_message_signed_by
 from bootc_fast.errors import SignatureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-MAX_CHAIN = 16
-"""Longest chain of certificates; OpenSSL's and the firmware's default depth are larger and never needed."""
+    from bootc_fast.boot.efi.keys import Kind
 
 _SPC_INDIRECT_DATA = "1.3.6.1.4.1.311.2.1.4"
-_HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
-# DER: a SET OF in place of the implicit [0] that stands in the file.
-_SET_OF = b"\x31"
-
-
-class _DigestInfo(core.Sequence):  # type: ignore[misc]  # asn1crypto has no types
-    _fields = [("digest_algorithm", algos.DigestAlgorithm), ("digest", core.OctetString)]  # noqa: RUF012 - its API
-
-
-class _SpcIndirectData(core.Sequence):  # type: ignore[misc]  # asn1crypto has no types
-    _fields = [("data", core.Any), ("message_digest", _DigestInfo)]  # noqa: RUF012 - its API
+# ContentInfo with lengths of two bytes, then the type's OID and the content's tag: anything else EDK II takes for
+# SignedData without ContentInfo and wraps it once more, which then is none.
+_CONTENT_INFO = bytes.fromhex("06092a864886f70d010702a082")
+_OID_OFFSET = 4
+_LONG_SEQUENCE = bytes.fromhex("3082")
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature that fits its file's bytes.
+    """A decoded signature; says nothing yet about whether it fits or who is trusted.
 
     Attributes:
-        signer: The certificate whose key signed.
-        certificates: All that came with it, the signer among them.
+        signed: What was decoded.
+        certificates: All that came with it.
+        signers: Each signer with its certificate.
+        is_wrapped: Its outer structure has the one encoding that EDK II takes.
     """
 
-    signer: x509.Certificate
-    certificates: tuple[x509.Certificate, ...]
+    signed: _core.SignedData
+    certificates: tuple[_core.Certificate, ...]
+    signers: tuple[tuple[_core.SignerInfo, _core.Certificate], ...]
+    is_wrapped: bool
+
+    @property
+    def signer_names(self) -> str:
+        """For people."""
+        return ", ".join(name_of(certificate) for _, certificate in self.signers)
 
 
-def _load_certificates(signed: cms.SignedData) -> tuple[x509.Certificate, ...]:
-    # One that we cannot parse cannot be part of a chain either; one whose signature ends within a byte has been
-    # changed where cryptography does not look and OpenSSL does.
-    whole = (choice.chosen for choice in signed["certificates"] if not choice.chosen["signature_value"].unused_bits)
-    return tuple(filter(None, (load_certificate(certificate.dump()) for certificate in whole)))
-
-
-def _find_signer(
-    info: cms.SignerInfo, signed: cms.SignedData, certificates: tuple[x509.Certificate, ...]
-) -> x509.Certificate:
-    identifier = info["sid"]
-    for choice in signed["certificates"]:
-        certificate = choice.chosen
-        if identifier.name == "issuer_and_serial_number":
-            wanted = identifier.chosen
-            is_it = (
-                certificate.issuer.dump() == wanted["issuer"].dump()
-                and certificate.serial_number == wanted["serial_number"].native
-            )
-        else:
-            is_it = certificate.key_identifier == identifier.chosen.native
-        if is_it:
-            der = certificate.dump()
-            for loaded in certificates:
-                if loaded.fingerprint(hashes.SHA256()) == hashlib.sha256(der).digest():
-                    return loaded
-    raise SignatureError("verifying the UKI's signature: the signer's certificate is not in it")
-
-
-def _verify_with_key(certificate: x509.Certificate, info: cms.SignerInfo, signed_bytes: bytes) -> None:
-    algorithm = info["digest_algorithm"]["algorithm"].native
-    hasher = _HASHES.get(algorithm)
-    if hasher is None:
-        raise SignatureError(f"verifying the UKI's signature: the hash {algorithm} is not accepted")
-    signature, key = info["signature"].native, certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        is_pss = info["signature_algorithm"].signature_algo == "rsassa_pss"
-        scheme = padding.PSS(padding.MGF1(hasher), padding.PSS.AUTO) if is_pss else padding.PKCS1v15()
-        key.verify(signature, signed_bytes, scheme, hasher)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, signed_bytes, ec.ECDSA(hasher))
-    else:
-        raise SignatureError("verifying the UKI's signature: its key is neither RSA nor ECDSA")
-
-
-def _signed_bytes(info: cms.SignerInfo, content: bytes) -> bytes:
-    """Return what the key has signed: the attributes, which must name the content's digest, else the content."""
-    attributes = info["signed_attrs"]
-    if not attributes or isinstance(attributes, core.Void):
-        return content
-    values = {attribute["type"].native: attribute["values"] for attribute in attributes}
-    digest = hashlib.new(info["digest_algorithm"]["algorithm"].native, content).digest()
-    stated = values.get("message_digest")
-    if stated is None or len(stated) != 1 or not hmac.compare_digest(stated[0].native, digest):
-        raise SignatureError("verifying the UKI's signature: its attributes do not fit its content")
-    kind = values.get("content_type")
-    if kind is None or len(kind) != 1 or kind[0].dotted != _SPC_INDIRECT_DATA:
-        raise SignatureError("verifying the UKI's signature: its attributes are of another content type")
-    return _SET_OF + bytes(attributes.dump()[1:])
-
-
-def _parse(der: bytes) -> tuple[cms.SignedData, bytes, _SpcIndirectData]:
-    # Padding to 8 bytes follows the structure, so it is not loaded strictly.
-    outer = cms.ContentInfo.load(der)
-    if outer["content_type"].native != "signed_data":
-        raise SignatureError("verifying the UKI's signature: it is no PKCS #7 SignedData")
-    signed = outer["content"]
-    inner = signed["encap_content_info"]
-    if inner["content_type"].dotted != _SPC_INDIRECT_DATA:
-        raise SignatureError("verifying the UKI's signature: it is not over the digest of a PE file")
-    content = inner["content"].parse(_SpcIndirectData)
-    return signed, bytes(content.contents), content
-
-
-def _verify(pe: PeFile, der: bytes) -> Signature:
-    signed, content_bytes, content = _parse(der)
-    stated = content["message_digest"]
-    algorithm = stated["digest_algorithm"]["algorithm"].native
-    if algorithm not in _HASHES:
-        raise SignatureError(f"verifying the UKI's signature: the hash {algorithm} is not accepted")
-    if not hmac.compare_digest(hash_image(pe, algorithm), stated["digest"].native):
-        raise SignatureError("verifying the UKI's signature: the file was changed after it was signed")
-    if len(signed["signer_infos"]) != 1:
-        raise SignatureError(f"verifying the UKI's signature: it has {len(signed['signer_infos'])} signers, not one")
-    info = signed["signer_infos"][0]
-    if (signed["version"].native, info["version"].native) != ("v1", "v1"):
-        raise SignatureError("verifying the UKI's signature: its version is not 1")
-    # The firmware's OpenSSL hashes the content with the algorithms of this list only.
-    if info["digest_algorithm"]["algorithm"].dotted not in {
-        one["algorithm"].dotted for one in signed["digest_algorithms"]
-    }:
-        raise SignatureError("verifying the UKI's signature: its list of hashes lacks the signer's")
-    certificates = _load_certificates(signed)
-    signer = _find_signer(info, signed, certificates)
-    try:
-        _verify_with_key(signer, info, _signed_bytes(info, content_bytes))
-    except InvalidSignature as error:
-        raise SignatureError("verifying the UKI's signature: it is not of the signer's key") from error
-    return Signature(signer, certificates)
-
-
-def verify_signature(pe: PeFile, der: bytes) -> Signature:
-    """Check that a signature fits a file's bytes; says nothing about whether the signer is trusted.
-
-    Args:
-        pe: The file.
-        der: One entry of its table of signatures.
+def decode_signature(der: bytes) -> Signature:
+    """Decode one entry of a file's table of signatures; padding may follow.
 
     Raises:
-        SignatureError: It is malformed, is of something else, or does not fit.
+        SignatureError: OpenSSL would not decode it either, or finds no certificate of a signer in it.
 
     Source:
-        "Windows Authenticode Portable Executable Signature Format"; RFC 2315, 9.3.
+        "Windows Authenticode Portable Executable Signature Format"; RFC 2315, 9; OpenSSL ``PKCS7_get0_signers``.
     """
-    try:
-        return _verify(pe, der)
-    except SignatureError:
-        raise
-    except UnsupportedAlgorithm as error:
-        raise SignatureError(f"verifying the UKI's signature: {error}") from error
-    except Exception as error:
-        message = f"verifying the UKI's signature: it is malformed ({type(error).__name__})"
-        raise SignatureError(message) from error
+    signed = _core.SignedData.parse(der)
+    certificates = tuple(_core.Certificate.parse(one) for one in signed.certificates)
+    signers: list[tuple[_core.SignerInfo, _core.Certificate]] = []
+    for info in signed.signers:
+        found = [one for one in certificates if (one.issuer, one.serial) == (info.issuer, info.serial)]
+        if not found:
+            raise SignatureError("the signer's certificate is not in it")
+        signers.append((info, found[0]))
+    if not signers:
+        raise SignatureError("nobody has signed it")
+    is_wrapped = der[:2] == _LONG_SEQUENCE and der[_OID_OFFSET:].startswith(_CONTENT_INFO)
+    return Signature(signed, certificates, tuple(signers), is_wrapped)
 
 
-def _may_issue(certificate: x509.Certificate) -> bool:
-    """Say whether a certificate may sign others, as OpenSSL's ``check_ca`` decides, which the firmware uses."""
-    try:
-        extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        return False
-    usage, constraints = None, None
-    for extension in extensions:
-        if isinstance(extension.value, x509.KeyUsage):
-            usage = extension.value
-        elif isinstance(extension.value, x509.BasicConstraints):
-            constraints = extension.value
-    if usage is not None and not usage.key_cert_sign:
-        return False
-    if constraints is not None:
-        return constraints.ca
-    return usage is not None or (certificate.version is x509.Version.v1 and certificate.issuer == certificate.subject)
+def _iterate_misfits(signature: Signature, digest: bytes, known: frozenset[Kind]) -> Iterator[str]:
+    """Yield why a signature is not the signers' over a file's digest; nothing where it is."""
+    signed = signature.signed
+    if not signature.is_wrapped:
+        yield "its encoding is not the one that is accepted"
+    if signed.content_type != _SPC_INDIRECT_DATA:
+        yield "it is not over the digest of a PE file"
+    if not hmac.compare_digest(signed.content[-len(digest) :], digest):
+        yield "the file was changed after it was signed, or another hash is signed than is announced"
+    if not set(signed.digest_algorithms) <= DIGESTS.keys():
+        yield "it announces a hash that is not accepted"
+    for info, certificate in signature.signers:
+        if info.digest_algorithm not in signed.digest_algorithms:
+            yield "it does not announce its signer's hash"
+        message = signed.content
+        if info.attributes is not None:
+            stated = digest_of(DIGESTS[info.digest_algorithm], message)
+            if info.message_digest is None or not hmac.compare_digest(info.message_digest, stated):
+                yield "its attributes do not fit its content"
+            message = info.attributes
+        if not is_message_signed_by(
+            certificate.public_key,
+            info.digest_algorithm,
+            info.signature_algorithm,
+            info.signature,
+            message,
+            known=known,
+        ):
+            yield f"it is not of the key of {name_of(certificate)}, or of a kind that is not accepted"
 
 
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return _may_issue(issuer)
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of trying certificates.
+
+    Attributes:
+        anchor: The first that verifies the signature; None for none.
+        problem: Why none does, where the reason is another than that nobody is known.
+    """
+
+    anchor: _core.Certificate | None = None
+    problem: str | None = None
 
 
-def find_chains(signature: Signature, anchors: Iterable[x509.Certificate]) -> list[x509.Certificate]:
-    """Find the anchors that a signer chains to.
-
-    An anchor is the end of a chain whether or not it is self-signed, and no certificate expires: so the firmware
-    does it.
+def try_anchors(
+    signature: Signature, digest: bytes, anchors: Iterable[_core.Certificate], *, known: frozenset[Kind]
+) -> Finding:
+    """Find the first certificate that verifies a signature: all its signers chain to it.
 
     Args:
-        signature: Its certificates may be links of the chain.
-        anchors: Certificates of a list.
-
-    Returns:
-        The anchors reached.
-
-    Source:
-        EDK II ``CryptPkcs7VerifyCommon.c``, ``Pkcs7Verify``: ``X509_V_FLAG_PARTIAL_CHAIN``, ``NO_CHECK_TIME``.
+        signature: The signature.
+        digest: Of the file, as the loader hashes it.
+        anchors: Certificates of a list, in its order.
+        known: Kinds of signatures that the firmware is taken to know besides RSA.
     """
-    candidates = list(anchors)
-    reached: list[x509.Certificate] = []
-    seen: list[x509.Certificate] = []
-    frontier = [signature.signer]
-    for _ in range(MAX_CHAIN):
-        following: list[x509.Certificate] = []
-        for link in frontier:
-            seen.append(link)
-            reached += [anchor for anchor in candidates if anchor == link or _is_issued_by(link, anchor)]
-            following += [one for one in signature.certificates if one not in seen and _is_issued_by(link, one)]
-        frontier = following
-        if not frontier:
-            break
-    return reached
-
-
-def list_links(signature: Signature) -> list[x509.Certificate]:
-    """Return the signer and those of its certificates that it chains to."""
-    return find_chains(signature, signature.certificates)
+    misfit = next(_iterate_misfits(signature, digest, known), None)
+    if misfit is not None:
+        return Finding(problem=misfit)
+    problem: str | None = None
+    for anchor in anchors:
+        chains = [find_chain(one, signature.certificates, anchor, known=known) for _, one in signature.signers]
+        if all(chain is not None and chain.problem is None for chain in chains):
+            return Finding(anchor)
+        problem = problem or next((chain.problem for chain in chains if chain is not None and chain.problem), None)
+    return Finding(problem=problem)

@@ -37,6 +37,8 @@ _FEATURE_BYTES = 8
 _ATTRIBUTES = (7).to_bytes(_ATTRIBUTE_BYTES, "little")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+_MOK_POLICY_NX = 1
+
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_IMMUTABLE_FL = 0x10
@@ -88,6 +90,10 @@ class SecureBootState:
         dbx: Forbidden by the firmware.
         mok: Allowed by shim (``MokListRT`` and its parts).
         mokx: Forbidden by shim (``MokListXRT`` and its parts).
+        sbat_level: Generations below which shim starts nothing (``SbatLevelRT``); None where it is not there.
+        is_validation_off: shim checks nothing (``MokSBStateRT``, set with ``mokutil --disable-validation``).
+        ignores_db: shim does not look at db (``MokIgnoreDB``, set with ``mokutil --ignore-db``).
+        requires_nx: shim wants files that say they do with NX (``MokPolicyRT``).
     """
 
     enabled: bool
@@ -95,6 +101,15 @@ class SecureBootState:
     dbx: bytes = b""
     mok: bytes = b""
     mokx: bytes = b""
+    sbat_level: bytes | None = None
+    is_validation_off: bool = False
+    ignores_db: bool = False
+    requires_nx: bool = False
+
+    @property
+    def has_shim(self) -> bool:
+        """Whether shim runs and so is who is asked: it leaves its lists, which are never empty."""
+        return bool(self.mok or self.mokx)
 
 
 def variable_path(host: Host, name: str, guid: str) -> Path:
@@ -238,6 +253,12 @@ def _read_shim_list(host: Host, name: str) -> bytes:
     return b"".join(parts)
 
 
+def _read_shim_byte(host: Host, name: str) -> int:
+    # shim takes a value of another length for none.
+    value = read_variable(host, name, SHIM_GUID) or b""
+    return value[0] if len(value) == 1 else 0
+
+
 def read_secure_boot_state(host: Host) -> SecureBootState:
     """Read whether signatures are checked, and against what.
 
@@ -255,6 +276,10 @@ def read_secure_boot_state(host: Host) -> SecureBootState:
         dbx=read_variable(host, "dbx", SECURITY_GUID) or b"",
         mok=_read_shim_list(host, "MokListRT"),
         mokx=_read_shim_list(host, "MokListXRT"),
+        sbat_level=read_variable(host, "SbatLevelRT", SHIM_GUID),
+        is_validation_off=_read_shim_byte(host, "MokSBStateRT") == 1,
+        ignores_db=_read_shim_byte(host, "MokIgnoreDB") == 1,
+        requires_nx=bool(_read_shim_byte(host, "MokPolicyRT") & _MOK_POLICY_NX),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,9 +12,13 @@ from bootc_fast.machine.cmdline import parse_composefs_arguments
 from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bootc_fast.types import VerityDigest
+
+
+MAX_TEXT_BYTES = 1 << 20
+"""Longest section that is text; the kernel's command line has 2 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +39,16 @@ class Uki:
     uname: str | None
     boot_digest: str | None
 
-    @property
-    def data(self) -> bytes:
-        """The whole file."""
-        return self.pe.data
-
 
 def _text_of(pe: PeFile, name: str) -> str | None:
-    content = pe.find_section(name)
-    if content is None:
+    parts = pe.find_parts(name)
+    if parts is None:
         return None
+    length = sum(part[1] for part in parts)
+    if length > MAX_TEXT_BYTES:
+        raise BootEntryError(f"reading a UKI: its section {name} has {length} bytes, not at most {MAX_TEXT_BYTES}")
     # The kernel takes any bytes as its command line; only what we look for in it has to be text.
-    return bytes(content).partition(b"\0")[0].decode("utf-8", "surrogateescape").strip()
+    return (pe.read_section(name) or b"").partition(b"\0")[0].decode("utf-8", "surrogateescape").strip()
 
 
 def parse_os_release(text: str) -> dict[str, str]:
@@ -68,27 +69,30 @@ def parse_os_release(text: str) -> dict[str, str]:
     return found
 
 
-def _boot_digest(pe: PeFile) -> str | None:
-    linux, initrd = pe.find_section(".linux"), pe.find_section(".initrd")
+def _boot_digest(pe: PeFile, check: Callable[[], object] | None) -> str | None:
+    linux, initrd = pe.find_parts(".linux"), pe.find_parts(".initrd")
     if linux is None or initrd is None:
         return None
-    digest = hashlib.sha256(linux)
-    digest.update(initrd)
-    return digest.hexdigest()
+    return pe.image.hash([*linux, *initrd], ["sha256"], check=check)[0].hex()
 
 
-def parse_uki(data: bytes) -> Uki:
-    """Parse a UKI.
+def parse_uki(source: bytes | int, *, check: Callable[[], object] | None = None) -> Uki:
+    """Parse a UKI; kernel and initrd are hashed, some 50 ms for 100 MB.
+
+    Args:
+        source: The whole file, or an open descriptor of it, which may be closed afterwards.
+        check: Called every 20 ms; what it raises ends the call.
 
     Raises:
         BootEntryError: It is no PE file, or one whose parts do not lie within it.
+        OSError: It cannot be read.
 
     Source:
         UAPI Group, "Unified Kernel Image"; spec host.md, "Origin file" for the digest.
     """
-    pe = parse_pe(data)
+    pe = parse_pe(source, check=check)
     os_release = parse_os_release(_text_of(pe, ".osrel") or "")
-    return Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe))
+    return Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe, check))
 
 
 def list_digests(uki: Uki) -> tuple[VerityDigest, ...]:
@@ -113,7 +117,7 @@ def check_uki(uki: Uki, *, digest: VerityDigest) -> None:
     Source:
         Spec boot.md, "UKIs".
     """
-    if uki.pe.find_section(".linux") is None:
+    if uki.pe.find_parts(".linux") is None:
         raise BootEntryError("checking the UKI: it has no section .linux, so it is no kernel")
     named = list_digests(uki)
     if not named:
