@@ -140,7 +140,7 @@ def add_extensions(w: World) -> None:
     w.case("path length respected", sign(PLAIN, leaf("leaf pl ok", short)))
     self_issued = make("root pathlen0", short, key=rsa_key("rollover"), serial=5)
     w.case(
-        "path length: a self-issued certificate does not count",
+        "a rollover certificate with the name of its CA, CA in db",
         sign(PLAIN, leaf("leaf rollover", self_issued), chain=[self_issued]),
     )
     w.case("CA in db is none", sign(PLAIN, leaf("leaf of nonca", w.anchor("Not a CA", ca=False))))

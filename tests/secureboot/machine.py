@@ -29,8 +29,11 @@ _STORE_START = 0x48 + 28
 _AUTHENTICATED, _PRIVATE = 0x27, 0x03
 _SBAT = b"sbat,1,SBAT Version,sbat,1,https://example.org\ntest,1,test,test,1,https://example.org\n"
 _TIMEOUT_S = 900
-ANSWERS = {0: "accept", 0x8000000000000002: "refuse", 0x800000000000000F: "refuse", 0x800000000000001A: "refuse"}
-"""INVALID_PARAMETER is shim's for torn files, ACCESS_DENIED the firmware's, SECURITY_VIOLATION shim's."""
+ANSWERS = {0: "accept"} | dict.fromkeys(
+    (0x8000000000000002, 0x8000000000000003, 0x800000000000000F, 0x800000000000001A), "refuse"
+)
+"""INVALID_PARAMETER and UNSUPPORTED are said of torn files, ACCESS_DENIED by the firmware, SECURITY_VIOLATION by
+shim."""
 
 
 def _encode_variable(name: str, vendor: uuid.UUID, attributes: int, data: bytes) -> bytes:

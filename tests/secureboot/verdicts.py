@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secureboot import firmware_cases, shim_cases
+from secureboot import files, firmware_cases, shim_cases
 
 from bootc_fast.boot.efi.firmware import SecureBootState
 from bootc_fast.boot.efi.secureboot import verify_uki
@@ -17,13 +17,21 @@ from bootc_fast.errors import SignatureError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from secureboot.authorities import Authority
     from secureboot.suite import Suite
 
 RECORD = Path(__file__).with_name("verdicts.json")
 MAKERS: dict[str, Callable[[], Suite]] = {"firmware": firmware_cases.make_suite, "shim": shim_cases.make_suite}
 _DIGEST_CHARS = 16
 
-EXPLAINED: dict[str, dict[str, str]] = {"firmware": {}, "shim": {}}
+EXPLAINED: dict[str, dict[str, str]] = {
+    "firmware": {},
+    "shim": {
+        "path length exceeded": "shim up to 16.1 has OpenSSL 1.0.2, which does not count below a self-signed "
+        "certificate; the next shim has OpenSSL 3.5, which does",
+        "MOK that is no CA, leaf below": "shim up to 16.1 lets an issuer pass that is no CA; the next shim does not",
+    },
+}
 """Where we differ from the recorded loader, and why; a test holds that these are all, and that each still differs."""
 
 
@@ -35,6 +43,11 @@ class Row:
     loader: str
     ours: str
     reason: str
+
+
+def trust(authority: Authority) -> bytes:
+    """A list with one more certificate."""
+    return files.signature_list(files.CERT_X509, authority.der)
 
 
 def digest(data: bytes) -> str:

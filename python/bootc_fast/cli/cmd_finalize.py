@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify-signatures",
         action="store_true",
-        help="with Secure Boot on, do not refuse a UKI that the firmware may refuse",
+        help="with Secure Boot on, do not refuse a UKI or kernel that the firmware, or shim, would refuse",
     )
 
 

@@ -73,7 +73,7 @@ class FinalizeOptions:
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
-        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
         verify: Refuse boot files that are missing, or not those that were staged.
     """
 
@@ -153,7 +153,7 @@ async def finalize_staged(
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
-        verify_signatures: With Secure Boot on, refuse a UKI that the firmware would refuse.
+        verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
         verify: Refuse boot files that are missing, or not those that were staged; signatures are not looked at without.
         on_event: Gets the steps; must not block.
 

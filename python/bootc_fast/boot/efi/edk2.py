@@ -37,6 +37,7 @@ _SIGNED_DATA, _EFI_GUID = 0x0002, 0x0EF1
 _PKCS7_GUID = uuid.UUID("4aafd29d-68df-49ee-8aa9-347d375665a7").bytes_le
 _DATA_DIRECTORIES, _DIRECTORY_BYTES, _SECTION_BYTES = 16, 8, 40
 _NT_HEADER_BYTES = 24
+_RELOCS_STRIPPED = 0x0001
 _OPTIONAL_BYTES = {False: 96, True: 112}
 # EDK II finds the digest's OID by its place: 32 bytes into a structure whose lengths have two bytes each.
 _ALGORITHM_OFFSET, _TWO_BYTES = 32, 0x82
@@ -83,6 +84,9 @@ def _iterate_header_faults(pe: PeFile) -> Iterator[str]:
         yield "its section table does not fit its headers"
     if image.signatures_bytes and image.signatures_offset + image.signatures_bytes > pe.size_bytes:
         yield "its table of signatures does not lie within the file"
+    if image.characteristics & _RELOCS_STRIPPED:
+        # No verdict of Secure Boot: it could be loaded at one address only, which is hardly ever free.
+        yield "its relocations have been stripped"
     for section in pe.sections:
         if section.raw_bytes and min(section.virtual_address, section.offset) < image.headers_bytes:
             yield f"its section {section.name} lies in the headers"

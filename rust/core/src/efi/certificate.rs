@@ -119,7 +119,7 @@ pub struct Certificate {
     pub is_proxy: bool,
     /// Critical extensions that OpenSSL does not know, dotted.
     pub unhandled_critical: Vec<String>,
-    /// Extensions that cannot be decoded or that are there twice, dotted.
+    /// Extensions that OpenSSL reads and that cannot be decoded or are there twice, dotted.
     pub malformed: Vec<String>,
 }
 
@@ -173,7 +173,7 @@ impl Certificate {
             if extension.critical && !HANDLED.contains(&kind.as_str()) {
                 found.unhandled_critical.push(kind.clone());
             }
-            if seen.contains(&kind) || found.take_extension(&kind, &extension).is_err() {
+            if (seen.contains(&kind) && is_read(&kind)) || found.take_extension(&kind, &extension).is_err() {
                 found.malformed.push(kind.clone());
             }
             seen.push(kind);
@@ -226,6 +226,11 @@ impl Certificate {
         }
         Ok(())
     }
+}
+
+/// Whether OpenSSL reads it: of others it does not matter how many there are.
+fn is_read(kind: &str) -> bool {
+    HANDLED.contains(&kind) || kind == SUBJECT_KEY || kind == AUTHORITY_KEY
 }
 
 fn first_byte(bits: BitStringRef<'_>) -> u8 {

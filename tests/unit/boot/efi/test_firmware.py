@@ -102,6 +102,22 @@ def test_the_parts_of_shims_lists_are_joined(tmp_path: Path) -> None:
     assert firmware.read_secure_boot_state(host) == expected
 
 
+def test_shims_switches_are_read_and_odd_ones_count_as_off(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    set_variable(host, "SecureBoot", b"\1", firmware.GLOBAL_GUID)
+    assert not firmware.read_secure_boot_state(host).has_shim
+    for name, value in (("MokListRT", b"a"), ("MokSBStateRT", b"\1"), ("MokIgnoreDB", b"\1"), ("MokPolicyRT", b"\3")):
+        set_variable(host, name, value, firmware.SHIM_GUID)
+    set_variable(host, "SbatLevelRT", b"sbat,1,2021030218\n", firmware.SHIM_GUID)
+    found = firmware.read_secure_boot_state(host)
+    assert (found.has_shim, found.is_validation_off, found.ignores_db, found.requires_nx) == (True,) * 4
+    assert found.sbat_level == b"sbat,1,2021030218\n"
+    for name, value in (("MokSBStateRT", b"\1\0"), ("MokIgnoreDB", b"\0"), ("MokPolicyRT", b"\2")):
+        set_variable(host, name, value, firmware.SHIM_GUID)
+    found = firmware.read_secure_boot_state(host)
+    assert (found.is_validation_off, found.ignores_db, found.requires_nx) == (False,) * 3
+
+
 @given(st.binary(max_size=40))
 def test_no_variable_does_anything_but_parse_or_be_refused(value: bytes) -> None:
     try:

@@ -23,6 +23,7 @@ from ukis import (
     trust,
 )
 
+from bootc_fast.boot.efi import shim
 from bootc_fast.boot.efi.edk2 import hash_image
 from bootc_fast.boot.efi.firmware import SecureBootState
 from bootc_fast.boot.efi.pe import parse_pe
@@ -169,7 +170,10 @@ def test_the_hash_of_the_unsigned_file_is_that_of_the_signed_one(world: World, t
 def test_an_enrolled_hash_needs_no_signature(world: World) -> None:
     enrolled = signature_list(CERT_SHA256, image_hash(world.unsigned))
     assert verify(world.unsigned, state(db=enrolled)) == []
-    assert verify(world.unsigned, state(mok=enrolled)) == []
+    # shim pads a file to 8 bytes before it hashes, as sbsign does before it signs.
+    pe = parse_pe(world.unsigned.read_bytes())
+    (padded,) = pe.image.hash(shim.list_parts(pe), ["sha256"])
+    assert verify(world.unsigned, state(mok=signature_list(CERT_SHA256, padded))) == []
 
 
 def test_an_unknown_signer_that_also_signed_the_running_uki_is_a_warning(world: World, tmp_path: Path) -> None:
@@ -326,4 +330,4 @@ def test_no_list_of_keys_does_anything_but_parse_or_be_refused(data: bytes) -> N
 def test_lists_of_unknown_kinds_are_passed_over(world: World) -> None:
     unknown = signature_list(CERT_SHA256, bytes(32))[16:]
     keys = parse_key_list(b"\x42" * 16 + unknown + trust(world.root), what="test")
-    assert [one.subject for one in keys.certificates] == [world.root.certificate.subject]
+    assert [one.der for one in keys.load_certificates()] == [world.root.der]
