@@ -10,6 +10,7 @@ from bootc_fast.boot.efi.firmware import SecureBootState
 from bootc_fast.boot.efi.keys import Kind
 from bootc_fast.boot.efi.pe import PeFile, parse_pe
 from bootc_fast.errors import BootEntryError, FileSystemError, SignatureError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from bootc_fast.boot.efi.verdict import Verdict
@@ -125,7 +126,7 @@ def verify_uki(
     except BootEntryError as error:
         raise SignatureError(f"checking {what}: {error}", hint=HINT) from error
     except OSError as error:
-        raise FileSystemError(f"reading {what}: {error.strerror}") from error
+        raise FileSystemError(f"reading {what}: {reason_of(error)}") from error
 
 
 def _parse_booted(booted: bytes | PeFile | None) -> PeFile | None:
