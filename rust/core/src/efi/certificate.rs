@@ -68,12 +68,13 @@ pub struct NameConstraints {
 
 /// A certificate, decoded but not verified.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // facts that a stranger states, in any combination
 pub struct Certificate {
     /// All of it.
     pub der: Vec<u8>,
     /// The part that its issuer signed.
     pub tbs: Vec<u8>,
-    /// SubjectPublicKeyInfo.
+    /// `SubjectPublicKeyInfo`.
     pub public_key: Vec<u8>,
     /// Dotted.
     pub signature_algorithm: String,

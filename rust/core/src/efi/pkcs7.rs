@@ -1,4 +1,4 @@
-//! PKCS #7 SignedData, as Authenticode has it and OpenSSL's `d2i_PKCS7` takes it.
+//! PKCS #7 `SignedData`, as Authenticode has it and OpenSSL's `d2i_PKCS7` takes it.
 
 use cms::content_info::ContentInfo;
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
@@ -49,10 +49,10 @@ pub struct SignerInfo {
 }
 
 impl SignedData {
-    /// Decodes ContentInfo; what follows it, e.g. padding, is not looked at.
+    /// Decodes `ContentInfo`; what follows it, e.g. padding, is not looked at.
     ///
     /// # Errors
-    /// [`Asn1Error`]: it is no DER, or no SignedData of version 1 with signers named by issuer and serial number.
+    /// [`Asn1Error`]: it is no DER, or no `SignedData` of version 1 with signers named by issuer and serial number.
     pub fn parse(data: &[u8]) -> Result<Self, Asn1Error> {
         let (outer, _) = split_first(data, "ContentInfo")?;
         let info = ContentInfo::from_der(outer).map_err(Asn1Error::of("ContentInfo"))?;
