@@ -29,6 +29,8 @@ class File:
     data: bytes = b""
     children: dict[bytes, File] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    padding_before: int = 0
+    padding_behind: int = 0
     shared: dict[bytes, bytes] = field(default_factory=dict)
     layout: Layout = "inline"
     compact: bool = False
@@ -187,11 +189,12 @@ class Builder:
         return entry.ljust(-(-len(entry) // 4) * 4, b"\0")
 
     def _xattrs(self, file: File) -> bytes:
-        if not file.xattrs and not file.shared:
+        if not (file.xattrs or file.shared or file.padding_before or file.padding_behind):
             return b""
         head = struct.pack("<IB7x", 0, len(file.shared))
         head += b"".join(struct.pack("<I", self.shared.get(item, 0)) for item in file.shared.items())
-        return head + b"".join(self._xattr(*item) for item in file.xattrs.items())
+        entries = b"".join(self._xattr(*item) for item in file.xattrs.items())
+        return head + bytes(4 * file.padding_before) + entries + bytes(4 * file.padding_behind)
 
     def _inode(self, file: File) -> bytes:
         xattrs, tail = self._xattrs(file), self._tail(file)
@@ -301,6 +304,7 @@ def sample(block_bits: int = 12) -> File:
             b"index": regular(b"ab" * size * 3, layout="chunk index", chunk_bits=1, shared={b"user.k": b"v"}),
             b"inline": regular(b"i" * (size + 100), xattrs={b"user.a": b"1" * 50, b"security.selinux": b"x"}),
             b"linked": linked,
+            b"padded": regular(b"tail", xattrs={b"user.a": b"1"}, padding_before=2, padding_behind=15),
             b"plain": regular(b"p" * (size * 2 - 3), layout="plain", uid=70000, gid=80000),
             b"socket": File(stat.S_IFSOCK | 0o755),
             b"symlink": File(stat.S_IFLNK | 0o777, data=b"dir/linked"),
@@ -312,4 +316,6 @@ def sample(block_bits: int = 12) -> File:
             b"\xff\xfe": regular(b"not UTF-8"),
         },
         shared={b"user.k": b"v"},
+        # As `mkfs.erofs --root-xattr-isize` leaves it.
+        padding_behind=6,
     )

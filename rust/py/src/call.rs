@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled};
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 /// A [`Cancel`] that asks a Python callable, on the thread that made the call only.
@@ -73,18 +72,4 @@ where
     let cancel = PyCancel::new(check);
     let result = py.detach(|| work(&cancel));
     result.map_err(|error| cancel.take_raised().unwrap_or_else(|| map(py, error)))
-}
-
-/// Makes the `OSError` that Python's own calls would raise, of the subclass that fits, with `errno` and `strerror`.
-///
-/// The conversion of `pyo3` keeps only the text.
-pub fn os_error(error: &std::io::Error) -> PyErr {
-    let text = error.to_string();
-    match error.raw_os_error() {
-        Some(number) => {
-            let suffix = format!(" (os error {number})");
-            PyOSError::new_err((number, text.strip_suffix(&suffix).unwrap_or(&text).to_owned()))
-        }
-        None => PyOSError::new_err(text),
-    }
 }

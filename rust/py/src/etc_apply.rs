@@ -12,9 +12,9 @@ use bootc_fast_core::tree::Tree;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::call;
 use crate::etc_plan::EtcPlan;
 use crate::verity::duplicate;
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
@@ -141,7 +141,7 @@ fn rows(py: Python<'_>, operations: &[Operation], result: &Tree, before: &Tree) 
 fn apply_error(py: Python<'_>, error: &ApplyError) -> PyErr {
     let what = format!("write the merged /etc: {error}");
     let text = match error.io() {
-        Some(cause) => format!("{what}: {}", reason(cause)),
+        Some((cause, _)) => format!("{what}: {}", os_error::words(cause)),
         None => what,
     };
     let made = match error {
@@ -154,14 +154,8 @@ fn apply_error(py: Python<'_>, error: &ApplyError) -> PyErr {
         ApplyError::Tree(source) => FileSystemError::new_err(format!("{text}: {source}")),
         _ => FileSystemError::new_err(text),
     };
-    if let Some(cause) = error.io().and_then(std::io::Error::raw_os_error) {
-        made.set_cause(py, Some(std::io::Error::from_raw_os_error(cause).into()));
+    if let Some((cause, path)) = error.io() {
+        made.set_cause(py, Some(os_error::of_path(cause, path)));
     }
     made
-}
-
-/// The system's words, without Rust's "(os error 28)".
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -9,14 +9,14 @@ use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
 use bootc_fast_core::etc::policy::{Policy, matches};
 use bootc_fast_core::etc::result::{Change, MergeResult, SideName, Strategy};
 use bootc_fast_core::tree;
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::call;
 use crate::image::Image;
 use crate::tree::{Tree, TreeEntry};
 use crate::verity::duplicate;
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
@@ -211,15 +211,7 @@ fn plan_error(error: PlanError) -> PyErr {
     match error {
         PlanError::Content(ContentError::MissingObject { .. }) => InvalidStateError::new_err(text),
         PlanError::Content(ContentError::NoDescriptor { .. }) => UsageError::new_err(text),
-        PlanError::Content(ContentError::Io { path, source }) => match source.raw_os_error() {
-            Some(code) => {
-                let text = source.to_string();
-                let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-                let path = Python::attach(|py| PyBytes::new(py, &path).unbind());
-                PyOSError::new_err((code, text, path))
-            }
-            None => FileSystemError::new_err(text),
-        },
+        PlanError::Content(ContentError::Io { path, source }) => os_error::of_path(&source, &path),
         _ => FileSystemError::new_err(text),
     }
 }

@@ -2,18 +2,18 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::erofs::{self, ErofsError, Inode, Walk};
-use pyo3::exceptions::{PyFileNotFoundError, PyNotADirectoryError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::call;
 use crate::tree::{Tree, TreeEntry};
 use crate::verity::duplicate;
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, ImageFormatError);
 pyo3::import_exception!(bootc_fast.errors, LimitExceededError);
@@ -24,16 +24,22 @@ const ROOT: &[u8] = b"";
 /// Bytes collected before a dump is written out.
 const BUFFER_BYTES: usize = 1 << 18;
 
-/// The core's error as Python's.
+/// The core's error as Python's, of a call that reads and writes nothing but the image.
 pub fn erofs_error(_py: Python<'_>, error: ErofsError) -> PyErr {
+    map_error(error, -1)
+}
+
+/// The core's error as Python's; `fd` is what the image is opened from, or what is written to.
+fn map_error(error: ErofsError, fd: RawFd) -> PyErr {
     const ENOENT: i32 = 2;
     const ENOTDIR: i32 = 20;
+    let system = std::io::Error::from_raw_os_error;
     let message = error.to_string();
     match error {
-        ErofsError::Io(error) => PyErr::from(error),
+        ErofsError::Io(error) => os_error::of_raw(&error, fd),
         ErofsError::Limit { name, limit, .. } => LimitExceededError::new_err((message, name, limit)),
-        ErofsError::NotFound { .. } => PyFileNotFoundError::new_err((ENOENT, message)),
-        ErofsError::NotADirectory { .. } => PyNotADirectoryError::new_err((ENOTDIR, message)),
+        ErofsError::NotFound { path } => os_error::of_path(&system(ENOENT), &path),
+        ErofsError::NotADirectory { path } => os_error::of_path(&system(ENOTDIR), &path),
         ErofsError::NotAFile { .. } => UsageError::new_err(message),
         // `detached` raises what `check` raised instead; this is for a cancellation that no `check` asked for.
         ErofsError::Cancelled(_) => PyRuntimeError::new_err(message),
@@ -64,7 +70,8 @@ impl Image {
     #[staticmethod]
     fn open(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
         let file = duplicate(fd)?;
-        let image = py.detach(|| erofs::Image::open(&file)).map_err(|error| erofs_error(py, error))?;
+        let image =
+            py.detach(|| erofs::Image::open(&file)).map_err(|error| map_error(error, file.as_raw_fd()))?;
         Ok(Self { inner: Arc::new(image) })
     }
 
@@ -95,14 +102,16 @@ impl Image {
     /// Writes the composefs dump of the image.
     #[pyo3(signature = (out_fd, *, check = None))]
     fn dump(&self, py: Python<'_>, out_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<()> {
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, duplicate(out_fd)?);
+        let out = duplicate(out_fd)?;
+        let number = out.as_raw_fd();
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
         let work = |cancel: &dyn Cancel| {
             let result = self.inner.dump(&mut out, cancel);
             // What comes before an error is still wanted, and what is not written now would be lost silently.
             let flushed = out.flush().map_err(ErofsError::from);
             result.and(flushed)
         };
-        call::detached(py, check, work, erofs_error)
+        call::detached(py, check, work, |_, error| map_error(error, number))
     }
 
     /// Writes a regular file's content that is in the image.
@@ -115,8 +124,9 @@ impl Image {
         check: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let mut out: File = duplicate(out_fd)?;
+        let number = out.as_raw_fd();
         let work = |cancel: &dyn Cancel| self.inner.copy_file(path, &mut out, cancel);
-        call::detached(py, check, work, erofs_error)
+        call::detached(py, check, work, |_, error| map_error(error, number))
     }
 
     /// Reads everything; returns the number of entries, and the objects needed with their sizes.

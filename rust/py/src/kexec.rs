@@ -6,8 +6,11 @@ use std::os::fd::{AsFd, RawFd};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::call::os_error;
+use crate::os_error;
 use crate::verity::duplicate;
+
+/// Where the kernel says whether one is loaded: no other file stands for it.
+const LOADED: &[u8] = b"/sys/kernel/kexec_loaded";
 
 /// Loads the kernel that `systemctl kexec` starts.
 #[pyfunction]
@@ -23,11 +26,11 @@ pub fn kexec_load(
     py.detach(|| {
         bootc_fast_sys::kexec::load(kernel.as_fd(), initrd.as_ref().map(AsFd::as_fd), line.as_c_str())
     })
-    .map_err(|error| os_error(&error))
+    .map_err(|error| os_error::of_descriptor(&error, &kernel))
 }
 
 /// Drops the loaded kernel.
 #[pyfunction]
 pub fn kexec_unload(py: Python<'_>) -> PyResult<()> {
-    py.detach(bootc_fast_sys::kexec::unload).map_err(|error| os_error(&error))
+    py.detach(bootc_fast_sys::kexec::unload).map_err(|error| os_error::of_path(&error, LOADED))
 }

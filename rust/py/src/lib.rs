@@ -9,6 +9,7 @@ mod files;
 mod image;
 mod kexec;
 mod mounts;
+mod os_error;
 mod repo;
 mod tree;
 mod verity;

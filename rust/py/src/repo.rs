@@ -1,36 +1,38 @@
 //! Writing composefs repositories.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::repo::{IngestOptions, RepoError, Repository};
-use bootc_fast_core::tree::{BuildError, Content, NodeId, Stat, Timestamp, TreeBuilder};
+use bootc_fast_core::tree::{BuildError, Content, NodeId, ScanError, Stat, Timestamp, TreeBuilder};
 use bootc_fast_core::verity::Digest;
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
-use crate::call;
 use crate::tree::Tree;
 use crate::verity::{algorithm_of, duplicate};
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
 
-fn to_python(py: Python<'_>, error: &RepoError) -> PyErr {
-    if let Some(errno) = error.errno() {
-        // The class of OSError follows from the number.
-        let path = match error {
-            RepoError::Io { path, .. } => PyBytes::new(py, path).unbind(),
-            _ => PyBytes::new(py, b"").unbind(),
-        };
-        return PyOSError::new_err((errno.raw_os_error(), error.to_string(), path));
-    }
+fn to_python(error: &RepoError) -> PyErr {
     match error {
+        RepoError::Io { path, errno, .. } | RepoError::Scan(ScanError::Io { path, errno }) => {
+            os_error::of_path(&(*errno).into(), path)
+        }
         RepoError::Build(_) => PyValueError::new_err(error.to_string()),
         RepoError::Meta { .. } => InvalidStateError::new_err(error.to_string()),
         _ => FileSystemError::new_err(error.to_string()),
+    }
+}
+
+/// The same where an empty path is the file that was given by its descriptor.
+fn given_file(error: &RepoError, fd: RawFd) -> PyErr {
+    match error {
+        RepoError::Io { path, errno, .. } if path.is_empty() => os_error::of_raw(&(*errno).into(), fd),
+        other => to_python(other),
     }
 }
 
@@ -48,7 +50,7 @@ impl RepositoryWriter {
         check: Option<Py<PyAny>>,
         work: impl FnOnce(&Repository, &dyn Cancel) -> Result<T, RepoError> + Send,
     ) -> PyResult<T> {
-        call::detached(py, check, |cancel| work(&self.inner, cancel), |py, error| to_python(py, &error))
+        call::detached(py, check, |cancel| work(&self.inner, cancel), |_, error| to_python(&error))
     }
 }
 
@@ -60,7 +62,7 @@ impl RepositoryWriter {
         let algorithm = algorithm_of(algorithm)?;
         let root = duplicate(repo_fd)?;
         let opened = py.detach(|| Repository::open(root.as_fd(), algorithm, durable));
-        opened.map(|inner| Self { inner }).map_err(|error| to_python(py, &error))
+        opened.map(|inner| Self { inner }).map_err(|error| to_python(&error))
     }
 
     /// Stores the files of a directory tree.
@@ -91,14 +93,17 @@ impl RepositoryWriter {
     ) -> PyResult<Tree> {
         let mut archive = duplicate(fd)?;
         let options = IngestOptions { squash_owner, exclude };
-        self.run(py, check, |inner, cancel| inner.ingest_tar(&mut archive, &options, cancel)).map(Tree::new)
+        let number = archive.as_raw_fd();
+        let work = |cancel: &dyn Cancel| self.inner.ingest_tar(&mut archive, &options, cancel);
+        call::detached(py, check, work, |_, error| given_file(&error, number)).map(Tree::new)
     }
 
     /// Stores one file, whole.
     #[pyo3(signature = (fd, *, check = None))]
     fn add_object(&self, py: Python<'_>, fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<String> {
         let file = duplicate(fd)?;
-        let digest = self.run(py, check, |inner, cancel| inner.add_object(file.as_fd(), cancel))?;
+        let work = |cancel: &dyn Cancel| self.inner.add_object(file.as_fd(), cancel);
+        let digest = call::detached(py, check, work, |_, error| given_file(&error, file.as_raw_fd()))?;
         Ok(digest.to_string())
     }
 

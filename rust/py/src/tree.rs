@@ -1,18 +1,16 @@
 //! Trees of files, made by images, scans and the writer; immutable and shared between threads.
 
-use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use bootc_fast_core::erofs::{Image, Inode, ViewContent};
 use bootc_fast_core::tree::{self, Content, Node, Scan, ScanError, Stat};
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::call;
 use crate::image::erofs_error;
 use crate::verity::duplicate;
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 
@@ -85,14 +83,9 @@ impl Tree {
 }
 
 /// An `OSError` with the path as its file name, or the package's own error where no system call is to blame.
-fn scan_error(py: Python<'_>, error: ScanError) -> PyErr {
+fn scan_error(_py: Python<'_>, error: ScanError) -> PyErr {
     match error {
-        ScanError::Io { path, errno } => {
-            let code = errno.raw_os_error();
-            let text = io::Error::from_raw_os_error(code).to_string();
-            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-            PyOSError::new_err((code, text, PyBytes::new(py, &path).unbind()))
-        }
+        ScanError::Io { path, errno } => os_error::of_path(&errno.into(), &path),
         other => FileSystemError::new_err(other.to_string()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled};
 use bootc_fast_core::verity::{self, Algorithm, Digest, Params, default_threads, digest_file};
@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
-use crate::call;
+use crate::{call, os_error};
 
 /// Maps the name in Python to the algorithm.
 pub fn algorithm_of(name: &str) -> PyResult<Algorithm> {
@@ -26,7 +26,7 @@ pub fn duplicate(fd: RawFd) -> PyResult<File> {
     if fd < 0 {
         return Err(PyValueError::new_err("a descriptor is not negative"));
     }
-    bootc_fast_sys::fd::duplicate(fd).map(File::from).map_err(|error| call::os_error(&error))
+    bootc_fast_sys::fd::duplicate(fd).map(File::from).map_err(|error| os_error::of_raw(&error, fd))
 }
 
 /// Extracts what the three functions below have in common.
@@ -51,9 +51,10 @@ pub fn digest_fd(
 ) -> PyResult<String> {
     let params = params_of(algorithm, block_bytes, salt)?;
     let mut file = duplicate(fd)?;
+    let number = file.as_raw_fd();
     let threads = if threads == 0 { default_threads() } else { threads };
     let work = |cancel: &dyn Cancel| digest_file(&params, &mut file, threads, cancel);
-    let digest = call::detached(py, check, work, |_, error: io::Error| call::os_error(&error))?;
+    let digest = call::detached(py, check, work, |_, error: io::Error| os_error::of_raw(&error, number))?;
     Ok(digest.to_string())
 }
 
@@ -81,7 +82,8 @@ pub fn digest_many(
 #[pyfunction]
 pub fn measure_fd(fd: RawFd) -> PyResult<Option<String>> {
     let file = duplicate(fd)?;
-    let measured = bootc_fast_sys::verity::measure(file.as_fd()).map_err(|error| call::os_error(&error))?;
+    let measured = bootc_fast_sys::verity::measure(file.as_fd())
+        .map_err(|error| os_error::of_descriptor(&error, &file))?;
     let Some((number, bytes)) = measured else { return Ok(None) };
     let known = u8::try_from(number).ok().and_then(Algorithm::from_kernel_id);
     Ok(known.and_then(|algorithm| Digest::from_bytes(algorithm, &bytes)).map(|digest| digest.to_string()))

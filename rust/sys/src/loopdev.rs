@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::ioctl::{self, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
@@ -64,25 +64,42 @@ unsafe impl Ioctl for GetFree {
     }
 }
 
+/// Which device refused, and why.
+#[derive(Debug)]
+pub struct LoopFailure {
+    /// What the system call said.
+    pub error: io::Error,
+    /// `/dev/loop-control` or the device.
+    pub path: PathBuf,
+}
+
+impl LoopFailure {
+    fn at<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Self {
+        move |error| Self { error: error.into(), path: path.to_owned() }
+    }
+}
+
 /// Attaches a file to a free loop device, read-only; the device is freed when its last user closes it.
 ///
 /// Returns the open device, which keeps it attached until a mount does, and its path.
 ///
 /// # Errors
 /// Those of opening `/dev/loop*` and of the `loop(4)` requests.
-pub fn attach(file: BorrowedFd<'_>) -> io::Result<(File, PathBuf)> {
-    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
-    let number = u32::try_from(file.as_raw_fd()).map_err(|_| io::Error::from(Errno::BADF))?;
+pub fn attach(file: BorrowedFd<'_>) -> Result<(File, PathBuf), LoopFailure> {
+    let known = Path::new("/dev/loop-control");
+    let control = OpenOptions::new().read(true).write(true).open(known).map_err(LoopFailure::at(known))?;
+    let number = u32::try_from(file.as_raw_fd()).map_err(|_| Errno::BADF).map_err(LoopFailure::at(known))?;
     let mut races = 0;
     loop {
         // SAFETY: `NoArg` passes no pointer, and the request takes none.
-        let free = unsafe { ioctl::ioctl(control.as_fd(), GetFree(NoArg::new()))? };
+        let free = unsafe { ioctl::ioctl(control.as_fd(), GetFree(NoArg::new())) };
+        let free = free.map_err(LoopFailure::at(known))?;
         let path = PathBuf::from(format!("/dev/loop{free}"));
-        let device = OpenOptions::new().read(true).open(&path)?;
+        let device = OpenOptions::new().read(true).open(&path).map_err(LoopFailure::at(&path))?;
         match configure(&device, number) {
             Ok(()) => return Ok((device, path)),
             Err(Errno::BUSY) if races < MAX_RACES => races += 1,
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(LoopFailure::at(&path)(errno)),
         }
     }
 }

@@ -122,7 +122,7 @@ impl Image {
     /// [`ErofsError`] where the directory's blocks on the way are corrupt; [`ErofsError::NotADirectory`].
     pub fn find_in(&self, directory: &Inode, name: &[u8]) -> Result<Option<Nid>, ErofsError> {
         if directory.file_type() != FileType::Directory {
-            return Err(ErofsError::NotADirectory { path: lossy(name) });
+            return Err(ErofsError::NotADirectory { path: name.to_vec() });
         }
         // The last block whose first name is not greater.
         let (mut low, mut high) = (0u64, self.dir_blocks(directory));

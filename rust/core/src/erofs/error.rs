@@ -110,16 +110,16 @@ pub enum ErofsError {
         found: u64,
     },
     /// A path that is not there.
-    #[error("{path:?} is not in the image")]
+    #[error("{:?} is not in the image", String::from_utf8_lossy(path))]
     NotFound {
-        /// As asked for, lossily decoded.
-        path: String,
+        /// As asked for.
+        path: Vec<u8>,
     },
     /// A path through something that is no directory, or a directory was asked for.
-    #[error("{path:?} is not a directory")]
+    #[error("{:?} is not a directory", String::from_utf8_lossy(path))]
     NotADirectory {
-        /// As asked for, lossily decoded.
-        path: String,
+        /// As asked for.
+        path: Vec<u8>,
     },
     /// Content was asked of something that has none in the image.
     #[error("{path:?} is not a regular file with its content in the image")]

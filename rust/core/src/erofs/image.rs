@@ -5,7 +5,6 @@ use std::fs::File;
 use memmap2::Mmap;
 
 use super::bytes::Bytes;
-use super::dir::lossy;
 use super::error::ErofsError;
 use super::inode::{Inode, Nid};
 use super::superblock::Superblock;
@@ -96,7 +95,7 @@ impl Image {
         if root.file_type() == FileType::Directory {
             return Ok(root);
         }
-        Err(ErofsError::NotADirectory { path: "/".to_owned() })
+        Err(ErofsError::NotADirectory { path: b"/".to_vec() })
     }
 
     /// The inode at a `/`-separated path, and the directory that holds it (the root is its own). Symlinks are not
@@ -110,13 +109,13 @@ impl Image {
         let mut parent = found;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             if found.file_type() != FileType::Directory {
-                return Err(ErofsError::NotADirectory { path: lossy(path) });
+                return Err(ErofsError::NotADirectory { path: path.to_vec() });
             }
             parent = found;
             let nid = if matches!(name, b"." | b"..") { None } else { self.find_in(&parent, name)? };
             found = match nid {
                 Some(nid) => self.inode(nid)?,
-                None => return Err(ErofsError::NotFound { path: lossy(path) }),
+                None => return Err(ErofsError::NotFound { path: path.to_vec() }),
             };
         }
         Ok((found, parent))

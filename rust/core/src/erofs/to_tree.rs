@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::dir::lossy;
 use super::error::ErofsError;
 use super::image::Image;
 use super::inode::{Inode, Nid};
@@ -23,7 +22,7 @@ impl Image {
         let mut walk = Walk::new(self, subdir)?;
         let root = walk.next(self)?.filter(|inode| inode.file_type() == FileType::Directory);
         let Some(root) = root else {
-            return Err(ErofsError::NotADirectory { path: lossy(subdir) });
+            return Err(ErofsError::NotADirectory { path: subdir.to_vec() });
         };
         let mut making = Making::new(self, &root)?;
         while let Some(inode) = walk.next(self)? {

@@ -54,7 +54,7 @@ impl Image {
     pub fn find(&self, path: &[u8]) -> Result<Inode, ErofsError> {
         let (inode, _) = self.lookup(path)?;
         if self.is_hidden(&inode) {
-            return Err(ErofsError::NotFound { path: lossy(path) });
+            return Err(ErofsError::NotFound { path: path.to_vec() });
         }
         Ok(inode)
     }

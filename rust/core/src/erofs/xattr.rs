@@ -54,7 +54,14 @@ impl<'i> Iterator for Xattrs<'i> {
     type Item = Result<XattrRef<'i>, ErofsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.is_broken || (self.own.is_empty() && self.shared.is_empty()) {
+        if self.is_broken {
+            return None;
+        }
+        if let Err(error) = self.skip_padding() {
+            self.is_broken = true;
+            return Some(Err(error));
+        }
+        if self.own.is_empty() && self.shared.is_empty() {
             return None;
         }
         let item = if self.own.is_empty() { self.next_shared() } else { self.next_own() };
@@ -64,6 +71,15 @@ impl<'i> Iterator for Xattrs<'i> {
 }
 
 impl<'i> Xattrs<'i> {
+    /// Room that was left for attributes to come is words of zeros: to the kernel, entries without a name whose
+    /// index has no handler (`mkfs.erofs --root-xattr-isize`).
+    fn skip_padding(&mut self) -> Result<(), ErofsError> {
+        while !self.own.is_empty() && self.own.u32("the xattrs of an inode", 0)? == 0 {
+            self.own = self.own.from("the xattrs of an inode", field::WORD_BYTES)?;
+        }
+        Ok(())
+    }
+
     fn next_own(&mut self) -> Result<XattrRef<'i>, ErofsError> {
         let (entry, len) = self.image.xattr_entry(&self.own)?;
         self.own = self.own.from("the xattrs of an inode", len)?;

@@ -54,7 +54,7 @@ impl<'d> Temporary<'d> {
             match rustix::io::write(&self.file, data) {
                 Ok(written) => data = data.get(written..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(RepoError::io("write", "an object")(errno)),
+                Err(errno) => return Err(RepoError::io("write", "objects")(errno)),
             }
         }
         Ok(())
@@ -71,7 +71,7 @@ impl<'d> Temporary<'d> {
     pub(super) fn seal(self, algorithm: Algorithm) -> Result<Sealed<'d>, RepoError> {
         let path = proc_path(self.file.as_fd());
         let opened = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let file = opened.map_err(RepoError::io("open", "an object"))?;
+        let file = opened.map_err(RepoError::io("open", "objects"))?;
         let mut this = self;
         let name = this.name.take();
         let sealed = Sealed { dir: this.dir, file, name };
@@ -80,7 +80,7 @@ impl<'d> Temporary<'d> {
             // TXTBSY: a process that was forked meanwhile still has the writable descriptor. Never seen with
             // O_CLOEXEC but between fork and exec; composefs-rs copies the file then, here it stays without.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::TXTBSY | Errno::EXIST) => {}
-            Err(errno) => return Err(RepoError::io("enable fs-verity on", "an object")(errno)),
+            Err(errno) => return Err(RepoError::io("enable fs-verity on", "objects")(errno)),
         }
         Ok(sealed)
     }

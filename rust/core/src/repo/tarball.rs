@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use rustix::io::Errno;
 use tar::EntryType;
 
 use super::draft::{Draft, DraftContent, DraftNode, Slot};
@@ -176,6 +177,10 @@ impl IngestOptions {
 }
 
 fn broken(path: &[u8], error: &io::Error) -> RepoError {
+    if let Some(errno) = Errno::from_io_error(error) {
+        // The archive itself where no entry was read.
+        return RepoError::Io { what: "read", path: path.to_vec(), errno };
+    }
     RepoError::Archive { path: path.to_vec(), what: error.to_string() }
 }
 

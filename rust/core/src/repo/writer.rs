@@ -83,7 +83,7 @@ impl Repository {
     /// # Errors
     /// [`RepoError`].
     pub fn add_object(&self, source: BorrowedFd<'_>, cancel: &dyn Cancel) -> Result<Digest, RepoError> {
-        self.store(source, b"the given file", &mut Ticker::new(cancel)).map(|(digest, _)| digest)
+        self.store(source, b"", &mut Ticker::new(cancel)).map(|(digest, _)| digest)
     }
 
     /// Stores a whole file; returns its length in bytes too. `path` is for messages.

@@ -45,13 +45,14 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// The system's error, where there is one.
+    /// The system's error, where there is one, and the path below the destination, or below the root of the tree
+    /// that content was read from.
     #[must_use]
-    pub fn io(&self) -> Option<&io::Error> {
+    pub fn io(&self) -> Option<(&io::Error, &[u8])> {
         match self {
-            Self::Io { source, .. }
-            | Self::Scan { source, .. }
-            | Self::Content { source: ContentError::Io { source, .. }, .. } => Some(source),
+            Self::Io { source, path, .. }
+            | Self::Scan { source, path }
+            | Self::Content { source: ContentError::Io { source, path }, .. } => Some((source, path)),
             Self::Content { .. } | Self::Tree(_) | Self::Cancelled(_) => None,
         }
     }
