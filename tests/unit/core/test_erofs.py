@@ -36,7 +36,7 @@ SUPERBLOCK_FIELDS: dict[str, tuple[int, bytes, str]] = {
     "block size too small": (12, b"\x08", "block size"),
     "block size too large": (12, b"\x11", "block size"),
     "root inode far outside": (14, pack("H", 0xFFFF), "an inode needs"),
-    "root inode is a file": (14, None, "not a directory"),  # type: ignore[dict-item]
+    "root inode is a file": (14, None, "Not a directory"),  # type: ignore[dict-item]
     "epoch": (32, pack("I", 1_000_000_000), "epoch's nanoseconds"),
     "number of blocks": (36, pack("I", HOLE), "the image needs"),
     "metadata area": (40, pack("I", HOLE), "an inode needs"),
