@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _core
+from bootc_fast.boot.area.directory import hint_for_flush
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
@@ -392,7 +393,8 @@ def _flush(looked: _Looked) -> None:
                 if fd is not None:
                     _core.sync_filesystem(fd)
     except OSError as error:
-        raise FileSystemError(f"flushing what the new deployment needs: {reason_of(error)}") from error
+        text = f"flushing what the new deployment needs: {reason_of(error)}"
+        raise FileSystemError(text, hint=hint_for_flush(error)) from error
 
 
 async def _tidy(run: _Run, looked: _Looked) -> None:

@@ -176,6 +176,13 @@ def hint_for(error: OSError) -> str | None:
     return _HINTS.get(error.errno or 0)
 
 
+def hint_for_flush(error: OSError) -> str | None:
+    """Say the same where the file system may be the one that holds the deployments."""
+    if error.errno == errno.ENOSPC:
+        return "make space on the file systems of the deployments and of /boot"
+    return hint_for(error)
+
+
 @contextlib.contextmanager
 def opened(volume: BootVolume, path: bytes) -> Generator[BootDirectory]:
     """Open a directory for the length of a block.
@@ -207,7 +214,12 @@ class RealDirectory:
 
     def list_names(self) -> list[bytes]:
         """See BootDirectory."""
-        return [os.fsencode(name) for name in os.listdir(self._fd)]
+        try:
+            return [os.fsencode(name) for name in os.listdir(self._fd)]
+        except OSError as error:
+            # Python leaves the descriptor's number for a file name.
+            error.filename = os.readlink(f"/proc/self/fd/{self._fd}")
+            raise
 
     def find_kind(self, name: bytes) -> FileKind | None:
         """See BootDirectory."""
