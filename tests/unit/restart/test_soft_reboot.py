@@ -290,6 +290,31 @@ def test_several_initrds_are_joined_at_multiples_of_four(tmp_path: Path, capsys:
     assert assemble(case).initrd == b"initrd\n\0initrd\n"
 
 
+def test_a_kexec_gets_what_grubenv_knows_for_a_variable_or_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = make_updated(tmp_path / "h", capsys, Loader.GRUB)
+    boot = case.host.boot_dir
+    (entry,) = [
+        path for path in (boot / "loader/entries").glob("*.conf") if f"composefs={case.staged}" in path.read_text()
+    ]
+    text = entry.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("initrd"))
+    entry.write_text(text.replace(line, f"{line} $tuned_initrd").replace("options ", "options $tuned_params "))
+    for lacking in (("tuned_params=a", "$tuned_initrd"), ("tuned_initrd=/tuned.img", "$tuned_params")):
+        (boot / "grub2").mkdir(exist_ok=True)
+        (boot / "grub2/grubenv").write_text(f"# GRUB Environment Block\n{lacking[0]}\n".ljust(1024, "#"))
+        (boot / "tuned.img").write_bytes(b"tuned")
+        with pytest.raises(SoftRebootError) as caught:
+            assemble(case)
+        assert lacking[1] in str(caught.value)
+    values = "tuned_params=nosmt quiet\ntuned_initrd=/tuned.img\n"
+    (boot / "grub2/grubenv").write_text(f"# GRUB Environment Block\n{values}".ljust(1024, "#"))
+    loaded = assemble(case)
+    assert loaded.initrd == b"initrd\n\0tuned"
+    assert loaded.command_line.startswith("nosmt quiet ")
+
+
 @pytest.mark.parametrize("loader", [Loader.SYSTEMD_BOOT, Loader.GRUB])
 def test_a_kexec_of_a_uki_gets_its_sections_from_files_that_nobody_can_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader
