@@ -140,7 +140,7 @@ def test_a_malformed_choice_of_the_loader_stops_nothing(make: Callable[..., Upda
 
 def test_upstream_grubs_environment_block_is_read_and_moved_along(make: Callable[..., Updated]) -> None:
     updated = make(Loader.GRUB)
-    (updated.host.boot_dir / "grub").mkdir()
+    (updated.host.boot_dir / "grub2").rename(updated.host.boot_dir / "grub")
     block = f"# GRUB Environment Block\nsaved_entry={updated.find(updated.previous).stem}\n".ljust(1024, "#")
     (updated.host.boot_dir / "grub/grubenv").write_text(block)
     assert "saved_entry in grubenv names" in _status(updated)
