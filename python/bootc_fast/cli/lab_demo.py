@@ -114,7 +114,7 @@ def _make_steps(options: Sequence[str]) -> list[Step]:
             ("lab", "create", "DIR", *options),
             story.note_first,
         ),
-        Step("Its administrator edits /etc: one edit of every kind.", ("lab", "edit", "DIR")),
+        Step("Its administrator edits /etc: one edit of every kind.", ("lab", "edit", "DIR", "--hard")),
         Step(
             "An update is staged, as bootc upgrade does. It changes /etc too. Nothing live is touched yet.",
             ("lab", "stage", "DIR"),

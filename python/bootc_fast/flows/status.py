@@ -356,7 +356,11 @@ def _arrange(
         booted=described[survey.booted.digest],
         staged=described[survey.marker.digest] if survey.marker else None,
         rollback=described[rest[0]] if rest else None,
-        others=tuple(described[digest] for digest in [*rest[1:], *stranded]),
+        others=(
+            *(described[digest] for digest in rest[1:]),
+            # An entry in a staged set that nobody waits for boots nothing.
+            *(replace(described[digest], entry_name=None) for digest in stranded),
+        ),
         staged_status=staged_status,
         next_boot=_next_boot(menu),
         rollback_queued=menu is not None and is_rollback_queued(menu, booted=survey.booted.digest),

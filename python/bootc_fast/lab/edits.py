@@ -46,14 +46,15 @@ class Edit:
 def apply_edits(etc: Path, *, hard: bool = False) -> list[Edit]:
     """Edit /etc as an admin would; without `hard` nothing that bootc's own finalize cannot carry over.
 
-    A changed file, a new unit with its enablement link, a deleted file, a changed mode, a directory replaced by a
-    symlink (to where its content now is), an extended attribute, a setuid file. What is edited depends
+    A changed file, a new unit with its enablement link, a deleted file, a changed mode, an extended attribute, a
+    setuid file. What is edited depends
     on what is there: the generated OS's own files, else files that Debian has, else the first that fit.
     An edit that the file system refuses (no ``user.*`` attributes) is left out, and said so.
 
     Args:
         etc: The directory to edit.
-        hard: The extended attribute has 200 bytes.
+        hard: The extended attribute has 200 bytes, and a directory is replaced by a symlink (to where its content now
+            is): bootc's own finalize ends at either.
 
     Returns:
         What was done, in this order.
@@ -70,8 +71,7 @@ def apply_edits(etc: Path, *, hard: bool = False) -> list[Edit]:
         _add_unit,
         _delete_file,
         _change_mode,
-        _replace_directory,
-        _set_hard_xattr if hard else _set_xattr,
+        *((_replace_directory, _set_hard_xattr) if hard else (_set_xattr,)),
         _add_setuid,
     )
     return [edit for step in steps for edit in step(top, choose)]
