@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import is_next_boot
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
@@ -143,6 +144,9 @@ class ComposefsBackend:
             return
         survey, boot = self._looked
         await self._check_image(survey, self._chosen.target)
+        if self._plan is not None:
+            protected = list_protected(survey, boot.menu)
+            await run_blocking(check_ahead, boot.area, boot.menu, self._plan, protected=protected)
         self.warnings += await check_boot_files(
             survey,
             self._chosen.target,

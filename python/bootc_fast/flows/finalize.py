@@ -15,6 +15,7 @@ import anyio.lowlevel
 
 from bootc_fast import _core
 from bootc_fast.boot.area.directory import hint_for_flush
+from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
@@ -360,6 +361,7 @@ async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
     )
     run.warnings += [*warnings, *describe_dropped(find_dropped(boot.menu, order), policy)]
     menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged, verify=run.options.verify)
+    await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=list_protected(survey, boot.menu))
     if plan is None:
         return menu_plan, False
     if not menu_plan.is_noop and not run.options.dry_run:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
+from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
-from bootc_fast.composefs.boot_files import check_boot_files, look_boot
+from bootc_fast.composefs.boot_files import check_boot_files, list_protected, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
@@ -251,6 +253,10 @@ async def _find_obstacles(
             await run_blocking(check_staged_pieces, survey.host, staged)
             if boot is not None:
                 await check_boot_files(survey, staged, boot)
+                order = order_after_finalize(boot.menu, staged=staged, booted=survey.booted.digest, kept=survey.kept)
+                menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=staged)
+                protected = list_protected(survey, boot.menu)
+                await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=protected)
             if not await run_blocking(is_etc_transient, survey.host):
                 pristine = await open_image(survey.host, survey.booted.digest, stack)
                 new = await open_image(survey.host, staged, stack)

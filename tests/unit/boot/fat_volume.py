@@ -66,6 +66,10 @@ class FatDirectory:
     def unlink(self, name: bytes) -> None:
         self.model.unlink(self.inode, name)
 
+    def is_immutable(self, name: bytes = b".") -> bool:
+        del name
+        return False
+
     def first_block(self, name: bytes) -> int | None:
         return self._child(name).start or None
 

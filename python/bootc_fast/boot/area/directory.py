@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bootc_fast.types import Loader
 
 _FIBMAP = 1
+_GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS
+_FIXED_FLAGS = 0x10 | 0x20  # FS_IMMUTABLE_FL, FS_APPEND_FL
 _RENAME_EXCHANGE = 2
 _SLOT_BYTES = 32
 _FAT_ROOT_INODE = 1
@@ -99,6 +101,9 @@ class BootDirectory(Protocol):
 
     def unlink(self, name: bytes) -> None:
         """Remove a file's name; on the disk with the next barrier."""
+
+    def is_immutable(self, name: bytes = b".") -> bool:
+        """Say whether a file, or the directory itself, has the attribute ``i`` or ``a`` of ``chattr``."""
 
     def first_block(self, name: bytes) -> int | None:
         """Return where the file's first block is; None where it has none or nobody can tell."""
@@ -276,6 +281,18 @@ class RealDirectory:
     def unlink(self, name: bytes) -> None:
         """See BootDirectory."""
         os.unlink(name, dir_fd=self._fd)
+
+    def is_immutable(self, name: bytes = b".") -> bool:
+        """See BootDirectory."""
+        fd = self.hold(name)
+        try:
+            answer = fcntl.ioctl(fd, _GET_FLAGS, struct.pack("l", 0))
+        except OSError:
+            # Not known to this file system.
+            return False
+        finally:
+            os.close(fd)
+        return bool(struct.unpack("l", answer)[0] & _FIXED_FLAGS)
 
     def first_block(self, name: bytes) -> int | None:
         """See BootDirectory. ``FIBMAP`` needs CAP_SYS_RAWIO and a file system with block maps, which vfat is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
@@ -10,11 +12,11 @@ from bootc_fast.boot.area.replace import list_new_names
 from bootc_fast.boot.area.room import has_room_for
 from bootc_fast.boot.entries.beside import BESIDE_NAMES, describe_room, remove_outdated
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
-from bootc_fast.boot.entries.garbage import collect_volumes
-from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY, USER_CFG
+from bootc_fast.boot.entries.garbage import collect_volumes, measure
+from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY, UKI_DIRECTORIES, USER_CFG
 from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS
 from bootc_fast.errors import BootEntryError
-from bootc_fast.text import count, escape_bytes
+from bootc_fast.text import count, escape_bytes, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 DIRECTORY_ENTRY_BYTES = 32 * 22
 """What the longest name takes in a FAT directory: 20 pieces of 13 characters, the short entry, and one to spare."""
+
+_MAX_NAMED = 3
 
 
 def check_beforehand(
@@ -51,22 +55,32 @@ def check_beforehand(
     for text, device in find_damage(boot, esp):
         raise BootEntryError(f"{text}, so that the firmware takes it for empty", hint=hint_for_damage(device))
     try:
-        _check_room(boot, esp, menu, plan, settings or boot)
-        _check_free(boot, menu, plan)
+        check_room(boot, esp, menu, plan, settings or boot)
+        check_free(boot, menu, plan)
     except (OSError, BootEntryError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
         warnings = remove_outdated(boot)
         if protected is not None:
             warnings += collect_volumes(boot, esp, menu, known=protected).warnings
-        _check_room(boot, esp, menu, plan, settings or boot)
-        _check_free(boot, menu, plan)
+        check_room(boot, esp, menu, plan, settings or boot)
+        check_free(boot, menu, plan)
         return warnings
     return []
 
 
-def _check_free(boot: BootVolume, menu: BootMenu, plan: MenuPlan) -> None:
-    """The set is written beside the old one, foreign entries and all, before anything goes."""
+def check_free(boot: BootVolume, menu: BootMenu, plan: MenuPlan, *, freed: int = 0) -> None:
+    """Refuse what does not fit: the set is written beside the old one, foreign entries and all, before anything goes.
+
+    Args:
+        boot: The boot partition.
+        menu: What is there.
+        plan: What is to be.
+        freed: Bytes that garbage takes, which goes first where that helps.
+
+    Raises:
+        OSError: ``ENOSPC``.
+    """
     if not plan.new_files and plan.user_cfg is None:
         return
     files = [len(entry.raw) for entry in plan.new_files]
@@ -77,12 +91,35 @@ def _check_free(boot: BootVolume, menu: BootMenu, plan: MenuPlan) -> None:
     free, unit = boot.free_bytes()
     names = -(-len(files) * DIRECTORY_ENTRY_BYTES // unit) * unit
     needed = sum(-(-size // unit) * unit for size in files) + names
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed} bytes are needed and {free} are free")
+    if needed > free + freed:
+        raise OSError(errno.ENOSPC, f"{needed} bytes are needed and {free} are free{_describe_usage(boot, menu)}")
 
 
-def _check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan, settings: BootVolume) -> None:
-    """Everything that gets a new name in a directory in use, by the directory."""
+def _describe_usage(boot: BootVolume, menu: BootMenu) -> str:
+    """What takes the space: the largest of what deployments boot from, and of what else lies beside it."""
+    found: dict[bytes, int] = {}
+    for path in dict.fromkeys((menu.record.kernel_directory, *UKI_DIRECTORIES)):
+        directory = boot.open_plain_directory(path)
+        if directory is not None:
+            with contextlib.closing(directory):
+                paths = [(path + b"/" + name).lstrip(b"/") for name in directory.list_names()]
+            found |= {one: measure(boot, one) for one in paths if one not in UKI_DIRECTORIES}
+    largest = sorted(((size, path) for path, size in found.items() if size), reverse=True)[:_MAX_NAMED]
+    names = [f"/{shorten_name(path)} takes {size}" for size, path in largest]
+    return f": {', '.join(names)}" if names else ""
+
+
+def shorten_name(path: bytes) -> str:
+    """A path with the digests in it cut."""
+    return re.sub(r"[0-9a-f]{64,128}", lambda found: shorten_digest(found[0]), escape_bytes(path))
+
+
+def check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan, settings: BootVolume) -> None:
+    """Refuse new names for which a directory in use has no room.
+
+    Raises:
+        BootEntryError: One would have to grow.
+    """
     loader: list[bytes] = []
     if plan.makes_directory:
         loader.append(ENTRIES.rpartition(b"/")[2])

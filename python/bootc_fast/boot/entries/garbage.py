@@ -78,6 +78,15 @@ class _Collection:
             return True
         return any(name.startswith(own + b"/") for name in self.named)
 
+    def list_candidates(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> list[bytes]:
+        """List the paths of what would go."""
+        directory = volume.open_plain_directory(path)
+        if directory is None:
+            return []
+        with contextlib.closing(directory):
+            names = [n for n in directory.list_names() if self._is_garbage(path, n, is_for_ukis=is_for_ukis)]
+        return [(path + b"/" + name).lstrip(b"/") for name in names]
+
     def collect(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> None:
         """Go through one directory."""
         try:
@@ -196,6 +205,38 @@ def collect_volumes(
             if esp is not None:
                 run.collect(esp, path, is_for_ukis=True)
     return GarbageOutcome(tuple(run.removed), tuple(run.warnings))
+
+
+def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[VerityDigest]) -> dict[bytes, int]:
+    """Find what a collection would remove from the boot partition; writes nothing.
+
+    Args:
+        volume: The boot partition.
+        menu: What is there.
+        known: As for ``collect_garbage``.
+
+    Returns:
+        Paths, and the bytes that their files take.
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    if not menu.odd.is_complete:
+        return {}
+    run = _Collection(list_named_paths(menu), read_mentions(volume, None), frozenset(known))
+    found = run.list_candidates(volume, menu.record.kernel_directory, is_for_ukis=False)
+    for path in UKI_DIRECTORIES:
+        found += run.list_candidates(volume, path, is_for_ukis=True)
+    return {path: measure(volume, path) for path in found}
+
+
+def measure(volume: BootVolume, path: bytes) -> int:
+    """Return the bytes of a file, or of the files in a directory."""
+    directory = volume.open_plain_directory(path)
+    if directory is None:
+        return volume.find_size(path) or 0
+    with contextlib.closing(directory):
+        return sum(volume.find_size(path + b"/" + name) or 0 for name in directory.list_names())
 
 
 def collect_garbage(area: Area, menu: BootMenu, *, known: Collection[VerityDigest]) -> GarbageOutcome:
