@@ -107,6 +107,10 @@ def test_a_device_that_is_read_only_is_told(tmp_path: Path, capsys: pytest.Captu
     with _on_a_disk(case, tmp_path) as loop:
         subprocess.run(["mount", "-o", "remount,ro", case.root / "efi"], check=True)
         subprocess.run(["blockdev", "--setro", loop], check=True)
-        for said in _say_all(case, capsys):
-            assert "the device is read-only" in said
-            assert loop in said
+        try:
+            for said in _say_all(case, capsys):
+                assert "the device is read-only" in said
+                assert loop in said
+        finally:
+            # The device keeps it for whatever it is used for next.
+            subprocess.run(["blockdev", "--setrw", loop], check=True)

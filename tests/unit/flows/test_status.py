@@ -376,6 +376,9 @@ async def test_systemd_is_asked_once_however_many_deployments_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = lab.make_host(tmp_path / "h")
+    policy = host.root / "usr/lib/bootc-fast/boot.toml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("keep = 9\n")
     for number in range(3):
         lab.stage_files(host, {"a": str(number)}, version=str(number + 2))
         await finalize_staged(host.root)
