@@ -174,7 +174,7 @@ def test_a_parent_without_a_free_slot_is_refused_before_the_first_write() -> Non
     directory = volume.open_directory(b"/loader")
     assert directory is not None
     number = 0
-    while (free := 16 - sum(count_slots(name) for name in directory.list_names())) > 0:
+    while (free := 14 - sum(count_slots(name) for name in directory.list_names())) > 0:
         volume.put(b"/loader/" + b"%d" % number + b"x" * (12 if free == 2 else 20 if free == 3 else 5), b"f")
         number += 1
     model.start()
