@@ -41,7 +41,7 @@ MAX_BOOT_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class BootLook:
-    """The boot directories, open, and all that is in them.
+    """A snapshot of the boot directories: open, and all that is in them.
 
     Attributes:
         area: Open as long as the stack that it was opened on.

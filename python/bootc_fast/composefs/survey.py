@@ -35,7 +35,7 @@ _STAGE_HINT = "stage the update again with `bootc upgrade`"
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A host's deployments.
+    """A snapshot of a host's deployments.
 
     Attributes:
         host: Where.

@@ -51,7 +51,7 @@ class ComposefsBackend:
     is_ostree = False
 
     def __init__(self, host: Host, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> None:
-        self.host = host
+        self.host: Host = host
         self.stack = stack
         self.warnings: list[str] = []
         self._loader = loader

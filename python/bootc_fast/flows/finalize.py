@@ -114,7 +114,7 @@ class _Run:
 
 @dataclass(slots=True)
 class _Looked:
-    """What the look found; filled by tasks that run side by side.
+    """A snapshot of the host, from which the rest is decided; filled by tasks that run side by side.
 
     Attributes:
         plan: None where /etc is transient: nothing is merged then.

@@ -62,10 +62,10 @@ def make_composefs_ways(
 class ComposefsSoftReboot:
     """A next root that we put together, and attach once the boot order is on disk."""
 
-    kind = RestartWay.SOFT
+    kind: RestartWay = RestartWay.SOFT
 
     def __init__(self, survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack) -> None:
-        self.what = f"preparing a soft reboot to {shorten_digest(target)}"
+        self.what: str = f"preparing a soft reboot to {shorten_digest(target)}"
         self._survey = survey
         self._look = look
         self._target = target
@@ -109,8 +109,8 @@ class ComposefsSoftReboot:
 class ComposefsKexec:
     """The kernel that a deployment's boot entry names, loaded before the boot order is changed."""
 
-    kind = RestartWay.KEXEC
-    what = "preparing a kexec"
+    kind: RestartWay = RestartWay.KEXEC
+    what: str = "preparing a kexec"
 
     def __init__(self, survey: Survey, look: BootLook, target: VerityDigest) -> None:
         self._host = survey.host

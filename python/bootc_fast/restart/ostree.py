@@ -76,10 +76,10 @@ def make_ostree_ways(host: Host, target: OstreeDeployment, *, mode: SoftRebootMo
 class OstreeSoftReboot:
     """A next root that libostree mounts, which is in force at once: with the new order, and not before."""
 
-    kind = RestartWay.SOFT
+    kind: RestartWay = RestartWay.SOFT
 
     def __init__(self, host: Host, target: OstreeDeployment) -> None:
-        self.what = f"preparing a soft reboot to {shorten_digest(target.name)}"
+        self.what: str = f"preparing a soft reboot to {shorten_digest(target.name)}"
         self._host = host
         self._target = target
 
@@ -111,10 +111,10 @@ class OstreeSoftReboot:
 class OstreeKexec:
     """The kernel that a deployment's boot entry names: loaded to try it, and again as the new order names it."""
 
-    kind = RestartWay.KEXEC
+    kind: RestartWay = RestartWay.KEXEC
 
     def __init__(self, host: Host, target: OstreeDeployment) -> None:
-        self.what = f"preparing a kexec to {shorten_digest(target.name)}"
+        self.what: str = f"preparing a kexec to {shorten_digest(target.name)}"
         self._host = host
         self._target = target
         self._is_loaded = False

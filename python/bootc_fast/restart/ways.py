@@ -95,8 +95,8 @@ class Way(Protocol[OrderT_contra]):
 class FullReboot:
     """Through the firmware: always possible, nothing to prepare."""
 
-    kind = RestartWay.FULL
-    what = "preparing a full reboot"
+    kind: RestartWay = RestartWay.FULL
+    what: str = "preparing a full reboot"
 
     async def find(self) -> str | None:
         """Nothing stands against it."""
@@ -201,7 +201,7 @@ class Ways(Generic[OrderT_contra]):
                 text = f"the next `systemctl reboot` may enter what was prepared before: {describe_error(error)}"
                 self.warnings.append(text)
         if kind is not None:
-            tell_prepared(self._host, kind, self._target, tuple(self.notes))
+            report_prepared(self._host, kind, self._target, tuple(self.notes))
 
     async def undo(self) -> None:
         """Drop what was prepared, unless it is in force. Cancellation waits for it."""
@@ -233,7 +233,7 @@ def choose_ways(
     }[mode]
 
 
-def tell_prepared(host: Host, way: RestartWay, target: str, notes: tuple[str, ...]) -> None:
+def report_prepared(host: Host, way: RestartWay, target: str, notes: tuple[str, ...]) -> None:
     """Tell the journal what was prepared; blocks, never raises.
 
     Args:

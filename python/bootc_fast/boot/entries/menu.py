@@ -92,7 +92,7 @@ class StagedMenu:
 
 @dataclass(frozen=True, slots=True)
 class OddMenu:
-    """What is not as it should be.
+    """Anomalies: what is not as it should be.
 
     Attributes:
         warnings: All of it, in words.
