@@ -75,6 +75,8 @@ def _product() -> list[Configuration]:
         *_fats("uki", "UKIs", host="uki"),
         *_fats("grub", "GRUB with user.cfg", host="grub-uki", boot="shared"),
         *_fats("stage", "bootc's way of staging, then ours", host="one", steps=("stage", "finalize")),
+        *_fats("garbage", "kernels that nothing names", host="garbage"),
+        *_fats("foreign", "foreign entries, a directory of several clusters", host="foreign"),
         *_fats("long", "long names", host="long"),
         *_fats("holes", "fragmented free space", host="updated", holes=True),
     ]
@@ -105,20 +107,6 @@ def _product() -> list[Configuration]:
             for slots in range(16)
         ]  # fmt: skip
     return found
-
-
-def _second_cuts() -> list[Configuration]:
-    """The run after a cut, cut again: a finalize, or where the new default boots already, what follows it."""
-    steps = {"old": ("finalize", "boot", "rollback", "revert"), "new": ("boot", "rollback", "revert")}
-    return [
-        Configuration(
-            f"second-{source}-{boots}-{number}", "a second cut, in the run after the first", host=host,
-            steps=steps[boots], cut_of=(source, boots, number),
-        )
-        for source, host in (("garbage-512", "garbage"), ("foreign-512", "foreign"), ("uki-512", "uki"))
-        for boots, count in (("old", 3), ("new", 2))
-        for number in range(count)
-    ]  # fmt: skip
 
 
 def _bootc() -> list[Configuration]:

@@ -80,6 +80,8 @@ class Judge:
     _texts: dict[str, set[bytes]] = field(init=False)
     _menus: dict[bytes, str] = field(init=False)
     _verdicts: dict[tuple[object, ...], Verdict] = field(init=False, default_factory=dict)
+    _listed: dict[tuple[object, ...], list[Entry]] = field(init=False, default_factory=dict)
+    _digests: dict[bytes, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._known = dict(self.facts["files"])
@@ -184,9 +186,23 @@ class Judge:
         name = {self.facts["old"]: "old", self.facts["new"]: "new"}.get(digest, digest)
         return Verdict(name, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
 
+    def _menu(self, shown: Mapping[str, bytes], rule: Callable[[Entry, Entry], int]) -> list[Entry]:
+        """List what is shown: it depends on the entries, and on which files there are."""
+        key = (rule, tuple(item for item in shown.items() if item[0].startswith(_LIVE)), frozenset(shown))
+        menu = self._listed.get(key)
+        if menu is None:
+            loader = Loader.GRUB_CC if self._is_grub else Loader.SYSTEMD_BOOT
+            menu = self._listed[key] = list_menu(loader, shown, rule)
+        return menu
+
     def _is(self, content: Content, path: str, digest: str) -> bool:
         raw = content.files.get(path)
-        return raw is not None and hashlib.sha256(raw).hexdigest() == digest
+        if raw is None:
+            return False
+        found = self._digests.get(raw)
+        if found is None:
+            found = self._digests[raw] = hashlib.sha256(raw).hexdigest()
+        return found == digest
 
     def _check_files(self, content: Content, paths: list[str]) -> list[str]:
         bad = [path for path in paths if path not in self._known or not self._is(content, path, self._known[path])]
@@ -200,7 +216,7 @@ class Judge:
         problems: list[str],
         notes: list[str],
     ) -> str | None:
-        menu = list_menu(Loader.GRUB_CC if self._is_grub else Loader.SYSTEMD_BOOT, shown, rule)
+        menu = self._menu(shown, rule)
         order = self._orders[rule]
         if [entry.name for entry in menu if entry.name in order] != [name for name in order if _LIVE + name in shown]:
             problems.append("foreign entries are not in their order")
