@@ -9,8 +9,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::call;
 use crate::verity::duplicate;
+use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, BootEntryError);
 pyo3::import_exception!(bootc_fast.errors, SignatureError);
@@ -25,10 +25,11 @@ type AuthorityOut<'py> =
 /// Permitted, excluded, whether there are bounds.
 type ConstraintsOut<'py> = (Vec<NameOut<'py>>, Vec<NameOut<'py>>, bool);
 
-fn pe_error(_py: Python<'_>, error: PeError) -> PyErr {
+/// `name`: the file's, as the kernel knows its descriptor by; empty for bytes.
+fn pe_error(error: PeError, name: &[u8]) -> PyErr {
     match error {
         PeError::Io { offset, source } => match source.raw_os_error() {
-            Some(_) => call::os_error(&source),
+            Some(_) => os_error::of_path(&source, name),
             None => BootEntryError::new_err(format!("reading a PE file: it ends before offset {offset:#x}")),
         },
         PeError::Cancelled(_) => PyRuntimeError::new_err(error.to_string()),
@@ -59,6 +60,7 @@ fn names_out<'py>(py: Python<'py>, names: &[GeneralName]) -> Vec<NameOut<'py>> {
 #[derive(Debug)]
 pub struct PeImage {
     inner: Arc<efi::PeImage>,
+    name: Vec<u8>,
 }
 
 #[pymethods]
@@ -67,20 +69,22 @@ impl PeImage {
     #[staticmethod]
     fn open(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
         let file = duplicate(fd)?;
-        let image = py.detach(|| efi::PeImage::open(file)).map_err(|error| pe_error(py, error))?;
-        Ok(Self { inner: Arc::new(image) })
+        let name = os_error::name_of(fd);
+        let image = py.detach(|| efi::PeImage::open(file)).map_err(|error| pe_error(error, &name))?;
+        Ok(Self { inner: Arc::new(image), name })
     }
 
     /// Takes a file's content.
     #[staticmethod]
-    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let image = efi::PeImage::from_bytes(data.to_vec()).map_err(|error| pe_error(py, error))?;
-        Ok(Self { inner: Arc::new(image) })
+    fn from_bytes(data: &[u8]) -> PyResult<Self> {
+        let image = efi::PeImage::from_bytes(data.to_vec()).map_err(|error| pe_error(error, b""))?;
+        Ok(Self { inner: Arc::new(image), name: Vec::new() })
     }
 
     /// Reads a part of the file.
     fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
-        let data = py.detach(|| self.inner.read(offset, length)).map_err(|error| pe_error(py, error))?;
+        let data =
+            py.detach(|| self.inner.read(offset, length)).map_err(|error| pe_error(error, &self.name))?;
         Ok(PyBytes::new(py, &data))
     }
 
@@ -101,7 +105,7 @@ impl PeImage {
             .map(|(offset, len)| offset.map_or(Part::Zeros(*len), |offset| Part::File { offset, len: *len }))
             .collect();
         let work = |cancel: &dyn Cancel| self.inner.hash(&parts, &algorithms, cancel);
-        let digests = call::detached(py, check, work, pe_error)?;
+        let digests = call::detached(py, check, work, |_, error| pe_error(error, &self.name))?;
         Ok(digests.iter().map(|digest| PyBytes::new(py, digest)).collect())
     }
 
