@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
+from _thread import allocate_lock
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ class Held:
     """Descriptors that a worker thread opens and the context manager closes, whichever of them ends first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Not from threading: commands that take no lock start without it.
+        self._lock = allocate_lock()
         self._descriptors: list[int] = []
         self._on_close: Callable[[], None] | None = None
         self._is_closed = False
