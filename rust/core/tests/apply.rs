@@ -242,7 +242,7 @@ fn a_symlink_planted_while_it_runs_stops_the_call_with_nothing_written_outside()
     let ended = apply(&result, &contents, target.open().as_fd(), &mut plant, &Never);
     let error = ended.unwrap_err();
     assert_eq!(
-        error.io().and_then(std::io::Error::raw_os_error),
+        error.io().and_then(|(source, _)| source.raw_os_error()),
         Some(rustix::io::Errno::NOTDIR.raw_os_error())
     );
     assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 0);

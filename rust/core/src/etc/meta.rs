@@ -9,7 +9,7 @@ use crate::tree::{FileType, Node};
 /// Extended attributes with their values; a value is made anew only where an ACL has to follow a mode.
 pub(super) type Xattrs<'t> = Vec<(&'t [u8], Cow<'t, [u8]>)>;
 
-/// SELinux's label: relabelling alone is no edit, but an admin's relabel stays.
+/// The security label: relabelling alone is no edit, but an admin's relabel stays.
 const LABEL: &[u8] = b"security.selinux";
 
 /// Attributes that never make two things differ (spec etc-merge.md): labels, the overlay's own, and what is computed

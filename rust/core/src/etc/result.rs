@@ -97,7 +97,7 @@ pub enum Warning {
         /// Below /etc.
         path: Vec<u8>,
     },
-    /// SELinux labels that the admin gave are kept, on so many paths: relabelling is no edit, and yet stays.
+    /// Labels (`security.selinux`) that the admin gave are kept, on so many paths: relabelling is no edit, and yet stays.
     LabelsKept {
         /// The first of them, below /etc.
         path: Vec<u8>,
