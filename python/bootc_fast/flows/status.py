@@ -340,6 +340,10 @@ def _describe(
     )
 
 
+def _without_entry(deployment: DeploymentStatus, *, unless: set[str]) -> DeploymentStatus:
+    return deployment if deployment.entry_name in unless else replace(deployment, entry_name=None)
+
+
 def _text(value: bytes | None) -> str | None:
     return None if value is None else escape_bytes(value)
 
@@ -358,6 +362,7 @@ def _arrange(
     with_entry = menu.own_order if menu else ()
     rest = [digest for digest in with_entry if digest not in chosen]
     stranded = [digest for digest in described if digest not in chosen and digest not in with_entry]
+    live = {entry.label for entry in (*menu.live.entries, *menu.live.files)} if menu else set()
     return HostStatus(
         booted=described[survey.booted.digest],
         staged=described[survey.marker.digest] if survey.marker else None,
@@ -365,7 +370,7 @@ def _arrange(
         others=(
             *(described[digest] for digest in rest[1:]),
             # An entry in a staged set that nobody waits for boots nothing.
-            *(replace(described[digest], entry_name=None) for digest in stranded),
+            *(_without_entry(described[digest], unless=live) for digest in stranded),
         ),
         staged_status=staged_status,
         next_boot=_next_boot(menu),

@@ -245,7 +245,9 @@ def test_on_a_full_boot_partition_kernels_that_nobody_needs_go_first(
     case = _updated(tmp_path / "h", capsys, *flowkit.COMBINATIONS[0])
     third = lab.stage_files(case.host, {"third": "3"}, version="3")
     kernels = case.host.kernel_area()[0]
-    wanted = [kernels / f"bootc_composefs-{digest}" for digest in (case.booted, case.staged, third)]
+    # A finalize lets the deployment before the booted one fall out of the set.
+    kept = (case.booted, third) if verb == "finalize" else (case.booted, case.staged, third)
+    wanted = [kernels / f"bootc_composefs-{digest}" for digest in kept]
     garbage = kernels / f"bootc_composefs-{'e' * 128}"
     # As left by an update that was interrupted: the state is there, an entry is not.
     for directory in (garbage, case.host.state_dir("e" * 128)):

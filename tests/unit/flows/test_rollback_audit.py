@@ -389,6 +389,9 @@ def test_an_override_that_names_an_entry_that_could_not_be_read_is_found_out_aft
     updated = make()
     if verb == "finalize":
         lab.stage_files(updated.host, {"third": "3"}, version="3")
+    policy = updated.host.root / "usr/lib/bootc-fast/boot.toml"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text("keep = 3\n")
     name = updated.find(updated.booted).name
     updated.host.write_efi_variable("LoaderEntryDefault", name)
     read, failures = RealDirectory.read, [OSError(5, "Input/output error")]

@@ -216,7 +216,7 @@ def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[Verity
         known: As for ``collect_garbage``.
 
     Returns:
-        Paths, and the bytes that their files take.
+        Paths, and the bytes that their files take, in whole allocation units.
 
     Raises:
         OSError: It cannot be told.
@@ -227,16 +227,21 @@ def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[Verity
     found = run.list_candidates(volume, menu.record.kernel_directory, is_for_ukis=False)
     for path in UKI_DIRECTORIES:
         found += run.list_candidates(volume, path, is_for_ukis=True)
-    return {path: measure(volume, path) for path in found}
+    _free, unit = volume.free_bytes()
+    return {path: measure(volume, path, unit=unit) for path in found}
 
 
-def measure(volume: BootVolume, path: bytes) -> int:
-    """Return the bytes of a file, or of the files in a directory."""
+def measure(volume: BootVolume, path: bytes, *, unit: int = 1) -> int:
+    """Return the bytes of a file, or of the files in a directory, each rounded up to whole units."""
+
+    def size_of(one: bytes) -> int:
+        return -(-(volume.find_size(one) or 0) // unit) * unit
+
     directory = volume.open_plain_directory(path)
     if directory is None:
-        return volume.find_size(path) or 0
+        return size_of(path)
     with contextlib.closing(directory):
-        return sum(volume.find_size(path + b"/" + name) or 0 for name in directory.list_names())
+        return sum(size_of(path + b"/" + name) for name in directory.list_names())
 
 
 def collect_garbage(area: Area, menu: BootMenu, *, known: Collection[VerityDigest]) -> GarbageOutcome:

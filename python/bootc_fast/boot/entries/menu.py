@@ -25,7 +25,7 @@ from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, Outside, find_default
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
-from bootc_fast.errors import FileSystemError
+from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class OddMenu:
         is_complete: Every file could be read, so that what nobody names is garbage.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
         unread: Why entries, or files that they name, could not be looked at, in words.
+        is_failing: The disk is why, for one of them.
         unread_paths: Those files; they count as there.
     """
 
@@ -112,14 +113,18 @@ class OddMenu:
     is_complete: bool = True
     is_user_cfg_unread: bool = False
     unread: tuple[str, ...] = ()
+    is_failing: bool = False
     unread_paths: frozenset[bytes] = frozenset()
 
     def refuse_unread(self, what: str) -> None:
         """Say that not all could be looked at, where it would else be said that something is not there.
 
         Raises:
-            FileSystemError: It could not; what was being done is `what`.
+            FileSystemError: The disk failed; what was being done is `what`.
+            BootEntryError: What is there is too long, or no file.
         """
+        if self.unread and not self.is_failing:
+            raise BootEntryError(f"{what}: {'; '.join(self.unread)}")
         if self.unread:
             raise FileSystemError(f"{what}: {'; '.join(self.unread)}", hint=DAMAGE_HINT)
 
@@ -293,6 +298,7 @@ def read_volumes(
             is_complete=reader.is_complete,
             is_user_cfg_unread=USER_CFG in reader.unread,
             unread=tuple(reader.reasons),
+            is_failing=reader.is_failing,
             unread_paths=frozenset(reader.unread_paths),
         ),
         knows_uki_key=old_version is None,

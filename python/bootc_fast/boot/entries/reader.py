@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ OWN_LEFTOVER = re.compile(rb"(?:bootc_zz|bootd|zz_bootc)-.*\.conf\.(?:new|gone)"
 """Names of a publication that was cut short."""
 
 _STAGED_SUFFIX = b".staged"
+# Longer than its limit, no regular file, a symlink: that is no failing disk.
+_NO_FAILURE = frozenset({errno.EFBIG, errno.EINVAL, errno.ELOOP})
 _ADDON_DIRECTORY_SUFFIX = b".extra.d"
 
 
@@ -69,6 +72,7 @@ class MenuReader:
     warnings: list[str] = field(default_factory=list)
     torn: list[bytes] = field(default_factory=list)
     is_complete: bool = True
+    is_failing: bool = False
     unread: list[bytes] = field(default_factory=list)
     unread_settings: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -88,6 +92,7 @@ class MenuReader:
             reason = f"{what} {escape_bytes(name)} cannot be read: {reason_of(error)}"
             self.warnings.append(reason)
             self.reasons.append(reason)
+            self.is_failing |= error.errno not in _NO_FAILURE
             return None
 
     def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
@@ -197,6 +202,7 @@ class MenuReader:
             # Not missing: who wants to boot from it asks `unread_paths`.
             self.warnings.append(f"{escape_bytes(path)} cannot be looked at: {reason_of(error)}")
             self.reasons.append(self.warnings[-1])
+            self.is_failing = True
             self.unread_paths.add(path)
             return True
 
