@@ -28,6 +28,7 @@ CLOSED = 987_654
 QUIET = {
     "digest_many", "policy_pattern_matches", "build_tree", "Tree.entries", "Tree.find", "EtcPlan.entries",
     "Image.tree", "Image.lookup", "Image.walk", "Image.verify",
+    "PeImage.from_bytes", "SignedData.parse", "Certificate.parse",
 }  # fmt: skip
 """No system call of theirs can fail, or its error is an image's: test_erofs_damage.py and test_image_reading.py."""
 
@@ -69,6 +70,10 @@ class Scene:
         digest = self.repository.write_image(self.tree())
         with opened(self.base / "repo/images" / digest) as fd:
             return _core.Image.open(fd)
+
+    def pe(self) -> _core.PeImage:
+        (self.base / "pe").write_bytes(Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub").read_bytes())
+        return _core.PeImage.open(self.fd("pe"))
 
     def tar(self) -> int:
         with tarfile.open(self.base / "tar", "w") as archive:
@@ -121,6 +126,9 @@ CASES = [
          "a/\udcff"),
     Case("digest_fd", "read", errno.EIO, lambda s: partial(_core.digest_fd, s.fd("data")), "{base}/data"),
     Case("digest_fd", "statx", errno.ESTALE, lambda s: partial(_core.digest_fd, s.fd("data")), "{base}/data"),
+    Case("PeImage.open", "pread64", errno.EIO, lambda s: partial(_core.PeImage.open, s.fd("data")), "{base}/data"),
+    Case("PeImage.read", "pread64", errno.EIO, lambda s: partial(s.pe().read, 0, 64), "{base}/pe"),
+    Case("PeImage.hash", "pread64", errno.EIO, lambda s: partial(s.pe().hash, [(0, 64)], ["sha256"]), "{base}/pe"),
     Case("measure_fd", "ioctl", errno.EIO, lambda s: partial(_core.measure_fd, s.fd("data")), "{base}/data"),
     Case("mount_detached", "fsopen", errno.EPERM,
          lambda _: partial(_core.mount_detached, b"tmpfs", [], read_only=True), "tmpfs"),
