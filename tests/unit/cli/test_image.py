@@ -67,7 +67,7 @@ def test_ls_shows_one_directory_for_people(composefs: Path, capsys: pytest.Captu
 def test_ls_as_json_has_all_attributes(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["image", "ls", "-R", "--json", str(plain)]) == 0
     listed = {json.dumps(entry["path"]): entry for entry in json.loads(capsys.readouterr().out)}
-    assert len(listed) == 79
+    assert len(listed) == 80
     assert listed['"/plain"'] == {
         "path": "/plain", "type": "file", "mode": "0644", "uid": 70000, "gid": 80000, "nlink": 1, "rdev": 0,
         "size_bytes": 8189, "mtime_ns": 0, "xattrs": [], "target": None, "object": None,
