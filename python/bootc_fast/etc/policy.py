@@ -21,14 +21,11 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import FileSystemError, InvalidStateError
-from bootc_fast.text import reason_of
+from bootc_fast.errors import InvalidStateError
+from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from bootc_fast.machine.host import Host
 
 POLICY_FILES = ("usr/lib/bootc-fast/merge.toml", "etc/bootc-fast/merge.toml")
@@ -102,7 +99,7 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
         table = tomllib.loads(text)
         entries = table.pop("path", [])
         default = Strategy(table.pop("default", base.default))
-        _refuse_keys(table)
+        refuse_unknown_keys(table)
         if not isinstance(entries, list):
             raise TypeError("'path' is no array of tables: write [[path]]")
         return MergePolicy(default, (*(_parse_entry(entry) for entry in entries), *base.rules))
@@ -117,13 +114,8 @@ def _parse_entry(entry: object) -> PolicyRule:
     pattern, strategy = table.pop("pattern", None), table.pop("on-conflict", None)
     if not isinstance(pattern, str) or not isinstance(strategy, str):
         raise TypeError("each [[path]] needs a pattern and on-conflict, both strings")
-    _refuse_keys(table)
+    refuse_unknown_keys(table)
     return make_rule(pattern, Strategy(strategy))
-
-
-def _refuse_keys(table: Mapping[str, object]) -> None:
-    if table:
-        raise ValueError(f"unknown key {min(table)!r}")
 
 
 def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> MergePolicy:
@@ -143,18 +135,7 @@ def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> Mer
     policy = MergePolicy()
     for name in POLICY_FILES:
         path = host.root / name
-        text = _read_text(host, path)
+        text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
         if text is not None:
             policy = parse_policy(text, what=f"reading {path}", base=policy)
     return policy if on_conflict is None else MergePolicy(on_conflict)
-
-
-def _read_text(host: Host, path: Path) -> str | None:
-    try:
-        return host.read_bytes(path, max_bytes=MAX_POLICY_BYTES).decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except UnicodeDecodeError as error:
-        raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
-    except OSError as error:
-        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error

@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
-from bootc_fast.text import reason_of
+from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest
 
@@ -63,8 +61,7 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
     try:
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))
-        if table:
-            raise ValueError(f"unknown key {min(table)!r}")
+        refuse_unknown_keys(table)
         if not isinstance(keep, int) or isinstance(keep, bool) or not DEFAULT_KEEP <= keep <= MAX_KEEP:
             raise ValueError(f"'keep' is no number from {DEFAULT_KEEP} to {MAX_KEEP}")
         if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
@@ -91,19 +88,8 @@ def read_keep_policy(host: Host) -> tuple[KeepPolicy, tuple[str, ...]]:
     for name in POLICY_FILES:
         path = host.root / name
         try:
-            text = _read_text(host, path)
+            text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
             policy = parse_keep_policy(text, what=f"reading {path}", base=policy) if text is not None else policy
         except (InvalidStateError, FileSystemError) as error:
             warnings.append(f"{error}: passed over")
     return policy, tuple(warnings)
-
-
-def _read_text(host: Host, path: Path) -> str | None:
-    try:
-        return host.read_bytes(path, max_bytes=MAX_POLICY_BYTES).decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except UnicodeDecodeError as error:
-        raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
-    except OSError as error:
-        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error

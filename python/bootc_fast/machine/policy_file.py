@@ -1,0 +1,46 @@
+"""What all policy files have in common: they may be absent, they are text, and no key is passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.text import reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bootc_fast.machine.host import Host
+
+
+def read_policy_file(host: Host, path: Path, *, max_bytes: int) -> str | None:
+    """Read a policy file; None where it is absent. Blocks.
+
+    Args:
+        host: Whose.
+        path: On it.
+        max_bytes: A longer one is refused, and not read further.
+
+    Raises:
+        InvalidStateError: It is no text, no regular file, or too long.
+        FileSystemError: It is there and cannot be read.
+    """
+    try:
+        return host.read_bytes(path, max_bytes=max_bytes).decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
+    except OSError as error:
+        raise FileSystemError(f"reading {path}: {reason_of(error)}") from error
+
+
+def refuse_unknown_keys(table: Mapping[str, object]) -> None:
+    """Refuse what is left of a table when all keys that are known were taken out.
+
+    Raises:
+        ValueError: Something is left.
+    """
+    if table:
+        raise ValueError(f"unknown key {min(table)!r}")
