@@ -20,14 +20,11 @@ from bootc_fast.machine.native import run_blocking
 from bootc_fast.restart.kexec import (
     KexecPieces,
     check_pieces,
-    find_kexec_obstacle,
     join_initrds,
-    load_pieces,
-    unload_kexec,
     write_memfd,
 )
 from bootc_fast.restart.soft import judge_soft_reboot, prepare_soft_reboot
-from bootc_fast.restart.ways import FULL_REBOOT_HINT, RestartWay, Ways, choose_ways, clear_next_root
+from bootc_fast.restart.ways import FULL_REBOOT_HINT, KexecWay, RestartWay, Ways, choose_ways, clear_next_root
 from bootc_fast.text import escape, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
@@ -106,21 +103,15 @@ class ComposefsSoftReboot:
         """Nothing: the kernel drops the mounts with the stack."""
 
 
-class ComposefsKexec:
+class ComposefsKexec(KexecWay):
     """The kernel that a deployment's boot entry names, loaded before the boot order is changed."""
 
-    kind: RestartWay = RestartWay.KEXEC
     what: str = "preparing a kexec"
 
     def __init__(self, survey: Survey, look: BootLook, target: VerityDigest) -> None:
-        self._host = survey.host
+        super().__init__(survey.host)
         self._look = look
         self._target = target
-        self._is_loaded = False
-
-    async def find(self) -> str | None:
-        """Look at what the kernel says of kexec."""
-        return await run_blocking(find_kexec_obstacle, self._host)
 
     async def prepare(self, *, is_trial: bool) -> None:
         """Load it, or as a trial read all of it; the load itself waits for a cancellation, and then is undone."""
@@ -128,20 +119,10 @@ class ComposefsKexec:
             pieces = await assemble_kexec(self._look, self._target, stack)
             await run_blocking(check_pieces, pieces)
             if not is_trial:
-                await run_blocking(self._load, pieces)
+                await run_blocking(self._load_pieces, pieces)
 
     def commit(self, order: None) -> None:
         """Nothing: it is loaded."""
-
-    def undo(self) -> None:
-        """Unload it."""
-        if self._is_loaded:
-            unload_kexec(self._host)
-
-    def _load(self, pieces: KexecPieces) -> None:
-        load_pieces(pieces)
-        # Here, since a cancellation waits for the thread, and may be what is seen of it.
-        self._is_loaded = True
 
 
 async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack) -> KexecPieces:

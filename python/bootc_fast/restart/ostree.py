@@ -21,13 +21,10 @@ from bootc_fast.ostree.sysroot import find_boot_file, prepare_soft_reboot
 from bootc_fast.restart.kexec import (
     KexecPieces,
     check_pieces,
-    find_kexec_obstacle,
     join_initrds,
-    load_pieces,
-    unload_kexec,
 )
 from bootc_fast.restart.soft import SoftRebootVerdict, find_systemd_obstacle
-from bootc_fast.restart.ways import RestartWay, Ways, choose_ways
+from bootc_fast.restart.ways import KexecWay, RestartWay, Ways, choose_ways
 from bootc_fast.text import describe_error, shorten_digest
 
 if TYPE_CHECKING:
@@ -108,20 +105,13 @@ class OstreeSoftReboot:
         """Nothing was done."""
 
 
-class OstreeKexec:
+class OstreeKexec(KexecWay):
     """The kernel that a deployment's boot entry names: loaded to try it, and again as the new order names it."""
 
-    kind: RestartWay = RestartWay.KEXEC
-
     def __init__(self, host: Host, target: OstreeDeployment) -> None:
+        super().__init__(host)
         self.what: str = f"preparing a kexec to {shorten_digest(target.name)}"
-        self._host = host
         self._target = target
-        self._is_loaded = False
-
-    async def find(self) -> str | None:
-        """Look at what the kernel says of kexec."""
-        return await run_blocking(find_kexec_obstacle, self._host)
 
     async def prepare(self, *, is_trial: bool) -> None:
         """Load it, so that the kernel says whether it takes it; as a trial read all of it."""
@@ -140,18 +130,12 @@ class OstreeKexec:
         except (BootcFastError, OSError) as error:
             raise SoftRebootError(describe_error(error)) from error
 
-    def undo(self) -> None:
-        """Unload it."""
-        if self._is_loaded:
-            unload_kexec(self._host)
-
     def _load(self, target: OstreeDeployment, *, is_trial: bool) -> None:
         with ExitStack() as stack:
             pieces = assemble_ostree_kexec(self._host, target, stack)
             check_pieces(pieces)
             if not is_trial:
-                load_pieces(pieces)
-                self._is_loaded = True
+                self._load_pieces(pieces)
 
 
 def assemble_ostree_kexec(host: Host, target: OstreeDeployment, stack: ExitStack) -> KexecPieces:

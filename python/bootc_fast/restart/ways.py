@@ -15,7 +15,7 @@ from bootc_fast.machine.host import open_host
 from bootc_fast.machine.journal import PRIORITY_NOTICE, send_journal
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.restart import nextroot
-from bootc_fast.restart.kexec import unload_kexec
+from bootc_fast.restart.kexec import find_kexec_obstacle, load_pieces, unload_kexec
 from bootc_fast.text import describe_error, escape_lines
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.machine.host import Host
+    from bootc_fast.restart.kexec import KexecPieces
 
 _COMMAND_TIMEOUT_S = 30.0
 FULL_REBOOT_HINT = "`systemctl reboot` boots it through the firmware"
@@ -110,6 +111,30 @@ class FullReboot:
 
     def undo(self) -> None:
         """Nothing was done."""
+
+
+class KexecWay:
+    """What the kexecs of both back ends have in common: what the kernel says of it, and that it can be taken back."""
+
+    kind: RestartWay = RestartWay.KEXEC
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._is_loaded = False
+
+    async def find(self) -> str | None:
+        """Look at what the kernel says of kexec."""
+        return await run_blocking(find_kexec_obstacle, self._host)
+
+    def undo(self) -> None:
+        """Unload it."""
+        if self._is_loaded:
+            unload_kexec(self._host)
+
+    def _load_pieces(self, pieces: KexecPieces) -> None:
+        load_pieces(pieces)
+        # Here, since a cancellation waits for the thread, and may be what is seen of it.
+        self._is_loaded = True
 
 
 class Ways(Generic[OrderT_contra]):
