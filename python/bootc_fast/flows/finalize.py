@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from bootc_fast import _core
-from bootc_fast.boot.area.directory import hint_for_flush
+from bootc_fast.boot.area.directory import flushing_what_is_needed
 from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
@@ -39,7 +39,7 @@ from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import Recall, recall_finalize, record_outcome, write_outcome
 from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize
-from bootc_fast.text import describe_error, reason_of
+from bootc_fast.text import describe_error
 from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
@@ -389,14 +389,14 @@ def _flush(looked: _Looked) -> None:
     """Put on disk what the staging wrote: image, objects, state; kernel, initrd or UKI."""
     host, boot = looked.survey.host, looked.boot
     areas = [] if boot is None else [boot.area.boot_fd, boot.area.esp_fd]
-    try:
-        with host.open_directory(host.objects) as objects_fd, host.open_directory(host.state_deploy) as state_fd:
-            for fd in (objects_fd, state_fd, *areas):
-                if fd is not None:
-                    _core.sync_filesystem(fd)
-    except OSError as error:
-        text = f"flushing what the new deployment needs: {reason_of(error)}"
-        raise FileSystemError(text, hint=hint_for_flush(error)) from error
+    with (
+        flushing_what_is_needed(),
+        host.open_directory(host.objects) as objects_fd,
+        host.open_directory(host.state_deploy) as state_fd,
+    ):
+        for fd in (objects_fd, state_fd, *areas):
+            if fd is not None:
+                _core.sync_filesystem(fd)
 
 
 async def _tidy(run: _Run, looked: _Looked) -> None:

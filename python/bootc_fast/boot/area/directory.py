@@ -20,6 +20,8 @@ from bootc_fast import _core
 from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.area.fat_look import FatLook
+from bootc_fast.errors import FileSystemError
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -181,11 +183,19 @@ def hint_for(error: OSError) -> str | None:
     return _HINTS.get(error.errno or 0)
 
 
-def hint_for_flush(error: OSError) -> str | None:
-    """Say the same where the file system may be the one that holds the deployments."""
-    if error.errno == errno.ENOSPC:
-        return "make space on the file systems of the deployments and of /boot"
-    return hint_for(error)
+@contextlib.contextmanager
+def flushing_what_is_needed() -> Generator[None]:
+    """Tell what fails inside as a flush of what the new deployment needs, of whichever file system.
+
+    Raises:
+        FileSystemError: A flush failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno == errno.ENOSPC
+        hint = "make space on the file systems of the deployments and of /boot" if is_full else hint_for(error)
+        raise FileSystemError(f"flushing what the new deployment needs: {reason_of(error)}", hint=hint) from error
 
 
 @contextlib.contextmanager

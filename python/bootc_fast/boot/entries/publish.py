@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
-from bootc_fast.boot.area.directory import RealVolume, hint_for, hint_for_flush
+from bootc_fast.boot.area.directory import RealVolume, flushing_what_is_needed, hint_for
 from bootc_fast.boot.entries.beside import CHECK_HINT
 from bootc_fast.boot.entries.publication import Publication
 from bootc_fast.errors import BootEntryError, FileSystemError
@@ -121,13 +121,10 @@ def publish_volumes(
 
 
 def _sync_all(descriptors: Sequence[int]) -> None:
-    for fd in descriptors:
-        try:
+    with flushing_what_is_needed():
+        for fd in descriptors:
             _core.sync_filesystem(fd)
             os.fsync(fd)
-        except OSError as error:
-            text = f"flushing what the new deployment needs: {reason_of(error)}"
-            raise FileSystemError(text, hint=hint_for_flush(error)) from error
 
 
 async def publish_menu(
