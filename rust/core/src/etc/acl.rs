@@ -50,13 +50,15 @@ pub(super) struct Classes {
 }
 
 impl Classes {
+    /// Of an inode without an ACL.
+    pub(super) fn of_mode(mode: u32, gid: u32) -> Self {
+        let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
+        Self { owner: bits(6), group: bits(3), other: bits(0), mask: None, named: BTreeMap::new(), gid }
+    }
+
     /// Of an inode with this mode, owning group and ACL; `None` where the kernel would not take the ACL.
     pub(super) fn of(mode: u32, gid: u32, acl: Option<&[u8]>) -> Option<Self> {
-        let Some(acl) = acl else {
-            let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
-            let named = BTreeMap::new();
-            return Some(Self { owner: bits(6), group: bits(3), other: bits(0), mask: None, named, gid });
-        };
+        let Some(acl) = acl else { return Some(Self::of_mode(mode, gid)) };
         let body = acl.strip_prefix(&VERSION.to_le_bytes())?;
         if body.len() % ENTRY_BYTES != 0 {
             return None;
@@ -175,8 +177,7 @@ impl Classes {
         for_each_set(&groups, &mut |groups| {
             for user in users.iter().copied().map(Some).chain([None]) {
                 let person = Person { user, groups };
-                let allowed = sides.iter().fold(0, |bits, side| bits | side.grants(&person));
-                let excess = self.grants(&person) & !allowed;
+                let excess = self.grants(&person) & !most(sides, &person);
                 if excess != 0 {
                     self.deny(&person, excess);
                 }
@@ -196,9 +197,8 @@ impl Classes {
                 USER => [&[][..], &ids[..1]].map(|groups| Person { user: Some(who.id), groups }),
                 _ => [&ids[1..], &ids[..]].map(|groups| Person { user: None, groups }),
             };
-            let allowed = |person: &Person<'_>| sides.iter().fold(0, |bits, side| bits | side.grants(person));
-            if persons.iter().any(|person| self.grants(person) & !allowed(person) != 0) {
-                let least = persons.iter().fold(ALL_BITS, |bits, person| bits & allowed(person));
+            if persons.iter().any(|person| self.grants(person) & !most(sides, person) != 0) {
+                let least = persons.iter().fold(ALL_BITS, |bits, person| bits & most(sides, person));
                 let bits = persons.iter().fold(0, |bits, person| bits | self.grants(person)) & least;
                 self.mask.get_or_insert(self.group | bits);
                 self.named.insert(who, bits);
@@ -211,6 +211,11 @@ impl Classes {
 struct Person<'a> {
     user: Option<u32>,
     groups: &'a [u32],
+}
+
+/// What the sides together grant.
+fn most(sides: &[&Classes], person: &Person<'_>) -> u16 {
+    sides.iter().fold(0, |bits, side| bits | side.grants(person))
 }
 
 /// More groups than the owning ones and a few named ones are judged in pairs only.

@@ -119,13 +119,13 @@ impl Picker {
     ) -> (u32, Xattrs<'t>) {
         let classes =
             |node: Node<'_>| Classes::of(permissions(node), node.stat().gid, node.xattr(acl::ACCESS));
-        let (Some(in_c), Some(in_n), Ok(in_p)) =
-            (classes(c), classes(n), p.map(classes).map_or(Ok(None), |found| found.map(Some).ok_or(())))
-        else {
+        let in_p = p.map(classes);
+        let (Some(in_c), Some(in_n), false) = (classes(c), classes(n), in_p == Some(None)) else {
             // No kernel takes such an ACL, so that it comes out of no other merge than this one: one attribute of many.
             let mode = self.pick("mode", p.map(permissions), permissions(c), permissions(n));
             return (mode, self.xattrs(p, c, n, &|_| true));
         };
+        let in_p = in_p.flatten();
         let merged = self.classes(in_p.as_ref(), &in_c, &in_n, gid);
         let special = |node: Node<'_>| permissions(node) & 0o7000;
         let mode = self.pick("mode", p.map(special), special(c), special(n)) | merged.mode();
@@ -141,18 +141,18 @@ impl Picker {
     }
 
     fn classes(&mut self, p: Option<&Classes>, c: &Classes, n: &Classes, gid: u32) -> Classes {
-        let mut merged = Classes::of(0, gid, None).unwrap_or_else(|| n.clone());
+        let sides: Vec<&Classes> = p.into_iter().chain([c, n]).collect();
+        let mut merged = Classes::of_mode(0, gid);
         merged.owner = self.pick("mode", p.map(|p| p.owner), c.owner, n.owner);
         merged.group = self.pick("mode", p.map(|p| p.group), c.group, n.group);
         merged.other = self.pick("mode", p.map(|p| p.other), c.other, n.other);
         merged.mask = self.pick("ACL", p.map(|p| p.mask), c.mask, n.mask);
-        for who in p.into_iter().chain([c, n]).flat_map(|side| side.named.keys()) {
+        for who in sides.iter().flat_map(|side| side.named.keys()) {
             let of = |side: &Classes| side.named.get(who).copied();
             if let Some(bits) = self.pick("ACL", p.map(of), of(c), of(n)) {
                 merged.named.insert(*who, bits);
             }
         }
-        let sides: Vec<&Classes> = p.into_iter().chain([c, n]).collect();
         if merged.limit(&sides) && !self.ignored.contains(&"mode") {
             self.ignored.push("mode");
         }
