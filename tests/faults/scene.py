@@ -251,7 +251,7 @@ class Scene:
             wrong.append(f"a descriptor's number for a name: {ran.err[-400:]}")
         if NO_CONTEXT.match(first):
             wrong.append(f"does not say what was being done: {ran.err[-400:]}")
-        if ran.exit_code != 0 and error in HINTED and "\nhint: " not in ran.err and "(os error" not in ran.err:
+        if ran.exit_code != 0 and error in HINTED and "\nhint: " not in ran.err:
             wrong.append(f"no hint: {ran.err[-400:]}")
         if ran.exit_code not in (0, 6, 8) and error in HINTED:
             wrong.append(f"a disk's error, and exit {ran.exit_code}: {ran.err[-400:]}")
