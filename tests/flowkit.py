@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,12 +10,12 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast import lab
+from bootc_fast import DirectorySource, lab
 from bootc_fast.cli import main
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     import pytest
@@ -167,3 +168,17 @@ def assert_unchanged_by(case: Case, action: Callable[[], object]) -> None:
     before = snapshot(case.root)
     action()
     assert snapshot(case.root) == before
+
+
+@contextlib.contextmanager
+def open_sides(base: Path) -> Generator[tuple[DirectorySource, DirectorySource, DirectorySource, int]]:
+    """Pristine, current, new and a destination, each a directory with one file of its own, open for a merge."""
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for name in ("pristine", "current", "new", "dest"):
+            (base / name).mkdir()
+            (base / name / "motd").write_text(name)
+            fds.append(os.open(base / name, os.O_RDONLY | os.O_DIRECTORY))
+            stack.callback(os.close, fds[-1])
+        pristine, current, new = map(DirectorySource, fds[:3])
+        yield pristine, current, new, fds[3]

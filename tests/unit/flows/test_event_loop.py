@@ -100,20 +100,10 @@ def test_no_flow_of_an_ostree_host_blocks_the_loop(tmp_path: Path, capsys: pytes
 
 
 async def test_no_merge_of_a_program_blocks_the_loop(tmp_path: Path) -> None:
-    fds = []
-    for name in ("pristine", "current", "new", "dest"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "motd").write_text(name)
-        fds.append(os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY))
-    pristine, current, new = map(bootc_fast.DirectorySource, fds[:3])
     policy = bootc_fast.MergePolicy(default=bootc_fast.Strategy.CURRENT)
-    try:
-        with guard_loop() as guard:
-            await bootc_fast.merge_etc(pristine, current, new, fds[3], policy=policy)
-            await bootc_fast.diff_etc(pristine, current, new, patch=True)
-    finally:
-        for fd in fds:
-            os.close(fd)
+    with flowkit.open_sides(tmp_path) as (pristine, current, new, dest), guard_loop() as guard:
+        await bootc_fast.merge_etc(pristine, current, new, dest, policy=policy)
+        await bootc_fast.diff_etc(pristine, current, new, patch=True)
     assert guard.found == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -104,18 +103,9 @@ async def test_the_writing_of_etc_tells_how_far_it_is(tmp_path: Path) -> None:
 
 
 async def test_a_merge_in_a_program_tells_it_too(tmp_path: Path) -> None:
-    fds = []
-    for name in ("pristine", "current", "new", "dest"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "motd").write_text(name)
-        fds.append(os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY))
-    pristine, current, new = map(bootc_fast.DirectorySource, fds[:3])
     policy = bootc_fast.MergePolicy(default=bootc_fast.Strategy.CURRENT)
-    try:
-        assert await _ends_all(bootc_fast.merge_etc, pristine, current, new, fds[3], policy=policy) == {"prepare.etc"}
-    finally:
-        for fd in fds:
-            os.close(fd)
+    with flowkit.open_sides(tmp_path) as sides:
+        assert await _ends_all(bootc_fast.merge_etc, *sides, policy=policy) == {"prepare.etc"}
 
 
 async def test_what_fails_starts_and_does_not_end(tmp_path: Path) -> None:
