@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -72,16 +73,18 @@ def test_a_full_boot_partition_is_an_error_before_the_first_write(
     code, out, err = _run(updated, fill)
     assert (code, out) == (6, []), err
     middle = next(i for i, line in enumerate(err) if line.startswith("error: "))
-    assert err[middle] == "error: looking for space on the boot partition: 8192 bytes are needed and 0 are free"
+    needed = rf"error: looking at the boot partition mounted at {re.escape(str(updated.host.root))}/\S+: (\d+) bytes "
+    found = re.match(rf"{needed}are needed and 0 are free: /\S+ takes \d+", err[middle])
+    assert found is not None, err[middle]
+    # A set with two entries, of a block each at least.
+    assert int(found[1]) >= 8192
     assert err[middle + 1].startswith("hint: make space on the boot partition")
     assert err[:middle] == err[middle + 2 :]
 
 
-@pytest.mark.parametrize(
-    ("what", "mode", "code"), [("", 0o000, 6), ("", 0o555, 6), ("bootc_fedora-43-1.conf", 0o000, 7)]
-)
+@pytest.mark.parametrize(("what", "mode"), [("", 0o000), ("", 0o555), ("bootc_fedora-43-1.conf", 0o000)])
 def test_what_the_caller_may_not_read_or_write_is_said_with_who_may(
-    make: Callable[[Loader], Updated], what: str, mode: int, code: int
+    make: Callable[[Loader], Updated], what: str, mode: int
 ) -> None:
     """Without capabilities, as in a user namespace that maps nobody, root is an owner like any other."""
     updated = make(Loader.SYSTEMD_BOOT)
@@ -91,7 +94,7 @@ def test_what_the_caller_may_not_read_or_write_is_said_with_who_may(
     path.chmod(mode)
     found, out, err = _run(updated, COMMAND, options="-U")
     path.chmod(old)
-    assert (found, out, "Permission denied" in err[0]) == (code, [], True), err
+    assert (found, out, "Permission denied" in err[0]) == (6, [], True), err
     assert "there is no other deployment" not in err[0]
-    assert code == 7 or err[-1] == "hint: run it as root"
+    assert err[-1] == "hint: run it as root"
     assert flowkit.snapshot(updated.host.boot_dir) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -236,17 +236,17 @@ async def _check_uki(
     # Here, since parsing signatures takes as long to import as everything else a status needs.
     from bootc_fast.boot.efi.uki import check_uki
 
-    uki = await run_native(read_boot_uki, look, path)
-    await run_blocking(check_uki, uki, digest=digest)
-    origin = survey.find_origin(digest)
-    expected = None if origin is None else origin.boot_digest
-    if expected is not None and uki.boot_digest is not None and uki.boot_digest != expected:
-        raise damaged(expected, uki.boot_digest)
-    if not (verify_signatures and look.variables.secure_boot):
-        return []
-    from bootc_fast.composefs.signatures import verify_program
+    with closing(await run_native(read_boot_uki, look, path)) as uki:
+        await run_blocking(check_uki, uki, digest=digest)
+        origin = survey.find_origin(digest)
+        expected = None if origin is None else origin.boot_digest
+        if expected is not None and uki.boot_digest is not None and uki.boot_digest != expected:
+            raise damaged(expected, uki.boot_digest)
+        if not (verify_signatures and look.variables.secure_boot):
+            return []
+        from bootc_fast.composefs.signatures import verify_program
 
-    return await verify_program(survey, look, uki.pe, "the UKI")
+        return await verify_program(survey, look, uki.pe, "the UKI")
 
 
 def open_boot_file(look: BootLook, path: bytes) -> int:
@@ -319,6 +319,8 @@ def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], 
 
 def read_boot_uki(look: BootLook, path: bytes, *, check: Callable[[], object]) -> Uki:
     """Open a boot file that is a UKI, or an addon of one: its headers are read now, kernel and initrd are hashed.
+
+    The caller closes it.
 
     Raises:
         BootEntryError: It is not there, or is none.

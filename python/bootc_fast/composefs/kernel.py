@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -83,20 +83,26 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
             what = f"comparing the kernel of {shorten_digest(digest)}"
             raise BootEntryError(f"{what}: GRUB alone knows the files that its boot entry names")
         return await run_native(hash_files, look, (entry.linux, *entry.initrd))
-    uki = await read_entry_uki(look, entry.uki)
+    uki = await _read_closed(look, entry.uki)
     if uki.boot_digest is None:
         raise BootEntryError(f"reading the UKI of {shorten_digest(digest)}: it lacks .linux or .initrd")
     return uki.boot_digest
 
 
 async def read_entry_uki(look: BootLook, path: bytes) -> Uki:
-    """Open a UKI of a boot entry; of some 100 MB kernel and initrd are hashed.
+    """Open a UKI of a boot entry; of some 100 MB kernel and initrd are hashed. The caller closes it.
 
     Raises:
         BootEntryError: It is none.
         FileSystemError: It cannot be read.
     """
     return await run_native(read_boot_uki, look, path)
+
+
+async def _read_closed(look: BootLook, path: bytes) -> Uki:
+    """Read what is known of a UKI without opening it again."""
+    with closing(await read_entry_uki(look, path)) as uki:
+        return uki
 
 
 async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None = None) -> str:
@@ -126,7 +132,7 @@ async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None
     if options and not look.variables.secure_boot:
         # The stub prefers what the loader hands over, unless Secure Boot is on.
         return options
-    uki = uki or await read_entry_uki(look, entry.uki)
+    uki = uki or await _read_closed(look, entry.uki)
     if uki.cmdline is None:
         raise BootEntryError("reading the UKI: it has no section .cmdline")
     return " ".join([uki.cmdline, *await run_native(_read_addons, look, entry.uki)])
@@ -205,6 +211,6 @@ def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) ->
                 os.close(fd)
         for name in sorted(map(os.fsencode, names)):
             if name.lower().endswith(_ADDON_SUFFIX):
-                addon = read_boot_uki(look, directory + b"/" + name, check=check)
-                found += [addon.cmdline] if addon.cmdline else []
+                with closing(read_boot_uki(look, directory + b"/" + name, check=check)) as addon:
+                    found += [addon.cmdline] if addon.cmdline else []
     return found

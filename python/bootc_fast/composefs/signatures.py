@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.efi.firmware import read_secure_boot_state
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def _read_program(look: BootLook, path: bytes, *, check: Callable[[], object]) -> PeFile:
+    """Open it; the caller closes it."""
     with reading_boot_file(look, path) as fd:
         return parse_pe(fd, check=check)
 
@@ -44,7 +45,8 @@ async def verify_kernel(survey: Survey, look: BootLook, entry: MenuEntry) -> lis
         pe = await run_native(_read_program, look, entry.linux)
     except BootEntryError as error:
         raise SignatureError(f"checking {what}: it is nothing that Secure Boot starts ({error})", hint=HINT) from error
-    return await verify_program(survey, look, pe, what)
+    with closing(pe):
+        return await verify_program(survey, look, pe, what)
 
 
 async def verify_program(survey: Survey, look: BootLook, pe: PeFile, what: str) -> list[str]:
@@ -74,4 +76,5 @@ async def verify_program(survey: Survey, look: BootLook, pe: PeFile, what: str) 
         # What runs is asked for comparison only: what cannot be read of it proves nothing.
         with suppress(BootEntryError, FileSystemError):
             booted = await run_native(_read_program, look, path)
-    return await run_blocking(verify_uki, pe, state, booted=booted, what=what)
+    with nullcontext() if booted is None else closing(booted):
+        return await run_blocking(verify_uki, pe, state, booted=booted, what=what)

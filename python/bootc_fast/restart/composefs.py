@@ -7,7 +7,7 @@ Source:
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.grub_words import has_variable
@@ -149,9 +149,9 @@ async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack)
             raise SoftRebootError(f"its boot entry has what GRUB alone can expand: {named}")
         kernel, initrd = await run_blocking(_open_files, look, entry, stack)
     else:
-        uki = await read_entry_uki(look, entry.uki)
-        line = await read_command_line(look, entry, uki=uki)
-        kernel, initrd = await run_blocking(_extract_sections, uki, stack)
+        with closing(await read_entry_uki(look, entry.uki)) as uki:
+            line = await read_command_line(look, entry, uki=uki)
+            kernel, initrd = await run_blocking(_extract_sections, uki, stack)
     data = line.encode("utf-8", "surrogateescape")
     if b"\0" in data:
         raise BootEntryError(f"assembling the kexec of {shorten_digest(target)}: its command line has a NUL")
@@ -161,9 +161,11 @@ async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack)
 def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int, int | None]:
     assert entry.linux is not None  # noqa: S101 the caller has looked
     try:
-        kernel, *initrds = [open_boot_file(look, path) for path in (entry.linux, *entry.initrd)]
-        for fd in (kernel, *initrds):
-            stack.callback(os.close, fd)
+        opened: list[int] = []
+        for path in (entry.linux, *entry.initrd):
+            opened.append(open_boot_file(look, path))
+            stack.callback(os.close, opened[-1])
+        kernel, *initrds = opened
         return kernel, join_initrds(initrds, stack)
     except OSError as error:
         raise FileSystemError(f"reading kernel and initrd: {reason_of(error)}") from error

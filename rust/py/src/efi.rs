@@ -1,7 +1,7 @@
 //! What firmware judges: PE files, PKCS #7 signatures, certificates.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::efi::{self, Asn1Error, GeneralName, HashAlgorithm, Part, PeError};
@@ -59,8 +59,23 @@ fn names_out<'py>(py: Python<'py>, names: &[GeneralName]) -> Vec<NameOut<'py>> {
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct PeImage {
-    inner: Arc<efi::PeImage>,
+    /// None once it is closed; who reads meanwhile has it to the end.
+    inner: Mutex<Option<Arc<efi::PeImage>>>,
+    headers: efi::Headers,
+    size: u64,
     name: Vec<u8>,
+}
+
+impl PeImage {
+    fn new(image: efi::PeImage, name: Vec<u8>) -> Self {
+        let (headers, size) = (image.headers().clone(), image.size());
+        Self { inner: Mutex::new(Some(Arc::new(image))), headers, size, name }
+    }
+
+    fn image(&self) -> PyResult<Arc<efi::PeImage>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clone().ok_or_else(|| PyValueError::new_err("the PE file is closed"))
+    }
 }
 
 #[pymethods]
@@ -71,20 +86,25 @@ impl PeImage {
         let file = duplicate(fd)?;
         let name = os_error::name_of(fd);
         let image = py.detach(|| efi::PeImage::open(file)).map_err(|error| pe_error(error, &name))?;
-        Ok(Self { inner: Arc::new(image), name })
+        Ok(Self::new(image, name))
     }
 
     /// Takes a file's content.
     #[staticmethod]
     fn from_bytes(data: &[u8]) -> PyResult<Self> {
         let image = efi::PeImage::from_bytes(data.to_vec()).map_err(|error| pe_error(error, b""))?;
-        Ok(Self { inner: Arc::new(image), name: Vec::new() })
+        Ok(Self::new(image, Vec::new()))
+    }
+
+    /// Lets the file go; its headers stay.
+    fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Reads a part of the file.
     fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
-        let data =
-            py.detach(|| self.inner.read(offset, length)).map_err(|error| pe_error(error, &self.name))?;
+        let image = self.image()?;
+        let data = py.detach(|| image.read(offset, length)).map_err(|error| pe_error(error, &self.name))?;
         Ok(PyBytes::new(py, &data))
     }
 
@@ -104,7 +124,8 @@ impl PeImage {
             .iter()
             .map(|(offset, len)| offset.map_or(Part::Zeros(*len), |offset| Part::File { offset, len: *len }))
             .collect();
-        let work = |cancel: &dyn Cancel| self.inner.hash(&parts, &algorithms, cancel);
+        let image = self.image()?;
+        let work = |cancel: &dyn Cancel| image.hash(&parts, &algorithms, cancel);
         let digests = call::detached(py, check, work, |_, error| pe_error(error, &self.name))?;
         Ok(digests.iter().map(|digest| PyBytes::new(py, digest)).collect())
     }
@@ -112,77 +133,77 @@ impl PeImage {
     /// Length of the file when it was opened.
     #[getter]
     fn size_bytes(&self) -> u64 {
-        self.inner.size()
+        self.size
     }
 
     #[getter]
     fn header_offset(&self) -> u64 {
-        self.inner.headers().header_offset
+        self.headers.header_offset
     }
 
     #[getter]
     fn is_64(&self) -> bool {
-        self.inner.headers().is_64
+        self.headers.is_64
     }
 
     #[getter]
     fn characteristics(&self) -> u16 {
-        self.inner.headers().characteristics
+        self.headers.characteristics
     }
 
     #[getter]
     fn dll_characteristics(&self) -> u16 {
-        self.inner.headers().dll_characteristics
+        self.headers.dll_characteristics
     }
 
     #[getter]
     fn optional_bytes(&self) -> u16 {
-        self.inner.headers().optional_bytes
+        self.headers.optional_bytes
     }
 
     #[getter]
     fn directory_count(&self) -> u32 {
-        self.inner.headers().directory_count
+        self.headers.directory_count
     }
 
     #[getter]
     fn headers_bytes(&self) -> u32 {
-        self.inner.headers().headers_bytes
+        self.headers.headers_bytes
     }
 
     #[getter]
     fn image_bytes(&self) -> u32 {
-        self.inner.headers().image_bytes
+        self.headers.image_bytes
     }
 
     #[getter]
     fn file_alignment(&self) -> u32 {
-        self.inner.headers().file_alignment
+        self.headers.file_alignment
     }
 
     #[getter]
     fn checksum_offset(&self) -> u64 {
-        self.inner.headers().checksum_offset
+        self.headers.checksum_offset
     }
 
     #[getter]
     fn security_offset(&self) -> Option<u64> {
-        self.inner.headers().security_offset
+        self.headers.security_offset
     }
 
     #[getter]
     fn signatures_offset(&self) -> u32 {
-        self.inner.headers().signatures_offset
+        self.headers.signatures_offset
     }
 
     #[getter]
     fn signatures_bytes(&self) -> u32 {
-        self.inner.headers().signatures_bytes
+        self.headers.signatures_bytes
     }
 
     #[getter]
     fn sections<'py>(&self, py: Python<'py>) -> Vec<SectionOut<'py>> {
-        let sections = self.inner.headers().sections.iter();
+        let sections = self.headers.sections.iter();
         sections
             .map(|one| {
                 let name = PyBytes::new(py, &one.name);

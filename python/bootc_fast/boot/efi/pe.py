@@ -54,6 +54,8 @@ class Section:
 class PeFile:
     """A PE file: `image` has its headers and reads its content.
 
+    Whoever opened it closes it: a file that is kept open by an error's traceback keeps its file system mounted.
+
     Attributes:
         image: The core's.
         sections: In the order of the section table.
@@ -61,6 +63,10 @@ class PeFile:
 
     image: _core.PeImage = field(repr=False)
     sections: tuple[Section, ...]
+
+    def close(self) -> None:
+        """Let the file go; what the headers say stays."""
+        self.image.close()
 
     @property
     def size_bytes(self) -> int:
@@ -122,6 +128,7 @@ def parse_pe(source: bytes | int, *, check: Callable[[], object] | None = None) 
     sections = tuple(Section(*fields) for fields in image.sections)
     for section in sections:
         if section.raw_bytes and section.offset + section.raw_bytes > image.size_bytes:
+            image.close()
             raise BootEntryError(f"reading a PE file: its section {section.name!r} ends behind the end of the file")
     return PeFile(image, sections)
 

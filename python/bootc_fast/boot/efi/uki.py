@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,10 @@ class Uki:
     os_release: Mapping[str, str]
     uname: str | None
     boot_digest: str | None
+
+    def close(self) -> None:
+        """Let the file go; what was read of it stays."""
+        self.pe.close()
 
 
 def _text_of(pe: PeFile, name: str) -> str | None:
@@ -90,9 +95,13 @@ def parse_uki(source: bytes | int, *, check: Callable[[], object] | None = None)
     Source:
         UAPI Group, "Unified Kernel Image"; spec host.md, "Origin file" for the digest.
     """
-    pe = parse_pe(source, check=check)
-    os_release = parse_os_release(_text_of(pe, ".osrel") or "")
-    return Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe, check))
+    with ExitStack() as on_failure:
+        pe = parse_pe(source, check=check)
+        on_failure.callback(pe.close)
+        os_release = parse_os_release(_text_of(pe, ".osrel") or "")
+        uki = Uki(pe, _text_of(pe, ".cmdline"), os_release, _text_of(pe, ".uname"), _boot_digest(pe, check))
+        on_failure.pop_all()
+    return uki
 
 
 def list_digests(uki: Uki) -> tuple[VerityDigest, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,8 @@ class OddMenu:
         is_complete: Every file could be read, so that what nobody names is garbage.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
         unread: Why entries, or files that they name, could not be looked at, in words.
-        is_failing: The disk is why, for one of them.
+        failure: The number of the system call's error, for the first of them where it is one of the disk or of
+            permission; None where what is there is too long, or no file.
         unread_paths: Those files; they count as there.
     """
 
@@ -113,20 +115,25 @@ class OddMenu:
     is_complete: bool = True
     is_user_cfg_unread: bool = False
     unread: tuple[str, ...] = ()
-    is_failing: bool = False
+    failure: int | None = None
     unread_paths: frozenset[bytes] = frozenset()
 
     def refuse_unread(self, what: str) -> None:
         """Say that not all could be looked at, where it would else be said that something is not there.
 
         Raises:
-            FileSystemError: The disk failed; what was being done is `what`.
+            FileSystemError: The disk failed, or the caller may not; what was being done is `what`.
             BootEntryError: What is there is too long, or no file.
         """
-        if self.unread and not self.is_failing:
-            raise BootEntryError(f"{what}: {'; '.join(self.unread)}")
-        if self.unread:
-            raise FileSystemError(f"{what}: {'; '.join(self.unread)}", hint=DAMAGE_HINT)
+        if not self.unread:
+            return
+        reasons = f"{what}: {'; '.join(self.unread)}"
+        if self.failure is None:
+            raise BootEntryError(reasons)
+        cause = OSError(self.failure, os.strerror(self.failure))
+        # Who may not look gets the hint of every other permission.
+        hint = None if isinstance(cause, PermissionError) else hint_for(cause) or DAMAGE_HINT
+        raise FileSystemError(reasons, hint=hint) from cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +305,7 @@ def read_volumes(
             is_complete=reader.is_complete,
             is_user_cfg_unread=USER_CFG in reader.unread,
             unread=tuple(reader.reasons),
-            is_failing=reader.is_failing,
+            failure=reader.failure,
             unread_paths=frozenset(reader.unread_paths),
         ),
         knows_uki_key=old_version is None,

@@ -55,7 +55,7 @@ _NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO})
 def _refuse_unread(menu: BootMenu) -> None:
     """Say that entries cannot be read, where it would else be said that they are not what they must be."""
     if menu.odd.unread:
-        raise OSError(errno.EIO, "; ".join(menu.odd.unread))
+        raise OSError(menu.odd.failure or errno.EIO, "; ".join(menu.odd.unread))
 
 
 def _user_cfg_names(directory: BootDirectory) -> list[bytes]:
@@ -231,6 +231,8 @@ class Publication:
         for rule in menu.record.rules:
             first = next((entry for entry in sort_menu(menu.live.chunks, menu.live.files, rule) if entry.is_own), None)
             if first is None or first.digest != self.plan.order[0] or set(first.missing) - known_missing:
+                # What the first look could not read was planned without, and may be what comes before it.
+                _refuse_unread(self.menu)
                 _refuse_unread(menu)
                 label = "nothing" if first is None else first.label
                 raise BootEntryError(f"after writing, {rule.name} would boot {label}, not {self.plan.default.label}")

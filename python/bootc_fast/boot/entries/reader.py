@@ -72,7 +72,7 @@ class MenuReader:
     warnings: list[str] = field(default_factory=list)
     torn: list[bytes] = field(default_factory=list)
     is_complete: bool = True
-    is_failing: bool = False
+    failure: int | None = None
     unread: list[bytes] = field(default_factory=list)
     unread_settings: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -92,7 +92,8 @@ class MenuReader:
             reason = f"{what} {escape_bytes(name)} cannot be read: {reason_of(error)}"
             self.warnings.append(reason)
             self.reasons.append(reason)
-            self.is_failing |= error.errno not in _NO_FAILURE
+            if error.errno not in _NO_FAILURE:
+                self.failure = self.failure or error.errno
             return None
 
     def read_optional(self, path: bytes, name: bytes, max_bytes: int) -> bytes | None:
@@ -202,7 +203,7 @@ class MenuReader:
             # Not missing: who wants to boot from it asks `unread_paths`.
             self.warnings.append(f"{escape_bytes(path)} cannot be looked at: {reason_of(error)}")
             self.reasons.append(self.warnings[-1])
-            self.is_failing = True
+            self.failure = self.failure or error.errno
             self.unread_paths.add(path)
             return True
 
