@@ -10,9 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bootc_fast import _core
+from crosscheck import find_program
 
-REPOSITORY = Path(__file__).parent.parent
+from bootc_fast import _core
 
 
 class Record(NamedTuple):
@@ -37,10 +37,8 @@ def mkfs(image: Path, tree: Path, *options: str) -> Path:
 
 def composefs_image(dump: str, image: Path, *, version: int, algorithm: str = "sha256") -> Path:
     """Write an image with the composefs crate."""
-    cargo = ["cargo", "run", "--quiet", "--locked", "-p", "bootc-fast-crosscheck", "--example", "composefs-image"]
-    made = subprocess.run(
-        [*cargo, "--", str(version), algorithm], input=dump.encode(), cwd=REPOSITORY, check=True, capture_output=True
-    )
+    program = find_program("composefs-image")
+    made = subprocess.run([program, str(version), algorithm], input=dump.encode(), check=True, capture_output=True)
     image.write_bytes(made.stdout)
     return image
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosscheck import find_program
+
 from bootc_fast import _core
 
 if TYPE_CHECKING:
@@ -48,8 +50,8 @@ def object_names(repository: Path) -> set[str]:
 
 def composefs_fsck(repository: Path, digest: str) -> bytes:
     """Let the composefs crate check the repository; returns its dump of the image."""
-    cargo = ["cargo", "run", "--quiet", "--locked", "-p", "bootc-fast-crosscheck", "--example", "composefs-fsck"]
-    done = subprocess.run([*cargo, "--", repository, digest], cwd=REPOSITORY, check=False, capture_output=True)
+    program = find_program("composefs-fsck")
+    done = subprocess.run([program, repository, digest], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 

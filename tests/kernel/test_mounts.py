@@ -326,9 +326,11 @@ def test_a_task_torn_away_on_asyncio_leaves_no_mount(device: Path, monkeypatch: 
         assert time.monotonic() < deadline
 
 
+WITH_TESTS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 HOLDER = """
 import sys, trio
 from pathlib import Path
+from kernel_mounts import mount_image
 from bootc_fast.machine import mounts
 async def main():
     image = open(sys.argv[2], "rb")
@@ -342,7 +344,7 @@ trio.run(main)
 
 def test_the_kernel_drops_everything_after_kill_9(device: Path, image: Path) -> None:
     argv = [sys.executable, "-c", HOLDER, str(device), str(image)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=WITH_TESTS) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         assert not is_device_free(str(device))
@@ -445,7 +447,8 @@ def test_an_overlay_is_stacked_unseen_and_goes_with_kill_9(
     composefs_image: tuple[Path, Path],
 ) -> None:
     image, objects = composefs_image
-    with subprocess.Popen([sys.executable, "-c", OVERLAY_HOLDER, image, objects], stdout=subprocess.PIPE) as process:
+    argv = [sys.executable, "-c", OVERLAY_HOLDER, image, objects]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=WITH_TESTS) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"the object's content\n"
         assert "composefs" not in Path(f"/proc/{process.pid}/mountinfo").read_text()
@@ -455,7 +458,7 @@ def test_an_overlay_is_stacked_unseen_and_goes_with_kill_9(
 
 OVERLAY_HOLDER = """
 import os, sys, trio
-from bootc_fast.machine import mounts
+from kernel_mounts import mount_composefs
 async def main():
     image, objects = (os.open(path, os.O_RDONLY) for path in sys.argv[1:])
     async with mount_composefs(image, objects, require_verity=False) as fd:

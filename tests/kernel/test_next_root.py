@@ -125,20 +125,26 @@ look("cleared")
     assert mounts_below(case.root, cleared) == {}
 
 
+@pytest.mark.parametrize(
+    ("option", "code", "told"),
+    # Not only the check of the target that can be switched off: the kernel itself would refuse the mount.
+    [("", 11, "fs-verity is required on this host"), ("verify=False", 9, "has no fs-verity")],
+)
 def test_an_image_without_the_verity_that_it_must_have_is_refused_and_nothing_has_changed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, code: int, told: str
 ) -> None:
     case = make_updated(tmp_path, capsys, missing_verity=False)
     add_tools(case.root)
     found = run_in_namespace(
         case.root,
-        """
-RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), soft_reboot=SoftRebootMode.REQUIRED))
+        f"""
+options = rollback_module.RollbackOptions(soft_reboot=SoftRebootMode.REQUIRED, {option})
+RECORD["restart"] = await attempt(rollback_module.rollback(str(ROOT), options))
 look("after")
 """,
     )
-    assert str(found["restart"]).startswith("9: ")
-    assert "has no fs-verity" in str(found["restart"])
+    assert str(found["restart"]).startswith(f"{code}: ")
+    assert told in str(found["restart"])
     assert isinstance(found["after"], dict)
     assert mounts_below(case.root, found["after"]) == {}
     assert flowkit.next_boot(case.host) == case.booted

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crosscheck import find_program
 
 from bootc_fast import get_status, lab
 from bootc_fast.composefs.deployments import read_origin
@@ -22,7 +23,6 @@ from bootc_fast.types import Algorithm
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SOURCE = Path(__file__).parents[3]
 MEDIA = "application/vnd.oci.image"
 
 # The first one compiles the crate and all that it depends on.
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 def _composefs_oci(*arguments: str | Path) -> str:
-    cargo = ["cargo", "run", "--quiet", "--locked", "-p", "bootc-fast-crosscheck-oci", "--example", "composefs-oci"]
-    done = subprocess.run([*cargo, "--", *arguments], cwd=SOURCE, check=False, capture_output=True, text=True)
+    program = find_program("composefs-oci")
+    done = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -13,7 +13,7 @@ from etc_trees import Sides, listing, make_sides, write
 from bootc_fast.errors import EtcConflictError, UsageError
 from bootc_fast.etc.merge import DirectorySource, diff_etc, merge_etc, plan_etc_merge
 from bootc_fast.etc.policy import MergePolicy, make_rule
-from bootc_fast.events import Event, StepProgress
+from bootc_fast.events import Event, StepDone, StepProgress, StepStarted
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ async def test_a_merge_tells_its_progress_and_returns_counts_and_times(
     write(sides.current / "mine", "12345")
     applied = await merge_etc(*sources, dest_fd, on_event=events.append)
     number = len(applied.operations)
-    assert events[-1] == StepProgress("prepare.etc", number, number)
+    assert [type(event) for event in events if not isinstance(event, StepProgress)] == [StepStarted, StepDone]
+    assert events[-2] == StepProgress("prepare.etc", number, number)
     assert applied.report.counts["operations"] == number
     assert applied.report.counts["entries_result"] == len(listing(sides.result))
     assert applied.report.bytes_copied == 7

@@ -79,8 +79,8 @@ def test_every_message_of_the_catalog_is_sent(tmp_path: Path, capsys: pytest.Cap
         assert (rolled[0], changed[0]) == ("ROLLBACK", "BOOT_ORDER_CHANGED")
         assert changed[1]["BOOTC_FAST_OPERATION"] == b"rollback"
         assert changed[1]["BOOTC_FAST_NEXT_BOOT"] == case.booted.encode()
+        # What is named and boots next already is not changed, and what runs already is not rolled back to.
         play("rollback", "--to", "booted")
-        assert journal.take_names() == ["ROLLBACK"]
         play("rollback", "--dry-run")
         play("status")
         assert journal.take_names() == []
