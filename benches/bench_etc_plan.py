@@ -61,8 +61,8 @@ def bench_plan(hold_contest: Callable[..., None], memory_directory: Path, floor_
         image_fd, current_fd = open_file(root / "repository" / "images" / digest), open_file(current)
 
         def plan() -> object:
-            image = _core.Image.open(image_fd).tree()
-            return _core.plan_etc(image, _core.Tree.scan(current_fd), image, current_dir=current_fd)
+            image = _core.Side(_core.Image.open(image_fd).tree())
+            return _core.plan_etc(image, _core.Side(_core.Tree.scan(current_fd), dir_fd=current_fd), image)
 
         def is_right(plan: object) -> None:
             assert isinstance(plan, _core.EtcPlan)

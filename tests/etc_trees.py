@@ -93,15 +93,9 @@ def merge(
         for side in sides:
             fds.append(os.open(side, os.O_RDONLY | os.O_DIRECTORY))
             stack.callback(os.close, fds[-1])
-        pristine, current, new, result = fds
-        plan = _core.plan_etc(
-            *(_core.Tree.scan(fd) for fd in fds[:3]),
-            pristine_dir=pristine,
-            current_dir=current,
-            new_dir=new,
-            rules=rules,
-            default=default,
-        )
+        *inputs, result = fds
+        trees = (_core.Side(_core.Tree.scan(fd), dir_fd=fd) for fd in inputs)
+        plan = _core.plan_etc(*trees, rules=rules, default=default)
         before_apply()
         return _core.apply_etc(plan, result, progress=progress, check=check)
 

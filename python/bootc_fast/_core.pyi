@@ -141,13 +141,39 @@ class RepositoryWriter:
     def add_object(self, fd: int, *, check: _Check = None) -> str: ...
     def write_image(self, tree: Tree, *, check: _Check = None) -> str: ...
 
+@final
+class Side:
+    """One side of a merge: a tree, and where the contents of its files are; shared freely between plans.
+
+    Args:
+        tree: What is there.
+        dir_fd: The directory that was scanned, ``O_PATH`` is enough; needed for files that are on disk.
+        objects_fd: ``composefs/objects``; needed where an object must be read.
+
+    Both descriptors are duplicated, and the duplicates closed with the last plan that was made of it.
+
+    Raises:
+        ValueError: A descriptor is negative.
+        OSError: It cannot be duplicated.
+    """
+
+    def __new__(cls, tree: Tree, dir_fd: int | None = None, objects_fd: int | None = None) -> Side: ...
+
 # (path below /etc, reason in words)
 _EtcChangeRow: TypeAlias = tuple[bytes, str]
+# (path, the admin's side in words, the image's, strategy, where the loser is kept)
+_EtcConflictRow: TypeAlias = tuple[bytes, str, str, str, bytes | None]
 
 @final
 class EtcPlan:
-    def __len__(self) -> int: ...  # entries of the result
-    def entries(self) -> list[tuple[TreeEntry, str, bytes]]: ...  # with the side and path of the content
+    """A merge that is decided; every list is sorted by the bytes of the paths."""
+
+    def __len__(self) -> int:
+        """Count the entries of the result, its root included."""
+
+    def entries(self) -> list[tuple[TreeEntry, str, bytes]]:
+        """List the result, each entry with the side (``pristine``, ``current``, ``new``) and path of its content."""
+
     @property
     def kept(self) -> list[_EtcChangeRow]: ...
     @property
@@ -158,30 +184,43 @@ class EtcPlan:
     def image_additions_kept(self) -> list[_EtcChangeRow]: ...
     @property
     def dangling_links(self) -> list[_EtcChangeRow]: ...
-    # (path, the admin's side in words, the image's, strategy, where the loser is kept)
     @property
-    def conflicts(self) -> list[tuple[bytes, str, str, str, bytes | None]]: ...
+    def conflicts(self) -> list[_EtcConflictRow]: ...
+    @property
+    def fatal_conflicts(self) -> list[_EtcConflictRow]:
+        """Those of the conflicts that forbid writing: no strategy settles them."""
+
     @property
     def warnings(self) -> list[str]: ...
-    @property
-    def has_fatal_conflicts(self) -> bool: ...
 
 def plan_etc(
-    pristine: Tree,
-    current: Tree,
-    new: Tree,
+    pristine: Side,
+    current: Side,
+    new: Side,
     *,
-    pristine_dir: int | None = None,
-    pristine_objects: int | None = None,
-    current_dir: int | None = None,
-    current_objects: int | None = None,
-    new_dir: int | None = None,
-    new_objects: int | None = None,
     rules: Sequence[tuple[bytes, str]] = ...,
     default: str = "fail",
     new_image: Image | None = None,
     check: _Check = None,
-) -> EtcPlan: ...
+) -> EtcPlan:
+    """Decide a merge; writes nothing, and leaves nothing behind when `check` ends it.
+
+    Args:
+        pristine: P, /etc of the booted image.
+        current: C, the running /etc; where its tree met mounts, the result has what N has.
+        new: N, /etc of the staged image.
+        rules: Pattern and strategy (``fail``, ``current``, ``new``); the first that matches counts.
+        default: Strategy where none matches.
+        new_image: The whole new image, to see which links lead nowhere.
+        check: See the top of this file.
+
+    Raises:
+        ValueError: A strategy is unknown.
+        InvalidStateError: An object is missing.
+        UsageError: A content can only be read with a descriptor that its side lacks.
+        FileSystemError, OSError: Reading failed.
+    """
+
 def policy_pattern_matches(pattern: bytes, path: bytes) -> bool: ...
 
 # (action, path, size_bytes, entries, link_to, attributes), as bootc_fast.types.EtcOperation takes them
@@ -202,10 +241,33 @@ class EtcApplied:
     @property
     def sync_s(self) -> float: ...
 
-def list_etc_operations(plan: EtcPlan, dest_fd: int, *, check: _Check = None) -> list[_EtcOperationRow]: ...
+def list_etc_operations(plan: EtcPlan, dest_fd: int, *, check: _Check = None) -> list[_EtcOperationRow]:
+    """List what would turn a directory into the result, conflicts or not; changes nothing.
+
+    Raises:
+        FileSystemError: The directory cannot be looked at; ``__cause__`` is the OSError.
+    """
+
 def apply_etc(
     plan: EtcPlan, dest_fd: int, *, progress: Callable[[int, int], object] | None = None, check: _Check = None
-) -> EtcApplied: ...
+) -> EtcApplied:
+    """Turn a directory into the result and sync its file system.
+
+    What `check` or `progress` raises ends it between two operations: every file is then the old or the new one, and
+    the next call completes the directory.
+
+    Args:
+        plan: What is written.
+        dest_fd: The directory, ``O_PATH`` is enough.
+        progress: Told operations done and their number, at most every 50 ms, and at the end.
+        check: See the top of this file.
+
+    Raises:
+        EtcConflictError: The plan has fatal conflicts; nothing was looked at or written.
+        FileSystemError: Writing or syncing failed; ``__cause__`` is the OSError.
+        InvalidStateError: An object is missing.
+        UsageError: A content can only be read with a descriptor that its side lacks.
+    """
 
 @final
 class ImageWalk:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from unit.etc.trees import TRIPLES, Triple, flatten_entries, to_tree
+from unit.etc.trees import TRIPLES, Triple, flatten_entries, to_side
 
 from bootc_fast import _core
 
@@ -19,7 +19,7 @@ LAW = settings(max_examples=150, deadline=None, suppress_health_check=list(Healt
 @LAW
 @given(TRIPLES)
 def test_the_result_on_disk_is_the_planned_one_and_stays(triple: Triple) -> None:
-    plan = _core.plan_etc(to_tree(triple.p), to_tree(triple.c), to_tree(triple.n), default="new")
+    plan = _core.plan_etc(to_side(triple.p), to_side(triple.c), to_side(triple.n), default="new")
     with tempfile.TemporaryDirectory() as name:
         fd = os.open(Path(name), os.O_RDONLY)
         try:

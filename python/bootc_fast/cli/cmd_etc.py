@@ -127,7 +127,7 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
 
 
 async def _run_merge(arguments: argparse.Namespace) -> int:
-    from bootc_fast.etc.merge import check_destination, conflict_error, plan_etc_merge
+    from bootc_fast.etc.merge import check_destination, plan_etc_merge
     from bootc_fast.machine.native import run_blocking
 
     async with AsyncExitStack() as stack:
@@ -137,10 +137,9 @@ async def _run_merge(arguments: argparse.Namespace) -> int:
         if trees.dest_fd is not None:
             await run_blocking(check_destination, trees.dest_fd, (trees.pristine, trees.current, trees.new))
         plan = await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy)
-        if plan.has_fatal_conflicts:
-            if arguments.json:
-                _print_merge(plan.report, (), arguments)
-            raise conflict_error(plan.report.conflicts)
+        if plan.has_fatal_conflicts and arguments.json:
+            _print_merge(plan.report, (), arguments)
+        plan.refuse_conflicts()
         report, operations = await _carry_out(plan, trees.dest_fd, dry_run=arguments.dry_run)
     _print_merge(report, operations, arguments)
     return 0

@@ -11,7 +11,6 @@ from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, list_entries, make_patche
 from bootc_fast.etc.plan import (
     AppliedMerge,
     EtcPlan,
-    conflict_error,
     plan_etc_merge,
     plan_opened,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "EtcSource",
     "ImageSource",
     "check_destination",
-    "conflict_error",
     "diff_etc",
     "find_missing_changes",
     "merge_etc",
@@ -138,8 +136,7 @@ async def merge_etc(
     """
     await run_blocking(check_destination, dest_fd, (pristine, current, new))
     plan = await plan_etc_merge(pristine, current, new, policy=policy)
-    if plan.has_fatal_conflicts:
-        raise conflict_error(plan.report.conflicts)
+    plan.refuse_conflicts()
     if not dry_run:
         return await plan.apply_listing(dest_fd, on_event=on_event)
     operations = tuple(await plan.list_operations(dest_fd))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bootc_fast.events import EventSink
 
     _OperationRow: TypeAlias = tuple[str, bytes, int | None, int | None, bytes | None, list[str]]
+    _ConflictRow: TypeAlias = tuple[bytes, str, str, str, bytes | None]
 
 APPLY_STEP = "prepare.etc"
 """Name of the step in progress events."""
@@ -74,7 +75,21 @@ class EtcPlan:
     @property
     def has_fatal_conflicts(self) -> bool:
         """Whether a conflict whose strategy is ``fail`` forbids writing."""
-        return any(conflict.strategy == Strategy.FAIL for conflict in self.report.conflicts)
+        return bool(self._native.fatal_conflicts)
+
+    def refuse_conflicts(self) -> None:
+        """Do nothing where the plan may be written.
+
+        Raises:
+            EtcConflictError: With every conflict that no strategy settles.
+        """
+        fatal = _to_conflicts(self._native.fatal_conflicts)
+        if fatal:
+            raise EtcConflictError(
+                f"merging /etc: {count(len(fatal), 'conflicts')}",
+                fatal,
+                hint="settle them in /etc, or choose with --on-conflict=current|new or in /etc/bootc-fast/merge.toml",
+            )
 
     async def list_operations(self, dest_fd: int) -> list[EtcOperation]:
         """Find out what ``apply`` would do to a directory, and change nothing.
@@ -119,8 +134,8 @@ class EtcPlan:
 
     async def apply_listing(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> AppliedMerge:
         """Like ``apply``, and tell which operations it took."""
-        if self.has_fatal_conflicts:
-            raise conflict_error(self.report.conflicts)
+        # The core refuses as well; asked first, it is told before a step has started.
+        self.refuse_conflicts()
 
         def send_progress(done: int, total: int) -> None:
             anyio.from_thread.run_sync(on_event, StepProgress(APPLY_STEP, done, total))
@@ -139,17 +154,6 @@ class EtcPlan:
             phase_s={**report.phase_s, **times},
         )
         return AppliedMerge(report, tuple(_to_operations(applied.operations)))
-
-
-def conflict_error(conflicts: Iterable[EtcConflict]) -> EtcConflictError:
-    """Make the error that lists the conflicts no strategy settles."""
-    fatal = tuple(conflict for conflict in conflicts if conflict.strategy == Strategy.FAIL)
-    number = count(len(fatal), "conflicts")
-    return EtcConflictError(
-        f"merging /etc: {number}",
-        fatal,
-        hint="settle them in /etc, or choose with --on-conflict=current|new or in /etc/bootc-fast/merge.toml",
-    )
 
 
 def _with_warnings(report: EtcReport, more: Iterable[str]) -> EtcReport:
@@ -208,10 +212,7 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
     trees = opened.trees
     native = await run_native(
         _core.plan_etc,
-        trees["pristine"].tree,
-        trees["current"].tree,
-        trees["new"].tree,
-        **{f"{name}_{kind}": fd for name, side in trees.items() for kind, fd in _descriptors(side.source).items()},
+        *(_to_side(trees[name]) for name in ("pristine", "current", "new")),
         rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
         default=str(policy.default),
         new_image=await open_whole_image(trees["new"].source),
@@ -220,10 +221,17 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
     return EtcPlan(native, replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start}))
 
 
-def _descriptors(source: EtcSource) -> dict[str, int | None]:
+def _to_side(opened: OpenTree) -> _core.Side:
+    source = opened.source
     if isinstance(source, DirectorySource):
-        return {"dir": source.dir_fd}
-    return {"objects": source.objects_fd}
+        return _core.Side(opened.tree, dir_fd=source.dir_fd)
+    return _core.Side(opened.tree, objects_fd=source.objects_fd)
+
+
+def _to_conflicts(rows: Iterable[_ConflictRow]) -> tuple[EtcConflict, ...]:
+    return tuple(
+        EtcConflict(path, current, new, Strategy(strategy), saved_as) for path, current, new, strategy, saved_as in rows
+    )
 
 
 def _to_report(native: _core.EtcPlan, trees: dict[str, OpenTree]) -> EtcReport:
@@ -235,10 +243,7 @@ def _to_report(native: _core.EtcPlan, trees: dict[str, OpenTree]) -> EtcReport:
         deleted=changes("deleted"),
         image_changes_ignored=changes("image_changes_ignored"),
         image_additions_kept=changes("image_additions_kept"),
-        conflicts=tuple(
-            EtcConflict(path, current, new, Strategy(strategy), saved_as)
-            for path, current, new, strategy, saved_as in native.conflicts
-        ),
+        conflicts=_to_conflicts(native.conflicts),
         warnings=tuple(native.warnings),
         dangling_links=changes("dangling_links"),
     )

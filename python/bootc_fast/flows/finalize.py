@@ -28,7 +28,6 @@ from bootc_fast.composefs.etc import plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image, read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
-from bootc_fast.etc.merge import conflict_error
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.booted import is_etc_transient, read_booted
@@ -353,8 +352,8 @@ async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
     """Plan the boot entries; returns the plan, and whether /etc has anything left to merge."""
     plan, boot, survey = looked.plan, looked.boot, looked.survey
     assert boot is not None  # noqa: S101 the look has filled it, or raised
-    if plan is not None and plan.has_fatal_conflicts:
-        raise conflict_error(plan.report.conflicts)
+    if plan is not None:
+        plan.refuse_conflicts()
     policy, warnings = await run_blocking(read_keep_policy, run.host)
     order = order_after_finalize(
         boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy

@@ -22,7 +22,6 @@ from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
-from bootc_fast.etc.merge import conflict_error
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import is_etc_transient, is_read_only
 from bootc_fast.machine.host import open_host
@@ -261,8 +260,7 @@ async def _find_obstacles(
                 pristine = await open_image(survey.host, survey.booted.digest, stack)
                 new = await open_image(survey.host, staged, stack)
                 plan = await plan_merge(survey.host, pristine, new, stack, on_conflict=strategy)
-                if plan.has_fatal_conflicts:
-                    return [conflict_error(plan.report.conflicts)]
+                plan.refuse_conflicts()
     except (BootcFastError, OSError, ExceptionGroup) as error:
         return flatten(error)
     return []

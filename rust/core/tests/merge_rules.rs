@@ -200,7 +200,7 @@ fn leaf_changed_or_added_and_now_a_directory_is_a_conflict() {
     let done = merge(&["a = 1"], &["a = 2"], &["a/x = 1"]).gives(&["a = 2"]).reports(&["c a", "i a"]);
     let conflict = &done.report().conflicts[0];
     assert_eq!((conflict.current.as_str(), conflict.new.as_str()), ("file, changed", "now a directory"));
-    assert!(done.report().has_fatal_conflicts());
+    assert!(done.report().fatal_conflicts().next().is_some());
     merge(&[], &["a -> t"], &["a/x = 1"]).reports(&["c a", "i a"]);
     merge(&["a = 1"], &["a = 1 | mode=0600"], &["a/"]).reports(&["c a", "i a"]);
 }

@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled};
-use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Difference, Merged, apply, compare};
+use bootc_fast_core::etc::apply::{Applied, ApplyError, Difference, Merged, apply_merge, compare};
 use bootc_fast_core::etc::content::ContentError;
-use bootc_fast_core::etc::ops::{Action, Operation};
+use bootc_fast_core::etc::ops::{Make, Operation};
 use bootc_fast_core::tree::Tree;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -16,6 +16,7 @@ use crate::etc_plan::EtcPlan;
 use crate::verity::duplicate;
 use crate::{call, os_error};
 
+pyo3::import_exception!(bootc_fast.errors, EtcConflictError);
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
 pyo3::import_exception!(bootc_fast.errors, UsageError);
@@ -51,13 +52,13 @@ pub fn list_etc_operations(
     let dir = duplicate(dest_fd)?;
     let result = &plan.merged().tree;
     let work =
-        |cancel: &dyn Cancel| with_contents(plan, |source| compare(result, source, dir.as_fd(), cancel));
+        |cancel: &dyn Cancel| with_contents(plan, |merged| compare(result, merged, dir.as_fd(), cancel));
     let Difference { operations, before } =
-        call::detached(py, check, work, |py, error| apply_error(py, &error))?;
+        call::detached(py, check, work, |py, error| apply_error(py, plan, &error))?;
     Ok(rows(py, &operations, result, &before))
 }
 
-fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&dyn ContentSource) -> T) -> T {
+fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&Merged<'_>) -> T) -> T {
     let [pristine, current, new] = plan.inputs().map(|input| input.side());
     work(&Merged { result: plan.merged(), pristine: &pristine, current: &current, new: &new })
 }
@@ -93,11 +94,11 @@ pub fn apply_etc(
                 Cancelled
             })
         };
-        with_contents(plan, |source| apply(result, source, dir.as_fd(), &mut tell, cancel))
+        with_contents(plan, |merged| apply_merge(merged, dir.as_fd(), &mut tell, cancel))
     };
     let map = |py: Python<'_>, error| {
         let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        raised.unwrap_or_else(|| apply_error(py, &error))
+        raised.unwrap_or_else(|| apply_error(py, plan, &error))
     };
     let applied = call::detached(py, check, work, map)?;
     let Applied { operations, before, bytes_copied, warnings, compare, apply, sync } = applied;
@@ -116,20 +117,20 @@ fn rows(py: Python<'_>, operations: &[Operation], result: &Tree, before: &Tree) 
     let row = |operation: &Operation| {
         let path = bytes(operation.path(result, before));
         let plain = |name, path| (name, path, None, None, None, Vec::new());
-        match operation.action {
-            Action::Unlock => plain("unlock", path),
-            Action::Remove { entries } => ("remove", path, None, Some(entries), None, Vec::new()),
-            Action::MakeDirectory => plain("make-directory", path),
-            Action::WriteFile { size_bytes } => {
-                ("write-file", path, Some(size_bytes), None, None, Vec::new())
+        match *operation {
+            Operation::Unlock(_) => plain("unlock", path),
+            Operation::Remove { entries, .. } => ("remove", path, None, Some(entries), None, Vec::new()),
+            Operation::Make { what: Make::Directory, .. } => plain("make-directory", path),
+            Operation::Make { what: Make::File, node, .. } => {
+                ("write-file", path, Some(result.node(node).stat().size_bytes), None, None, Vec::new())
             }
-            Action::Link { first } => {
+            Operation::Make { what: Make::Link { first }, .. } => {
                 let first = bytes(result.node(first).path());
                 ("link", path, None, None, Some(first), Vec::new())
             }
-            Action::MakeSymlink => plain("make-symlink", path),
-            Action::MakeNode => plain("make-node", path),
-            Action::SetAttributes(which) => {
+            Operation::Make { what: Make::Symlink, .. } => plain("make-symlink", path),
+            Operation::Make { what: Make::Node, .. } => plain("make-node", path),
+            Operation::SetAttributes { which, .. } => {
                 ("set-attributes", path, None, None, None, which.names().collect())
             }
         }
@@ -138,7 +139,7 @@ fn rows(py: Python<'_>, operations: &[Operation], result: &Tree, before: &Tree) 
 }
 
 /// The exception for an error of the core; the system's own error becomes its cause.
-fn apply_error(py: Python<'_>, error: &ApplyError) -> PyErr {
+fn apply_error(py: Python<'_>, plan: &EtcPlan, error: &ApplyError) -> PyErr {
     let what = format!("write the merged /etc: {error}");
     let text = match error.io() {
         Some((cause, _)) => format!("{what}: {}", os_error::words(cause)),
@@ -152,6 +153,9 @@ fn apply_error(py: Python<'_>, error: &ApplyError) -> PyErr {
             UsageError::new_err(format!("{text}: {source}"))
         }
         ApplyError::Tree(source) => FileSystemError::new_err(format!("{text}: {source}")),
+        ApplyError::Conflicts { .. } => {
+            plan.conflict_objects(py).map_or_else(|error| error, |all| EtcConflictError::new_err((text, all)))
+        }
         _ => FileSystemError::new_err(text),
     };
     if let Some((cause, path)) = error.io() {

@@ -1,54 +1,31 @@
 //! Planning the /etc merge.
 
-use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
-
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
 use bootc_fast_core::etc::policy::{Policy, matches};
-use bootc_fast_core::etc::result::{Change, MergeResult, SideName, Strategy};
-use bootc_fast_core::tree;
+use bootc_fast_core::etc::result::{Change, Conflict, MergeResult, SideName, Strategy};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
+use crate::etc_side::Side;
 use crate::image::Image;
-use crate::tree::{Tree, TreeEntry};
-use crate::verity::duplicate;
+use crate::tree::TreeEntry;
 use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
 pyo3::import_exception!(bootc_fast.errors, UsageError);
 
-/// A tree with duplicates of the caller's descriptors.
-#[derive(Debug)]
-struct Held {
-    tree: Arc<tree::Tree>,
-    dir: Option<OwnedFd>,
-    objects: Option<OwnedFd>,
-}
-
-impl Held {
-    fn new(tree: &Tree, dir: Option<RawFd>, objects: Option<RawFd>) -> PyResult<Self> {
-        let duplicate = |fd: Option<RawFd>| fd.map(duplicate).transpose().map(|file| file.map(OwnedFd::from));
-        Ok(Self { tree: Arc::clone(tree.inner()), dir: duplicate(dir)?, objects: duplicate(objects)? })
-    }
-
-    fn input(&self) -> SideInput<'_> {
-        SideInput { tree: &self.tree, dir: self.dir.as_ref(), objects: self.objects.as_ref() }
-    }
-}
-
 /// A decided merge, with what is needed to write it: the three trees and their descriptors.
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct EtcPlan {
     merged: MergeResult,
-    pristine: Held,
-    current: Held,
-    new: Held,
+    pristine: Py<Side>,
+    current: Py<Side>,
+    new: Py<Side>,
 }
 
 impl EtcPlan {
@@ -59,7 +36,23 @@ impl EtcPlan {
 
     /// P, C and N as they were planned with.
     pub fn inputs(&self) -> [SideInput<'_>; 3] {
-        [self.pristine.input(), self.current.input(), self.new.input()]
+        [&self.pristine, &self.current, &self.new].map(|side| side.get().input())
+    }
+}
+
+impl EtcPlan {
+    /// The conflicts that forbid writing, as the tuple of `EtcConflict` that the exception carries.
+    pub fn conflict_objects(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let types = py.import("bootc_fast.types")?;
+        let (conflict, strategy) = (types.getattr("EtcConflict")?, types.getattr("Strategy")?);
+        let fatal = self.merged.report.fatal_conflicts();
+        let objects = conflict_rows(py, fatal)
+            .into_iter()
+            .map(|(path, current, new, name, saved_as)| {
+                conflict.call1((path, current, new, strategy.call1((name,))?, saved_as))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok(PyTuple::new(py, objects)?.unbind())
     }
 }
 
@@ -71,6 +64,16 @@ type ConflictRow = (Py<PyBytes>, String, String, &'static str, Option<Py<PyBytes
 fn rows(py: Python<'_>, changes: &[Change]) -> Vec<ChangeRow> {
     let row = |change: &Change| (PyBytes::new(py, &change.path).unbind(), change.reason.clone());
     changes.iter().map(row).collect()
+}
+
+fn conflict_rows<'c>(py: Python<'_>, conflicts: impl Iterator<Item = &'c Conflict>) -> Vec<ConflictRow> {
+    let bytes = |path: &[u8]| PyBytes::new(py, path).unbind();
+    let row = |conflict: &Conflict| {
+        let saved_as = conflict.saved_as.as_deref().map(bytes);
+        let strategy = conflict.strategy.name();
+        (bytes(&conflict.path), conflict.current.clone(), conflict.new.clone(), strategy, saved_as)
+    };
+    conflicts.map(row).collect()
 }
 
 #[pymethods]
@@ -92,7 +95,7 @@ impl EtcPlan {
                 SideName::Current => ("current", &self.current),
                 SideName::New => ("new", &self.new),
             };
-            let path = PyBytes::new(py, &side.tree.node(origin.node).path()).unbind();
+            let path = PyBytes::new(py, &side.get().tree().node(origin.node).path()).unbind();
             found.push((TreeEntry::new(py, &node)?, name, path));
         }
         Ok(found)
@@ -125,15 +128,7 @@ impl EtcPlan {
 
     #[getter]
     fn conflicts(&self, py: Python<'_>) -> Vec<ConflictRow> {
-        let bytes = |path: &[u8]| PyBytes::new(py, path).unbind();
-        let conflicts = self.merged.report.conflicts.iter();
-        conflicts
-            .map(|conflict| {
-                let saved_as = conflict.saved_as.as_deref().map(bytes);
-                let strategy = conflict.strategy.name();
-                (bytes(&conflict.path), conflict.current.clone(), conflict.new.clone(), strategy, saved_as)
-            })
-            .collect()
+        conflict_rows(py, self.merged.report.conflicts.iter())
     }
 
     #[getter]
@@ -141,37 +136,29 @@ impl EtcPlan {
         self.merged.report.warnings.iter().map(ToString::to_string).collect()
     }
 
+    /// Those that forbid writing.
     #[getter]
-    fn has_fatal_conflicts(&self) -> bool {
-        self.merged.report.has_fatal_conflicts()
+    fn fatal_conflicts(&self, py: Python<'_>) -> Vec<ConflictRow> {
+        conflict_rows(py, self.merged.report.fatal_conflicts())
     }
 }
 
 /// Decides the result of a merge; writes nothing.
 #[pyfunction]
 #[pyo3(signature = (
-    pristine, current, new, *, pristine_dir = None, pristine_objects = None, current_dir = None,
-    current_objects = None, new_dir = None, new_objects = None, rules = Vec::new(), default = "fail",
-    new_image = None, check = None,
+    pristine, current, new, *, rules = Vec::new(), default = "fail", new_image = None, check = None,
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
 pub fn plan_etc(
     py: Python<'_>,
-    pristine: &Tree,
-    current: &Tree,
-    new: &Tree,
-    pristine_dir: Option<RawFd>,
-    pristine_objects: Option<RawFd>,
-    current_dir: Option<RawFd>,
-    current_objects: Option<RawFd>,
-    new_dir: Option<RawFd>,
-    new_objects: Option<RawFd>,
+    pristine: Py<Side>,
+    current: Py<Side>,
+    new: Py<Side>,
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
     new_image: Option<&Image>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
-    let hidden = current.hidden_paths();
     let policy = Policy::new(
         rules
             .into_iter()
@@ -179,14 +166,11 @@ pub fn plan_etc(
             .collect::<PyResult<Vec<_>>>()?,
         strategy(default)?,
     );
-    let pristine = Held::new(pristine, pristine_dir, pristine_objects)?;
-    let current = Held::new(current, current_dir, current_objects)?;
-    let new = Held::new(new, new_dir, new_objects)?;
     let input = PlanInput {
-        pristine: pristine.input(),
-        current: current.input(),
-        new: new.input(),
-        hidden,
+        pristine: pristine.get().input(),
+        current: current.get().input(),
+        new: new.get().input(),
+        hidden: current.get().hidden_paths(),
         policy: &policy,
         new_image: new_image.map(Image::inner),
     };

@@ -5,6 +5,7 @@ mod call;
 mod efi;
 mod etc_apply;
 mod etc_plan;
+mod etc_side;
 mod files;
 mod image;
 mod kexec;
@@ -29,6 +30,8 @@ mod _core {
     use super::etc_apply::{EtcApplied, apply_etc, list_etc_operations};
     #[pymodule_export]
     use super::etc_plan::{EtcPlan, plan_etc, policy_pattern_matches};
+    #[pymodule_export]
+    use super::etc_side::Side;
     #[pymodule_export]
     use super::files::open_in_root;
     #[pymodule_export]

@@ -56,8 +56,7 @@ class Scene:
 
     def plan(self) -> Callable[[], _core.EtcPlan]:
         fds = [self.fd(side) for side in "pcn"]
-        p, c, n = (_core.Tree.scan(fd) for fd in fds)
-        return partial(_core.plan_etc, p, c, n, pristine_dir=fds[0], current_dir=fds[1], new_dir=fds[2])
+        return partial(_core.plan_etc, *(_core.Side(_core.Tree.scan(fd), dir_fd=fd) for fd in fds))
 
     def tree(self) -> _core.Tree:
         """A root with one file, whose content an image holds itself."""

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from unit.etc.trees import to_tree
+from unit.etc.trees import to_side
 
 from bootc_fast import _core
 
@@ -81,17 +81,17 @@ def edit(rng: random.Random, access: Access) -> Access:
     return Access(entries, other.gid if rng.random() < 0.2 else access.gid)
 
 
-def make_tree(access: Access, content: bytes) -> _core.Tree:
+def make_side(access: Access, content: bytes) -> _core.Side:
     attributes: dict[str, Any] = {"mode": access.mode, "uid": 0, "gid": access.gid}
     if access.acl is not None:
         attributes[ACCESS] = access.acl
     leaf = {"kind": "file", "content": content, "inode": None, "attributes": attributes}
     root = {"mode": 0o755, "uid": 0, "gid": 0}
-    return to_tree({"kind": "dir", "content": b"", "inode": None, "attributes": root, "children": {b"a": leaf}})
+    return to_side({"kind": "dir", "content": b"", "inode": None, "attributes": root, "children": {b"a": leaf}})
 
 
 def merge(p: Access, c: Access, n: Access) -> tuple[Access, _core.EtcPlan]:
-    plan = _core.plan_etc(make_tree(p, b"1"), make_tree(c, b"1"), make_tree(n, b"2"))
+    plan = _core.plan_etc(make_side(p, b"1"), make_side(c, b"1"), make_side(n, b"2"))
     (leaf,) = [entry for entry, _, _ in plan.entries() if entry.path == b"a"]
     return read_access(leaf), plan
 

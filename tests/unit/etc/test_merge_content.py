@@ -51,9 +51,9 @@ def plan_directories(
     p: Path, c: Path, n: Path, meanwhile: Callable[[], object] = lambda: None, **options: Any
 ) -> _core.EtcPlan:
     with opened(p) as p_fd, opened(c) as c_fd, opened(n) as n_fd:
-        trees = [_core.Tree.scan(fd) for fd in (p_fd, c_fd, n_fd)]
+        sides = [_core.Side(_core.Tree.scan(fd), dir_fd=fd) for fd in (p_fd, c_fd, n_fd)]
         meanwhile()
-        return _core.plan_etc(*trees, pristine_dir=p_fd, current_dir=c_fd, new_dir=n_fd, **options)
+        return _core.plan_etc(*sides, **options)
 
 
 def decisions(plan: _core.EtcPlan) -> list[tuple[bytes, int, str, bytes]]:
@@ -79,7 +79,8 @@ def test_images_and_directories_give_the_same_result(tmp_path: Path) -> None:
     repository.mkdir()
     p_image, n_image = make_image(repository, p), make_image(repository, n)
     with opened(c) as c_fd:
-        found = _core.plan_etc(p_image, _core.Tree.scan(c_fd), n_image, current_dir=c_fd)
+        current = _core.Side(_core.Tree.scan(c_fd), dir_fd=c_fd)
+        found = _core.plan_etc(_core.Side(p_image), current, _core.Side(n_image))
     assert decisions(found) == decisions(expected)
     assert found.kept == expected.kept
     assert {path.decode() for path, _ in found.kept} == {*by_admin, "d0/mine"}
@@ -93,16 +94,17 @@ def test_nothing_of_the_images_objects_is_read(tmp_path: Path) -> None:
     image = make_image(repository, source)
     shutil.rmtree(repository / "objects")
     with opened(source) as fd:
-        found = _core.plan_etc(image, _core.Tree.scan(fd), image, current_dir=fd)
+        current = _core.Side(_core.Tree.scan(fd), dir_fd=fd)
+        found = _core.plan_etc(_core.Side(image), current, _core.Side(image))
     assert found.kept == []
 
 
 def test_a_directory_without_its_descriptor_cannot_be_compared(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "p", {"a": b"1"})
     with opened(source) as fd:
-        tree = _core.Tree.scan(fd)
+        side = _core.Side(_core.Tree.scan(fd))
     with pytest.raises(UsageError, match="descriptor of its directory"):
-        _core.plan_etc(tree, tree, tree)
+        _core.plan_etc(side, side, side)
 
 
 def replace_by_fifo(path: Path) -> None:
@@ -190,9 +192,9 @@ def test_what_changed_between_scan_and_plan_is_seen_by_content_alone(
     (tmp_path / "repository").mkdir()
     image = make_image(tmp_path / "repository", write_tree(tmp_path / "p", files))
     with opened(c) as fd:
-        current = _core.Tree.scan(fd)
+        current = _core.Side(_core.Tree.scan(fd), dir_fd=fd)
         change(c / "d" / "a")
-        plan = _core.plan_etc(image, current, image, current_dir=fd)
+        plan = _core.plan_etc(_core.Side(image), current, _core.Side(image))
     assert (plan.kept, [path for path, _ in plan.deleted]) == (kept, deleted)
 
 
@@ -216,8 +218,7 @@ COUNT = """
 import os, sys
 from bootc_fast import _core
 fds = [os.open(os.path.join(sys.argv[1], name), os.O_RDONLY) for name in ("p", "c", "n")]
-trees = [_core.Tree.scan(fd) for fd in fds]
-_core.plan_etc(*trees, pristine_dir=fds[0], current_dir=fds[1], new_dir=fds[2])
+_core.plan_etc(*(_core.Side(_core.Tree.scan(fd), dir_fd=fd) for fd in fds))
 """
 
 

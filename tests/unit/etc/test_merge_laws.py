@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.etc import reference
-from unit.etc.trees import PLAIN_TRIPLES, TRIPLES, Node, Triple, flatten_entries, to_tree
+from unit.etc.trees import PLAIN_TRIPLES, TRIPLES, Node, Triple, flatten_entries, to_side
 
 from bootc_fast import _core
 
@@ -17,7 +17,7 @@ STRATEGIES = st.sampled_from(["current", "new"])
 
 
 def plan(triple: Triple, strategy: str) -> _core.EtcPlan:
-    return _core.plan_etc(to_tree(triple.p), to_tree(triple.c), to_tree(triple.n), default=strategy)
+    return _core.plan_etc(to_side(triple.p), to_side(triple.c), to_side(triple.n), default=strategy)
 
 
 def result_of(plan: _core.EtcPlan) -> dict[bytes, tuple[Any, ...]]:
@@ -105,9 +105,9 @@ def assert_bits_kept(before: int, mode: int, gid: int, found: dict[str, Any]) ->
 def test_merging_the_result_again_changes_nothing(triple: Triple, strategy: str) -> None:
     once = plan(triple, strategy)
     assert result_of(plan(triple, strategy)) == result_of(once)
-    new = to_tree(triple.n)
+    new = to_side(triple.n)
     result = _core.build_tree([entry for entry, _, _ in sorted(once.entries(), key=lambda row: row[0].path)])
-    again = _core.plan_etc(new, result, new, default="fail")
+    again = _core.plan_etc(new, _core.Side(result), new, default="fail")
     assert without_labels(result_of(again)) == without_labels(result_of(once))
     assert again.conflicts == []
 
@@ -116,8 +116,8 @@ def test_merging_the_result_again_changes_nothing(triple: Triple, strategy: str)
 @given(TRIPLES)
 def test_an_unsettled_conflict_is_fatal_and_changes_no_decision(triple: Triple) -> None:
     undecided, decided = plan(triple, "fail"), plan(triple, "current")
-    assert undecided.has_fatal_conflicts == bool(decided.conflicts)
-    assert not decided.has_fatal_conflicts
+    assert undecided.fatal_conflicts == undecided.conflicts
+    assert decided.fatal_conflicts == []
     assert result_of(undecided) == result_of(decided)
     assert [row[:3] for row in undecided.conflicts] == [row[:3] for row in decided.conflicts]
 
@@ -129,15 +129,15 @@ def test_rules_are_asked_before_the_default(name: str) -> None:
     empty = {**directory, "children": {}}
     current, new = {**empty, "children": {b"a": leaf}}, {**empty, "children": {b"a": directory}}
     found = _core.plan_etc(
-        to_tree(empty), to_tree(current), to_tree(new), rules=[(b"b", "new"), (b"?", name)], default="new"
+        to_side(empty), to_side(current), to_side(new), rules=[(b"b", "new"), (b"?", name)], default="new"
     )
     assert [row[3] for row in found.conflicts] == [name]
 
 
 def test_an_unknown_strategy_is_refused() -> None:
-    tree = to_tree({"kind": "dir", "content": b"", "attributes": {"mode": 0o755, "uid": 0, "gid": 0}, "inode": None})
+    side = to_side({"kind": "dir", "content": b"", "attributes": {"mode": 0o755, "uid": 0, "gid": 0}, "inode": None})
     with pytest.raises(ValueError, match="none of fail, current, new"):
-        _core.plan_etc(tree, tree, tree, default="maybe")
+        _core.plan_etc(side, side, side, default="maybe")
 
 
 def _marked(root: Node) -> Node:

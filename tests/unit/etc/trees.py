@@ -200,6 +200,10 @@ def to_tree(root: Node) -> _core.Tree:
     return _core.build_tree(entries_of(root))
 
 
+def to_side(root: Node) -> _core.Side:
+    return _core.Side(to_tree(root))
+
+
 def flatten_entries(entries: list[_core.TreeEntry]) -> dict[bytes, tuple[Any, ...]]:
     """The same form as ``reference.flatten``."""
     names = {bits: kind for kind, bits in TYPE_BITS.items()}

@@ -15,55 +15,63 @@ use super::attributes::Attributes;
 use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::tree::{FileType, Node, NodeId, Tree};
 
-/// What one operation does.
+/// What is made under a name of the result that the destination lacks, or has otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Gives the owner `rwx` on a directory whose entries change; its final mode comes last.
-    Unlock,
-    /// Removes an entry that is not in the result, with everything below it: so many entries.
-    Remove {
-        /// The entry itself included; at least 1.
-        entries: u64,
-    },
-    /// Makes a directory, in place of whatever is there.
-    MakeDirectory,
-    /// Writes a regular file with its attributes, in place of whatever is there.
-    WriteFile {
-        /// Size as it was planned.
-        size_bytes: u64,
-    },
-    /// Makes a hard link to a name of the result that an earlier operation wrote.
+pub enum Make {
+    /// A directory; its attributes come last.
+    Directory,
+    /// A regular file with its attributes.
+    File,
+    /// A hard link to a name of the result that an earlier operation made.
     Link {
         /// Node of the result.
         first: NodeId,
     },
-    /// Makes a symlink with its attributes, in place of whatever is there.
-    MakeSymlink,
-    /// Makes a FIFO or device node with its attributes, in place of whatever is there.
-    MakeNode,
-    /// Sets attributes of what is there.
-    SetAttributes(Attributes),
+    /// A symlink with its attributes.
+    Symlink,
+    /// A FIFO or device node with its attributes.
+    Node,
 }
 
 /// One step from the destination to the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operation {
-    /// What is done.
-    pub action: Action,
-    /// The node of the result; `None` for [`Action::Remove`].
-    pub node: Option<NodeId>,
-    /// What the destination has under this name.
-    pub old: Option<NodeId>,
+pub enum Operation {
+    /// Gives the owner `rwx` on a directory of the result whose entries change; its final mode comes last.
+    Unlock(NodeId),
+    /// Removes an entry that is not in the result, with everything below it.
+    Remove {
+        /// Node of the destination.
+        old: NodeId,
+        /// So many entries; itself included, so at least 1.
+        entries: u64,
+    },
+    /// Makes an entry, in place of whatever is there.
+    Make {
+        /// Of which kind.
+        what: Make,
+        /// Node of the result.
+        node: NodeId,
+        /// What the destination has under this name.
+        old: Option<NodeId>,
+    },
+    /// Sets attributes of what is there.
+    SetAttributes {
+        /// Node of the result.
+        node: NodeId,
+        /// Which of its attributes.
+        which: Attributes,
+    },
 }
 
 impl Operation {
     /// The path below the destination that it is about.
     #[must_use]
     pub fn path(&self, result: &Tree, destination: &Tree) -> Vec<u8> {
-        match (self.node, self.old) {
-            (Some(id), _) => result.node(id).path(),
-            (None, Some(id)) => destination.node(id).path(),
-            (None, None) => Vec::new(),
+        match *self {
+            Self::Unlock(node) | Self::Make { node, .. } | Self::SetAttributes { node, .. } => {
+                result.node(node).path()
+            }
+            Self::Remove { old, .. } => destination.node(old).path(),
         }
     }
 }
@@ -136,8 +144,8 @@ impl Differ<'_> {
         for extra in old.into_iter().flat_map(|old| destination.node(old).children()) {
             ticker.tick()?;
             if node.child(extra.name()).is_none() {
-                let action = Action::Remove { entries: count_entries(extra) };
-                self.operations.push(Operation { action, node: None, old: Some(extra.id()) });
+                let entries = count_entries(extra);
+                self.operations.push(Operation::Remove { old: extra.id(), entries });
             }
         }
         let mut dirty = self.operations.len() > start;
@@ -161,7 +169,7 @@ impl Differ<'_> {
         if node.is_dir() {
             let missing = !found.is_some_and(|found| found.is_dir());
             if missing {
-                self.push(Action::MakeDirectory, node, found);
+                self.make(Make::Directory, node, found);
             }
             return Ok(missing);
         }
@@ -172,12 +180,12 @@ impl Differ<'_> {
             // Names of one inode share its attributes; setting them once is enough.
             let seen = node.link_group().is_some_and(|group| self.firsts.insert(group, node.id()).is_some());
             if !attributes.is_empty() && !seen {
-                self.push(Action::SetAttributes(attributes), node, Some(found));
+                self.operations.push(Operation::SetAttributes { node: node.id(), which: attributes });
             }
             return Ok(false);
         }
-        let action = self.creation(node);
-        self.push(action, node, found);
+        let what = self.creation(node);
+        self.make(what, node, found);
         Ok(true)
     }
 
@@ -198,45 +206,41 @@ impl Differ<'_> {
         })
     }
 
-    fn creation(&mut self, node: Node<'_>) -> Action {
+    fn creation(&mut self, node: Node<'_>) -> Make {
         if let Some(group) = node.link_group().filter(|_| self.groups.names_of(node) > 1) {
             match self.firsts.get(&group) {
-                Some(first) => return Action::Link { first: *first },
+                Some(first) => return Make::Link { first: *first },
                 None => self.firsts.insert(group, node.id()),
             };
         }
         match node.file_type() {
-            FileType::Regular => Action::WriteFile { size_bytes: node.stat().size_bytes },
-            FileType::Symlink => Action::MakeSymlink,
-            _ => Action::MakeNode,
+            FileType::Regular => Make::File,
+            FileType::Symlink => Make::Symlink,
+            _ => Make::Node,
         }
     }
 
     fn finish_directory(&mut self, node: Node<'_>, old: Option<Node<'_>>, start: usize, dirty: bool) {
         let Some(old) = old else {
-            let action = Action::SetAttributes(Attributes::ALL);
-            self.last.push(Operation { action, node: Some(node.id()), old: None });
+            self.last.push(Operation::SetAttributes { node: node.id(), which: Attributes::ALL });
             return;
         };
         let mut attributes = Attributes::difference(node, old);
-        let old_id = Some(old.id());
         if dirty {
             attributes = attributes.with(Attributes::MTIME);
             if old.stat().mode & OWNER_ALL != OWNER_ALL {
                 attributes = attributes.with(Attributes::MODE);
-                let unlock = Operation { action: Action::Unlock, node: Some(node.id()), old: old_id };
-                self.operations.insert(start, unlock);
+                self.operations.insert(start, Operation::Unlock(node.id()));
             }
         }
         if !attributes.is_empty() {
-            let action = Action::SetAttributes(attributes);
-            self.last.push(Operation { action, node: Some(node.id()), old: old_id });
+            self.last.push(Operation::SetAttributes { node: node.id(), which: attributes });
         }
     }
 
-    fn push(&mut self, action: Action, node: Node<'_>, found: Option<Node<'_>>) {
+    fn make(&mut self, what: Make, node: Node<'_>, found: Option<Node<'_>>) {
         let old = found.map(|found| found.id());
-        self.operations.push(Operation { action, node: Some(node.id()), old });
+        self.operations.push(Operation::Make { what, node: node.id(), old });
     }
 }
 

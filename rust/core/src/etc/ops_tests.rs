@@ -40,17 +40,19 @@ fn difference(result: &Tree, before: &Tree) -> Vec<String> {
     let operations = list_operations(result, before, &mut Inline, &Never).unwrap();
     let text = |operation: &Operation| {
         let path = String::from_utf8(operation.path(result, before)).unwrap();
-        let what = match operation.action {
-            Action::Unlock => "unlock".to_owned(),
-            Action::Remove { entries } => format!("remove {entries}"),
-            Action::MakeDirectory => "mkdir".to_owned(),
-            Action::WriteFile { size_bytes } => format!("write {size_bytes}"),
-            Action::Link { first } => {
+        let what = match *operation {
+            Operation::Unlock(_) => "unlock".to_owned(),
+            Operation::Remove { entries, .. } => format!("remove {entries}"),
+            Operation::Make { what: Make::Directory, .. } => "mkdir".to_owned(),
+            Operation::Make { what: Make::File, node, .. } => {
+                format!("write {}", result.node(node).stat().size_bytes)
+            }
+            Operation::Make { what: Make::Link { first }, .. } => {
                 format!("link {}", String::from_utf8(result.node(first).path()).unwrap())
             }
-            Action::MakeSymlink => "symlink".to_owned(),
-            Action::MakeNode => "node".to_owned(),
-            Action::SetAttributes(which) => format!("set {which}"),
+            Operation::Make { what: Make::Symlink, .. } => "symlink".to_owned(),
+            Operation::Make { what: Make::Node, .. } => "node".to_owned(),
+            Operation::SetAttributes { which, .. } => format!("set {which}"),
         };
         format!("{what}: {path}")
     };

@@ -100,7 +100,7 @@ pub struct PlanInput<'a> {
 /// memory linear in the entries. Polls `cancel` on the calling thread every 8 ms.
 ///
 /// # Errors
-/// [`PlanError`]. Conflicts are none: [`MergeReport::has_fatal_conflicts`] tells.
+/// [`PlanError`]. Conflicts are none: [`MergeReport::fatal_conflicts`] lists them.
 pub fn plan(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
     let shared = SharedCancel { inner: cancel, stop: AtomicBool::new(false) };
     thread::scope(|scope| {

@@ -161,10 +161,9 @@ pub struct MergeReport {
 }
 
 impl MergeReport {
-    /// Whether a conflict forbids writing R.
-    #[must_use]
-    pub fn has_fatal_conflicts(&self) -> bool {
-        self.conflicts.iter().any(|conflict| conflict.strategy == Strategy::Fail)
+    /// The conflicts that forbid writing R.
+    pub fn fatal_conflicts(&self) -> impl Iterator<Item = &Conflict> {
+        self.conflicts.iter().filter(|conflict| conflict.strategy == Strategy::Fail)
     }
 }
 

@@ -39,6 +39,12 @@ pub enum ApplyError {
     /// The destination is too large or too deep.
     #[error("look at the destination")]
     Tree(#[from] crate::tree::BuildError),
+    /// The merge has conflicts that no strategy settles; nothing was written.
+    #[error("conflicts that no strategy settles: {count}")]
+    Conflicts {
+        /// At least 1.
+        count: usize,
+    },
     /// Nobody wants the result any more.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -53,7 +59,7 @@ impl ApplyError {
             Self::Io { source, path, .. }
             | Self::Scan { source, path }
             | Self::Content { source: ContentError::Io { source, path }, .. } => Some((source, path)),
-            Self::Content { .. } | Self::Tree(_) | Self::Cancelled(_) => None,
+            Self::Content { .. } | Self::Tree(_) | Self::Conflicts { .. } | Self::Cancelled(_) => None,
         }
     }
 }

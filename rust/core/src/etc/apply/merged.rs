@@ -1,6 +1,11 @@
 //! The contents of a merge result: those of the sides it was merged from.
 
+use std::os::fd::BorrowedFd;
+
 use super::content::{ContentSource, Opened};
+use super::error::ApplyError;
+use super::{Applied, OnProgress, apply};
+use crate::cancel::Cancel;
 use crate::etc::content::{ContentError, Side, Source};
 use crate::etc::result::{MergeResult, SideName};
 use crate::tree::{Node, NodeId};
@@ -28,6 +33,23 @@ impl ContentSource for Merged<'_> {
         };
         open_side(side, origin.node)
     }
+}
+
+/// Turns the directory into what a merge decided, as [`apply`] does.
+///
+/// # Errors
+/// [`ApplyError::Conflicts`] before anything is looked at or written; else as [`apply`].
+pub fn apply_merge(
+    merged: &Merged<'_>,
+    dir: BorrowedFd<'_>,
+    progress: OnProgress<'_>,
+    cancel: &dyn Cancel,
+) -> Result<Applied, ApplyError> {
+    let unsettled = merged.result.report.fatal_conflicts().count();
+    if unsettled > 0 {
+        return Err(ApplyError::Conflicts { count: unsettled });
+    }
+    apply(&merged.result.tree, merged, dir, progress, cancel)
 }
 
 fn open_side<'s>(side: &'s Side<'_>, id: NodeId) -> Result<Option<Opened<'s>>, ContentError> {

@@ -18,7 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 pub use content::{ContentSource, Opened};
 pub use error::{ApplyError, Warning};
-pub use merged::Merged;
+pub use merged::{Merged, apply_merge};
 
 use super::content::{ContentError, Side};
 use super::ops::{Operation, list_operations};
@@ -96,7 +96,8 @@ pub fn compare(
     Ok(Difference { operations, before })
 }
 
-/// Turns the directory into the result and syncs its file system.
+/// Turns the directory into a tree, whoever made that, and syncs its file system; a merge's goes through
+/// [`apply_merge`].
 ///
 /// After an error, a cancellation or a crash the directory holds some of the result and some of what was there;
 /// every file in it is complete, and the next call completes it.

@@ -14,7 +14,7 @@ use super::place::Temporary;
 use crate::cancel::{Cancel, Cancelled};
 use crate::etc::attributes::Attributes;
 use crate::etc::content::ContentError;
-use crate::etc::ops::{Action, OWNER_ALL, Operation};
+use crate::etc::ops::{Make, OWNER_ALL, Operation};
 use crate::tree::{FileType, Node, NodeId, Tree};
 
 /// What the carrying-out needs and what it counts.
@@ -32,22 +32,32 @@ pub(super) struct Runner<'r> {
 
 impl Runner<'_> {
     pub(super) fn run(&mut self, operation: &Operation) -> Result<(), ApplyError> {
-        let old = operation.old.map(|old| self.before.node(old));
-        let Some(id) = operation.node else {
-            let Some(old) = old else { return Ok(()) };
-            return self.remove(&old.path(), old);
-        };
-        let node = self.result.node(id);
-        let path = node.path();
-        match operation.action {
-            Action::Unlock => self.unlock(&path),
-            Action::Remove { .. } => Ok(()),
-            Action::MakeDirectory => self.make_directory(&path, node, old),
-            Action::WriteFile { .. } => self.write_file(&path, node, old),
-            Action::Link { first } => self.link(&path, node, first, old),
-            Action::MakeSymlink => self.make_symlink(&path, node, old),
-            Action::MakeNode => self.make_node(&path, node, old),
-            Action::SetAttributes(which) => self.set_attributes(&path, node, which),
+        let path = operation.path(self.result, self.before);
+        match *operation {
+            Operation::Unlock(_) => self.unlock(&path),
+            Operation::Remove { old, .. } => self.remove(&path, self.before.node(old)),
+            Operation::Make { what, node, old } => {
+                self.make(what, &path, self.result.node(node), old.map(|old| self.before.node(old)))
+            }
+            Operation::SetAttributes { node, which } => {
+                self.set_attributes(&path, self.result.node(node), which)
+            }
+        }
+    }
+
+    fn make(
+        &mut self,
+        what: Make,
+        path: &[u8],
+        node: Node<'_>,
+        old: Option<Node<'_>>,
+    ) -> Result<(), ApplyError> {
+        match what {
+            Make::Directory => self.make_directory(path, node, old),
+            Make::File => self.write_file(path, node, old),
+            Make::Link { first } => self.link(path, node, first, old),
+            Make::Symlink => self.make_symlink(path, node, old),
+            Make::Node => self.make_node(path, node, old),
         }
     }
 

@@ -1,0 +1,47 @@
+//! The three sides of a merge.
+
+use std::os::fd::{OwnedFd, RawFd};
+
+use bootc_fast_core::etc::plan::SideInput;
+use bootc_fast_core::tree;
+use pyo3::prelude::*;
+
+use crate::tree::Tree;
+use crate::verity::duplicate;
+
+/// One side of a merge: a tree, and where the contents of its files are.
+#[pyclass(frozen, module = "bootc_fast._core")]
+#[derive(Debug)]
+pub struct Side {
+    tree: Py<Tree>,
+    dir: Option<OwnedFd>,
+    objects: Option<OwnedFd>,
+}
+
+impl Side {
+    /// As the core's merge takes it.
+    pub fn input(&self) -> SideInput<'_> {
+        SideInput { tree: self.tree(), dir: self.dir.as_ref(), objects: self.objects.as_ref() }
+    }
+
+    /// What is there.
+    pub fn tree(&self) -> &tree::Tree {
+        self.tree.get().inner()
+    }
+
+    /// Mount points that the scan of the tree met and left out.
+    pub fn hidden_paths(&self) -> &[Vec<u8>] {
+        self.tree.get().hidden_paths()
+    }
+}
+
+#[pymethods]
+impl Side {
+    /// Duplicates the descriptors; they stay open as long as this, or a plan made of it, lives.
+    #[new]
+    #[pyo3(signature = (tree, dir_fd = None, objects_fd = None))]
+    fn new(tree: Py<Tree>, dir_fd: Option<RawFd>, objects_fd: Option<RawFd>) -> PyResult<Self> {
+        let duplicate = |fd: Option<RawFd>| fd.map(duplicate).transpose().map(|file| file.map(OwnedFd::from));
+        Ok(Self { tree, dir: duplicate(dir_fd)?, objects: duplicate(objects_fd)? })
+    }
+}
