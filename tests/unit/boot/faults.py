@@ -19,6 +19,28 @@ class KilledError(BaseException):
     """``kill -9``: no cleanup runs, since everything that it would do dies too."""
 
 
+# These fail while data is written or flushed, by a call that has a descriptor and no name.
+_WRITES = frozenset({"write_new", "overwrite"})
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
+
+
+def make_failure(number: int, name: str, args: tuple[Any, ...] = ()) -> OSError:
+    """Make what the real operation of that name raises for an errno: the names that its system call has, as bytes.
+
+    test_faults.py compares these with what a real directory and a real volume raise.
+    """
+    text = os.strerror(number)
+    if name in _WRITES and number in _WRITE_ERRORS:
+        return OSError(number, text)
+    names = [argument for argument in args if isinstance(argument, bytes)][: 2 if name == "rename" else 1]
+    if name in ("release", "close") or (not names and name not in ("barrier", "capacity_slots", "list_names")):
+        return OSError(number, text)
+    if not names:
+        # The core and `list_names` say which directory it is.
+        names = ["/efi/loader/entries"] if name == "list_names" else [b"/efi/loader/entries"]
+    return OSError(number, text, names[0], None, names[1]) if len(names) > 1 else OSError(number, text, names[0])
+
+
 class Trigger:
     """Counts operations and fails one of them.
 
@@ -32,7 +54,7 @@ class Trigger:
         self.calls: list[str] = []
         self.is_dead = False
 
-    def pull(self, name: str) -> None:
+    def pull(self, name: str, args: tuple[Any, ...] = ()) -> None:
         """Count one operation; raises where it is its turn."""
         if self.is_dead:
             raise KilledError
@@ -42,7 +64,7 @@ class Trigger:
         if self.error is None:
             self.is_dead = True
             raise KilledError
-        raise OSError(self.error, os.strerror(self.error), name)
+        raise make_failure(self.error, name, args)
 
     @property
     def has_fired(self) -> bool:
@@ -63,7 +85,7 @@ class FaultyDirectory:
             if name == "close":
                 return method()
             try:
-                self._trigger.pull(name)
+                self._trigger.pull(name, args)
             except OSError as error:
                 self._half(name, args, error)
                 raise
@@ -95,12 +117,12 @@ class FaultyVolume:
         self._inner, self._trigger = inner, trigger
 
     def open_directory(self, path: bytes) -> FaultyDirectory | None:
-        self._trigger.pull("open_directory")
+        self._trigger.pull("open_directory", (path,))
         directory = self._inner.open_directory(path)
         return None if directory is None else FaultyDirectory(directory, self._trigger)
 
     def open_plain_directory(self, path: bytes) -> FaultyDirectory | None:
-        self._trigger.pull("open_plain_directory")
+        self._trigger.pull("open_plain_directory", (path,))
         directory = self._inner.open_plain_directory(path)
         return None if directory is None else FaultyDirectory(directory, self._trigger)
 
@@ -108,7 +130,7 @@ class FaultyVolume:
         method = getattr(self._inner, name)
 
         def call(*args: Any, **options: Any) -> Any:
-            self._trigger.pull(name)
+            self._trigger.pull(name, args)
             return method(*args, **options)
 
         return call
