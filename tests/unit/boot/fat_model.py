@@ -82,6 +82,7 @@ class FatModel:
         self.next_tag = 1
         self.is_read_only = False
         self.can_exchange = True
+        self.remembers = False
         self.held: dict[int, Inode] = {}
         self.next_handle = 1
         for i in range(0, clusters, self.fat_entries):
@@ -311,6 +312,18 @@ class FatModel:
         directory.children[one], directory.children[two] = second, first
         first.is_dirty = second.is_dirty = True
 
+    def detach(self, path: bytes) -> None:
+        """Write over a name's slot on the device: an empty file. What the kernel has looked up it remembers."""
+        head, _, name = path.strip(b"/").rpartition(b"/")
+        directory = self.find(head)
+        inode = directory.children[name]
+        cluster, index = inode.slots[-1]
+        old = self.cache["data", cluster][index]
+        self._write_slots([inode.slots[-1]], [Slot("short", old.tag, old.part, total=old.total)])
+        self.flush()
+        if not self.remembers:
+            directory.children[name] = Inode(slots=inode.slots)
+
     def _drop(self, inode: Inode) -> None:
         inode.is_unlinked = True
         if not inode.open_count:
@@ -367,7 +380,7 @@ class FatModel:
             slots_per_sector=self.slots_per_sector,
             fat_entries=self.fat_entries,
         )
-        model.can_exchange = self.can_exchange
+        model.can_exchange, model.remembers = self.can_exchange, self.remembers
         model.cache, model.disk = dict(disk), dict(disk)
         model.log = []
         model.next_tag = self.next_tag + 1000

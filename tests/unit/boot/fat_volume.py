@@ -93,6 +93,7 @@ class FatVolume:
     """The model as ``BootVolume``."""
 
     is_fat_readable = True
+    is_device_writable = True
 
     def __init__(self, model: FatModel) -> None:
         self.model = model
@@ -172,6 +173,12 @@ class FatVolume:
             self._image, self._log = FatImage(self.model), self.model.log
         self._image.update()
         yield FatLook(ImageReader(self._image.raw), "/dev/model")
+
+    def detach_name(self, path: bytes) -> bool:
+        if not self.is_fat() or not self.is_fat_readable or not self.is_device_writable:
+            return False
+        self.model.detach(path)
+        return True
 
     def free_bytes(self) -> tuple[int, int]:
         free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))

@@ -16,7 +16,7 @@ from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
 from bootc_fast.types import Loader, VerityDigest
 
 if TYPE_CHECKING:
-    from unit.boot.fat_model import FatModel
+    from unit.boot.fat_model import FatModel, Inode
     from unit.boot.fat_volume import FatVolume
 
     from bootc_fast.boot.area.directory import BootVolume
@@ -268,6 +268,24 @@ def judge(model: FatModel, scenario: Scenario, *, wanted: tuple[VerityDigest, ..
     return wrong
 
 
+def _claims(model: FatModel) -> dict[int, list[bytes]]:
+    """Whose each cluster is; a name whose cluster is free owns nothing."""
+    found: dict[int, list[bytes]] = {}
+    todo: list[tuple[bytes, Inode]] = [(b"", model.root)]
+    while todo:
+        path, inode = todo.pop()
+        for cluster in model.chain(inode.start):
+            found.setdefault(cluster, []).append(path)
+        if inode.is_dir and len(todo) < 1000:
+            todo += [(path + b"/" + name, child) for name, child in inode.children.items()]
+    return found
+
+
+def find_crossed(model: FatModel) -> list[list[bytes]]:
+    """Names that have a cluster in common: ``fsck.fat -a`` cuts one of them short, whichever comes second."""
+    return sorted({tuple(paths): paths for paths in _claims(model).values() if len(paths) > 1}.values())
+
+
 def check_finished(model: FatModel, scenario: Scenario) -> None:
     """Assert that the set is the wanted one, with nothing torn and nothing live that shares clusters."""
     problems = judge(model, scenario, wanted=(scenario.new,))
@@ -285,3 +303,6 @@ def check_finished(model: FatModel, scenario: Scenario) -> None:
     digests = [entry.digest for entry in own if entry.is_own]
     assert len(set(digests)) == len(digests), "a deployment has two entries"
     assert not model.is_read_only
+    live = (b"/loader/entries", *(path for entry in find_boots(model, scenario) if entry for path in entry.paths))
+    for paths in find_crossed(model):
+        assert not any(path.startswith(live) and path != b"/loader/entries.staged" for path in paths), paths

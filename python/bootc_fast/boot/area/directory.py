@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast import _core
 from bootc_fast.boot.area.fat import FatReader
+from bootc_fast.boot.area.fat_detach import detach_name
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.area.fat_look import FatLook
-from bootc_fast.errors import FileSystemError
+from bootc_fast.errors import FatFormatError, FileSystemError
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -164,6 +165,16 @@ class BootVolume(Protocol):
 
         Args:
             flush: First, so that where files begin is on the device; directories are, with and without.
+        """
+
+    def detach_name(self, path: bytes) -> bool:
+        """Make a name on FAT lead to nothing, an empty file, flushed; its clusters stay as they are.
+
+        For what the kernel cannot remove (``fat_detach``), and only for what it has not written to since it was
+        mounted. What it remembers of the name it goes on remembering.
+
+        Returns:
+            False where that cannot be done: the device cannot be had for writing, or there is no such name.
         """
 
     def free_bytes(self) -> tuple[int, int]:
@@ -511,6 +522,21 @@ class RealVolume:
             return
         try:
             yield FatLook(FatReader(fd), str(device_path_of(self._fd)))
+        finally:
+            os.close(fd)
+
+    def detach_name(self, path: bytes) -> bool:
+        """See BootVolume."""
+        if not self.is_fat() or os.fstat(self._fd).st_ino != _FAT_ROOT_INODE:
+            return False
+        _core.sync_filesystem(self._fd)
+        fd = open_volume_device(self._fd, is_for_writing=True)
+        if fd is None:
+            return False
+        try:
+            return detach_name(fd, path.decode("utf-8", "surrogateescape"))
+        except FatFormatError:
+            return False
         finally:
             os.close(fd)
 

@@ -70,6 +70,10 @@ class Geometry:
         """Tell whether a number is one of the volume's clusters."""
         return _FIRST_CLUSTER <= number < self.cluster_count + _FIRST_CLUSTER
 
+    def offset_of(self, cluster: int) -> int:
+        """Return where a cluster is on the volume, in bytes."""
+        return self.data_offset_bytes + (cluster - _FIRST_CLUSTER) * self.cluster_bytes
+
 
 class Verdict(enum.StrEnum):
     """How a chain of clusters ends."""
@@ -271,8 +275,7 @@ class FatReader:
 
     def read_cluster(self, cluster: int) -> bytes:
         """Read one cluster's bytes."""
-        size = self.geometry.cluster_bytes
-        return self.read_bytes(self.geometry.data_offset_bytes + (cluster - _FIRST_CLUSTER) * size, size)
+        return self.read_bytes(self.geometry.offset_of(cluster), self.geometry.cluster_bytes)
 
     def read_root(self) -> FatDirectory:
         """Read the root directory."""

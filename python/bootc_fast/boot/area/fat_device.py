@@ -1,4 +1,4 @@
-"""From a directory on a mounted vfat to the block device below it, opened for reading only."""
+"""From a directory on a mounted vfat to the block device below it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GET_VOLUME_ID = 0x80047213  # FAT_IOCTL_GET_VOLUME_ID; only vfat and msdos answer it
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def volume_id_of(directory_fd: int) -> int | None:
@@ -54,8 +54,12 @@ def _candidates(number: int) -> Iterator[Path]:
     yield Path("/dev/block", name)
 
 
-def open_volume_device(directory_fd: int) -> int | None:
-    """Open the device below a mounted FAT for reading; the caller closes it.
+def open_volume_device(directory_fd: int, *, is_for_writing: bool = False) -> int | None:
+    """Open the device below a mounted FAT; the caller closes it.
+
+    Args:
+        directory_fd: A directory on it.
+        is_for_writing: Not for reading only; kernels can be told to refuse that while it is mounted.
 
     Returns:
         A descriptor of exactly the volume that the directory is on; None where it cannot be had (no FAT, no device
@@ -66,7 +70,7 @@ def open_volume_device(directory_fd: int) -> int | None:
     if path is None:
         return None
     try:
-        fd = os.open(path, _OPEN_FLAGS)
+        fd = os.open(path, _OPEN_FLAGS | (os.O_RDWR if is_for_writing else os.O_RDONLY))
     except OSError:
         return None
     try:

@@ -74,6 +74,32 @@ class FatLook:
         one, two = self._find(path), self._find(other)
         return one is not None and two is not None and bool({*one.chain.clusters} & {*two.chain.clusters})
 
+    def find_shared(self, path: bytes) -> str | None:
+        """Say with what a name, or anything below it, has a cluster in common, or where its chain is broken."""
+        here = _fold(_text(path))
+        found = self._find_shared().items()
+        return next((text for name, text in found if name == here or name.startswith(here + "/")), None)
+
+    def leads_nowhere(self, path: bytes) -> bool:
+        """Tell whether a name is that of an empty file without clusters, as detaching leaves it."""
+        entry = self.reader.find_entry(_text(path))
+        return entry is not None and not (entry.is_directory or entry.first_cluster or entry.size_bytes)
+
+    def why_left(self, path: bytes) -> str | None:
+        """Say why the kernel must not remove a directory of files with all that is in it; None where it may."""
+        entry = self.reader.find_entry(_text(path))
+        if entry is None:
+            return None
+        reason = self.find_shared(path)
+        if reason is not None or not entry.is_directory:
+            return reason or (self._why_unsafe(_fold(_text(path)), entry, {}) if entry.first_cluster else None)
+        directory = self.reader.read_directory(entry.first_cluster)
+        if directory.dots[0] != entry.first_cluster:
+            return "it is half-made"
+        if any(one.is_directory for one in directory.entries):
+            return "there is a directory in it"
+        return next((f"{escape_bytes(name)}: {text}" for name, text in self.find_unsafe(path).items()), None)
+
     def find_unsafe(self, path: bytes) -> dict[bytes, str]:
         """Say which names in a directory must not be removed, and why.
 

@@ -15,7 +15,7 @@ LONG_NAME_CHARS = 13
 """UTF-16 units that one slot of a long name holds."""
 _DELETED, _END, _LAST_PART = 0xE5, 0x00, 0x40
 _MAX_PARTS = 20
-ATTR_READ_ONLY, _ATTR_LABEL, _ATTR_DIRECTORY, _ATTR_LONG = 0x01, 0x08, 0x10, 0x0F
+ATTR_READ_ONLY, _ATTR_LABEL, _ATTR_DIRECTORY, _ATTR_ARCHIVE, _ATTR_LONG = 0x01, 0x08, 0x10, 0x20, 0x0F
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
 _ONE_SLOT = re.compile(r"[A-Z][A-Z0-9]{0,7}")
 
@@ -95,6 +95,11 @@ def slots_for_name(name: str) -> int:
         return 1
     units = len(name.encode("utf-16-le", "surrogatepass")) // 2
     return 1 + -(-units // LONG_NAME_CHARS)
+
+
+def detached_slot(slot: bytes) -> bytes:
+    """The short-name slot of an empty file of the same name, long name and times: it has no cluster."""
+    return slot[:11] + bytes([_ATTR_ARCHIVE]) + slot[12:20] + b"\0\0" + slot[22:26] + bytes(6)
 
 
 def checksum(short: bytes) -> int:

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import opened
+from bootc_fast.boot.area.directory import FileKind, opened
 from bootc_fast.boot.area.room import TEMPORARY_NAMES, look_at, require_room
 from bootc_fast.errors import FatFormatError
 from bootc_fast.text import escape_bytes, reason_of
@@ -100,13 +100,78 @@ def find_unsafe(
     return dict.fromkeys(find_linked(directory, names), shared)
 
 
+def find_shared(volume: BootVolume, path: bytes) -> str | None:
+    """Say with what a file, or a directory with all below it, has a cluster in common; None also where none can tell.
+
+    A new file gets what the FAT has as free: that may be what a name already leads to which a power cut left.
+    """
+    if not volume.is_fat():
+        return None
+    with look_at(volume) as look:
+        try:
+            return look.find_shared(path) if look is not None else None
+        except (OSError, FatFormatError):
+            return None
+
+
+def detach_leftover(volume: BootVolume, directory: BootDirectory, path: bytes, name: bytes) -> bool:
+    """Take away a name that a power cut left and that the kernel must not remove: its clusters stay as they are.
+
+    It goes at once where the kernel has not looked at it before, and with the next boot's first run where it has.
+
+    Args:
+        volume: The boot partition.
+        directory: Where the name is.
+        path: The same, from the volume's root.
+        name: One of our own that no loader reads.
+
+    Returns:
+        False where it could not be done.
+
+    Raises:
+        OSError: A write failed.
+    """
+    where = path + b"/" + name
+    if not volume.detach_name(where):
+        return False
+    remove_detached(volume, directory, where)
+    return True
+
+
+def remove_detached(volume: BootVolume, directory: BootDirectory, path: bytes) -> list[str]:
+    """Remove a name that leads to nothing, if the kernel takes it for that: else it would free what it remembers."""
+    name = path.rpartition(b"/")[2]
+    if directory.find_kind(name) is not FileKind.FILE or volume.find_size(path) != 0:
+        return []
+    return remove_files(directory, [name], linked=())
+
+
 def _choose_temporary(volume: BootVolume, path: bytes, directory: BootDirectory) -> bytes:
-    """Choose a temporary name. What a cut left goes, where its clusters are its own; else it keeps its name."""
+    """Choose a temporary name. What a cut left goes; where that cannot be done it keeps its name."""
     names = frozenset(directory.list_names())
     left = [name for name in TEMPORARY_NAMES if name in names]
     if left:
-        remove_files(directory, left, linked=find_unsafe(volume, path, directory, [*names]))
-        names = frozenset(directory.list_names())
+        unsafe, nowhere = find_unsafe(volume, path, directory, [*names]), _find_detached(volume, path, left)
+        remove_files(directory, [name for name in left if name not in unsafe and name not in nowhere], linked=())
+        for name in nowhere:
+            remove_detached(volume, directory, path + b"/" + name)
+        for name in [name for name in left if name in unsafe]:
+            detach_leftover(volume, directory, path, name)
+    return _next_temporary(path, directory)
+
+
+def _find_detached(volume: BootVolume, path: bytes, names: Collection[bytes]) -> list[bytes]:
+    if not volume.is_fat():
+        return []
+    with look_at(volume) as look:
+        try:
+            return [name for name in names if look is not None and look.leads_nowhere(path + b"/" + name)]
+        except (OSError, FatFormatError):
+            return []
+
+
+def _next_temporary(path: bytes, directory: BootDirectory) -> bytes:
+    names = frozenset(directory.list_names())
     free = next((name for name in TEMPORARY_NAMES if name not in names), None)
     if free is None:
         raise OSError(errno.ENOSPC, f"{escape_bytes(path)} is full of what power cuts left: check the file system")
@@ -139,12 +204,29 @@ def replace_file(volume: BootVolume, path: bytes, name: bytes, data: bytes) -> N
         _replace_in(volume, path, directory, name, data)
 
 
-def _replace_in(volume: BootVolume, path: bytes, directory: BootDirectory, name: bytes, data: bytes) -> None:
+def _write_temporary(volume: BootVolume, path: bytes, directory: BootDirectory, data: bytes) -> bytes:
+    """Write a file of which no cluster is another's too, flushed; return its name."""
     temporary = _choose_temporary(volume, path, directory)
+    while True:
+        try:
+            directory.write_new(temporary, data)
+            directory.barrier()
+            if find_shared(volume, path + b"/" + temporary) is None:
+                return temporary
+        except OSError:
+            with contextlib.suppress(OSError):
+                remove_files(directory, [temporary], linked=find_unsafe(volume, path, directory, [temporary]))
+            raise
+        # It keeps its clusters, so that the next one gets others.
+        detach_leftover(volume, directory, path, temporary)
+        temporary = _next_temporary(path, directory)
+        require_room(volume, path, [temporary])
+
+
+def _replace_in(volume: BootVolume, path: bytes, directory: BootDirectory, name: bytes, data: bytes) -> None:
+    temporary = _write_temporary(volume, path, directory, data)
     held: int | None = None
     try:
-        directory.write_new(temporary, data)
-        directory.barrier()
         with contextlib.suppress(FileNotFoundError):
             held = directory.hold(name)
         directory.rename(temporary, name)
@@ -154,7 +236,7 @@ def _replace_in(volume: BootVolume, path: bytes, directory: BootDirectory, name:
             with contextlib.suppress(OSError):
                 directory.release(held)
         with contextlib.suppress(OSError):
-            remove_files(directory, [temporary], linked=find_linked(directory, (temporary, name)))
+            remove_files(directory, [temporary], linked=find_unsafe(volume, path, directory, (temporary, name)))
         raise
     if held is not None:
         directory.release(held)

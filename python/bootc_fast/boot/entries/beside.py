@@ -12,7 +12,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
-from bootc_fast.boot.area.replace import find_unsafe, remove_files
+from bootc_fast.boot.area.replace import detach_leftover, find_unsafe, remove_detached, remove_files
 from bootc_fast.boot.area.room import has_room_for, look_at
 from bootc_fast.boot.entries.naming import find_generation
 from bootc_fast.boot.entries.reader import ENTRIES, LOADER_DIRECTORY
@@ -22,7 +22,7 @@ from bootc_fast.text import count, escape_bytes, reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bootc_fast.boot.area.directory import BootVolume
+    from bootc_fast.boot.area.directory import BootDirectory, BootVolume
 
 BESIDE_NAMES = tuple(b"BFSET%d" % number for number in range(10))
 """Upper case and short: Linux's vfat gives such a name one slot. bootc reads none of them."""
@@ -61,7 +61,9 @@ def choose_beside(volume: BootVolume) -> bytes:
     """
     with opened(volume, LOADER_DIRECTORY) as directory:
         names = {name.upper() for name in directory.list_names()}
-    name = next((name for name in BESIDE_NAMES if name not in names), None)
+        # The kernel may remember a name that is not on the disk any more.
+        free = (one for one in BESIDE_NAMES if one not in names and directory.find_kind(one) is None)
+        name = next(free, None)
     if name is None:
         raise BootEntryError("/loader is full of what power cuts left: BFSET0 to BFSET9", hint=CHECK_HINT)
     check_names_fit(volume, LOADER_DIRECTORY, [name])
@@ -158,9 +160,10 @@ def remove_set(volume: BootVolume, path: bytes) -> list[str]:
 def remove_outdated(volume: BootVolume) -> list[str]:
     """Remove sets that a cut left, old ones and half-made ones; returns what is left instead, in words.
 
-    An old set was whole on the disk when it was live. The names of one that was being built may have reached the disk
-    without their clusters, which are free then, or another's: the FAT tells, and where it cannot be read such a one
-    stays.
+    An old set was whole on the disk when it was live. The names of one that was being built, and its own, may have
+    reached the disk without their clusters, which are free then, or another's: the FAT tells. Such a one is detached
+    before anything is written, since Linux would give its free clusters to what is written next; where the device
+    cannot be written it stays, and where the FAT cannot be read too.
     """
     problems: list[str] = []
     parent, live = volume.open_plain_directory(LOADER_DIRECTORY), volume.open_directory(ENTRIES)
@@ -172,18 +175,34 @@ def remove_outdated(volume: BootVolume) -> list[str]:
         newest = find_generation(live.list_names())
         for name in [name for name in parent.list_names() if name in BESIDE_NAMES]:
             path = LOADER_DIRECTORY + b"/" + name
-            if _can_be_judged(volume) or _was_live(volume, path, newest):
-                problems += remove_set(volume, path)
-            else:
-                problems.append(f"/{path.decode()} is left from a run that was cut; {CHECK_HINT}")
+            problems += _remove_leftover(volume, parent, path, newest)
     return problems
 
 
-def _can_be_judged(volume: BootVolume) -> bool:
-    if not volume.is_fat():
-        return True
+def _remove_leftover(volume: BootVolume, parent: BootDirectory, path: bytes, newest: int) -> list[str]:
     with look_at(volume) as look:
-        return look is not None
+        try:
+            if look is not None and look.leads_nowhere(path):
+                return remove_detached(volume, parent, path)
+            trouble, is_known = (look.why_left(path), True) if look is not None else (None, not volume.is_fat())
+        except (OSError, FatFormatError):
+            trouble, is_known = None, False
+    if trouble is not None:
+        return [detach_set(volume, path, trouble)]
+    if is_known or _was_live(volume, path, newest):
+        return remove_set(volume, path)
+    return [f"/{path.decode()} is left from a run that was cut; {CHECK_HINT}"]
+
+
+def detach_set(volume: BootVolume, path: bytes, trouble: str) -> str:
+    """Take a directory that is not live away without its clusters, which are not its own; say what came of it."""
+    what = f"/{escape_bytes(path)}, whose clusters are not its own ({trouble}),"
+    try:
+        with opened(volume, LOADER_DIRECTORY) as parent:
+            is_gone = detach_leftover(volume, parent, LOADER_DIRECTORY, path.rpartition(b"/")[2])
+    except OSError as error:
+        return f"{what} stays: {reason_of(error)}; {CHECK_HINT}"
+    return f"{what} is taken away and they are left alone" if is_gone else f"{what} stays; {CHECK_HINT}"
 
 
 def _was_live(volume: BootVolume, path: bytes, newest: int) -> bool:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
-from bootc_fast.boot.area.replace import NEW_SUFFIX, find_linked, find_unsafe, remove_files, replace_file
+from bootc_fast.boot.area.replace import NEW_SUFFIX, find_linked, find_shared, find_unsafe, remove_files, replace_file
 from bootc_fast.boot.area.room import TEMPORARY_NAMES
 from bootc_fast.boot.entries.beforehand import check_beforehand
 from bootc_fast.boot.entries.beside import (
     UNSUPPORTED,
     check_names_fit,
     choose_beside,
+    detach_set,
     exchange_with_live,
     flush_both,
     is_same_directory,
@@ -37,7 +38,7 @@ from bootc_fast.errors import BootEntryError
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
     from bootc_fast.boot.entries.menu import BootMenu
@@ -125,6 +126,8 @@ class Publication:
 
     def write_entries(self) -> None:
         """Steps 3 and 4."""
+        self.doing = "removing sets of boot entries that a power cut left"
+        self.warnings += remove_outdated(self.boot)
         if self.plan.makes_directory:
             self.doing = "making loader/entries"
             self.boot.make_directory(ENTRIES)
@@ -136,7 +139,6 @@ class Publication:
 
     def _exchange_sets(self) -> bool:
         """Build the whole set beside the live one and exchange them; False where that cannot be done."""
-        self.warnings += remove_outdated(self.boot)
         self.doing = "building the new set of boot entries beside the old one"
         try:
             files = self._read_whole_set()
@@ -148,9 +150,7 @@ class Publication:
         if files is None:
             self._check_renames_fit()
             return False
-        path = choose_beside(self.boot)
-        self.beside = path
-        write_set(self.boot, path, files)
+        path = self._build_beside(files)
         self.doing = "exchanging the old set of boot entries and the new one"
         try:
             self.is_exchanged = True
@@ -163,6 +163,22 @@ class Publication:
             self._check_renames_fit()
             return False
         return True
+
+    def _build_beside(self, files: Mapping[bytes, bytes]) -> bytes:
+        """Build a set of which no cluster is another's too, and return its path.
+
+        Linux gives new files what the FAT has as free, also where a name leads there: any name on the partition that a
+        power cut left, ours or not. A set that got such a cluster never becomes live. It keeps its clusters, so that
+        the next try gets others.
+        """
+        while True:
+            self.beside = path = choose_beside(self.boot)
+            write_set(self.boot, path, files)
+            shared = find_shared(self.boot, path)
+            if shared is None:
+                return path
+            self.beside = None
+            self.warnings.append(detach_set(self.boot, path, shared))
 
     def _read_whole_set(self) -> dict[bytes, bytes] | None:
         """The wanted set in memory; None where ``entries`` is a symlink, which an exchange would replace.
@@ -373,8 +389,6 @@ class Publication:
         files = {entry.file_name: entry.raw for entry in (*self.plan.new_files, *stays)}
         if files:
             self.boot.make_directory(ENTRIES)
-            path = choose_beside(self.boot)
-            write_set(self.boot, path, files)
-            exchange_with_live(self.boot, path)
+            exchange_with_live(self.boot, self._build_beside(files))
         if self.plan.user_cfg is not None:
             replace_file(self.boot, GRUB_DIRECTORY, USER_CFG, self.plan.user_cfg)

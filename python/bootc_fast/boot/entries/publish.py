@@ -9,7 +9,9 @@ Invariants, at every point of time and for every subset of the writes since the 
    the new entries, is flushed before a name ends in ``.conf``; old files keep their blocks until the disk has their
    names as gone (``replace.remove_files``).
 3. Foreign entries are neither written nor removed nor renamed.
-4. No name is used twice (``naming``). Removed is only what is known to own its blocks (``replace.find_unsafe``).
+4. No name is used twice (``naming``). Removed is only what is known to own its blocks (``replace.find_unsafe``); of
+   what a cut left and does not, the name alone goes (``replace.detach_leftover``). What becomes live shares no block
+   with any other name (``replace.find_shared``).
 5. No directory in use grows: what needs a new name in one is known to fit before the first write (``beforehand``).
 6. Whatever a cut leaves is a set that ``read_menu`` and ``plan_menu`` take as their start.
 

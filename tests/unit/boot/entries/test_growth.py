@@ -5,9 +5,20 @@ from __future__ import annotations
 import errno
 
 import pytest
-from unit.boot.fat_model import FREE, FatModel, Inode
+from unit.boot.fat_model import FREE, ROOT, FatModel, Inode, seeded
 from unit.boot.fat_volume import FatVolume
-from unit.boot.scenarios import HEADER, A, B, Scenario, check_finished, judge, make_scenarios, menuentry, uki_path
+from unit.boot.scenarios import (
+    HEADER,
+    A,
+    B,
+    Scenario,
+    check_finished,
+    find_crossed,
+    judge,
+    make_scenarios,
+    menuentry,
+    uki_path,
+)
 
 from bootc_fast.boot.area.replace import replace_file
 from bootc_fast.boot.area.room import count_slots, has_room_for
@@ -142,30 +153,136 @@ def test_what_a_cut_left_while_building_goes_where_its_clusters_are_its_own() ->
     assert sorted(volume.model.find(b"/loader").children) == [b"entries", b"entries.staged"]
 
 
-@pytest.mark.parametrize("whose", ["free", "live entry", "kernel", "live directory"])
-def test_what_shares_its_clusters_stays_and_the_live_files_stay_whole(whose: str) -> None:
-    volume = _make(UPDATE)
-    model = volume.model
-    _put_set(volume)
-    path = b"/loader/BFSET0/bootc_zz-00000001-99.conf"
-    victims = {
-        "free": next(c for c in range(300, 400) if model._fat(c) == FREE),
+def _first_free(model: FatModel) -> int:
+    """The cluster that the next file gets."""
+    return next(c for c in range(ROOT + 1, model.clusters) if model._fat(c) == FREE)
+
+
+def _victims(model: FatModel) -> dict[str, int]:
+    return {
+        "free": _first_free(model),
         "live entry": model.find(b"/loader/entries/bootc_fedora-42-1.conf").start,
         "kernel": model.find(b"/EFI/Linux/bootc_composefs-" + A.encode() + b"/initrd").start,
         "live directory": model.find(b"/loader/entries").start,
+        "kernel directory": model.find(b"/EFI/Linux/bootc_composefs-" + A.encode()).start,
     }
-    _set_start(volume, path, victims[whose])
+
+
+def _leave(path: bytes, whose: str, *, remembers: bool = False) -> FatVolume:
+    """What a cut while a set was built can leave: a name of it on the disk, with clusters that are not its own."""
+    volume = _make(UPDATE)
+    _put_set(volume)
+    _set_start(volume, path, _victims(volume.model)[whose])
+    volume.model.start()
+    model = volume.model.mount(volume.model.disk)
+    model.remembers = remembers
     model.start()
-    model = model.mount(model.disk)
-    model.start()
-    problems = remove_outdated(FatVolume(model))
-    assert len(problems) == 1
-    assert "BFSET0: bootc_zz-00000001-99.conf is left" in problems[0]
-    assert "fsck.fat -a" in problems[0]
-    assert list(model.find(b"/loader/BFSET0").children) == [path.rpartition(b"/")[2]]
-    assert judge(model, UPDATE, wanted=(A,)) == []
-    UPDATE.run(FatVolume(model))
-    check_finished(model, UPDATE)
+    return FatVolume(model)
+
+
+_SET, _ENTRY = b"/loader/BFSET0", b"/loader/BFSET0/bootc_zz-00000001-99.conf"
+LEFT = [(_SET, "free"), (_SET, "live directory"), (_SET, "kernel directory")]
+LEFT += [(_ENTRY, whose) for whose in ("free", "live entry", "kernel", "live directory", "kernel directory")]
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize(("path", "whose"), LEFT)
+def test_a_leftover_whose_clusters_are_not_its_own_goes_and_frees_none(
+    path: bytes,
+    whose: str,
+    remembers: bool,  # noqa: FBT001 - a case
+) -> None:
+    volume = _leave(path, whose, remembers=remembers)
+    before = dict(volume.model.cache)
+    problems = remove_outdated(volume)
+    assert [problem.startswith("/loader/BFSET0, whose clusters are not its own") for problem in problems] == [True]
+    assert problems[0].endswith("is taken away and they are left alone")
+    changed = {key for key, sector in volume.model.cache.items() if before.get(key) != sector}
+    assert changed == {("data", volume.model.find(b"/loader").start)}, "no cluster is freed, nothing else is written"
+    after = volume.model.mount(volume.model.cache)
+    left = after.find(b"/loader").children.get(b"BFSET0")
+    assert (
+        left is None if not remembers else (left is not None and (left.start, left.size, left.is_dir) == (0, 0, False))
+    )
+    assert judge(after, UPDATE, wanted=(A,)) == []
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize(("path", "whose"), LEFT)
+def test_the_update_after_such_a_cut_shares_no_cluster_with_anything(
+    path: bytes,
+    whose: str,
+    remembers: bool,  # noqa: FBT001 - a case
+) -> None:
+    volume = _leave(path, whose, remembers=remembers)
+    outcome = UPDATE.run(volume)
+    assert any("are left alone" in warning for warning in outcome.warnings)
+    after = volume.model.mount(volume.model.cache)
+    check_finished(after, UPDATE)
+    assert find_crossed(after) == []
+    for disk in volume.model.crash_states(seeded(1), subsets=4):
+        assert judge(volume.model.mount(disk), UPDATE) == []
+    # The next boot's first run takes the rest away.
+    after.start()
+    assert remove_outdated(FatVolume(after)) == []
+    assert [name for name in after.find(b"/loader").children if name.startswith(b"BFSET")] == []
+    check_finished(after, UPDATE)
+
+
+@pytest.mark.parametrize(("path", "whose"), LEFT)
+def test_where_the_device_cannot_be_written_the_leftover_stays_and_shares_nothing_with_what_is_live(
+    path: bytes, whose: str
+) -> None:
+    volume = _leave(path, whose)
+    volume.is_device_writable = False
+    outcome = UPDATE.run(volume)
+    assert any("stays; check the partition" in warning for warning in outcome.warnings)
+    check_finished(volume.model.mount(volume.model.cache), UPDATE)
+    names = [paths for paths in find_crossed(volume.model) if not all(b"/BFSET" in path for path in paths)]
+    assert all(whose in {"live entry", "kernel", "live directory", "kernel directory"} for _ in names)
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_foreign_name_on_a_free_cluster_gets_nothing_of_the_new_set(is_writable: bool) -> None:  # noqa: FBT001 - a case
+    volume = _make(UPDATE)
+    volume.put(b"/EFI/other/lost.bin", b"x" * 700)
+    volume.put(b"/loader/lost.conf", b"x" * 700)
+    for path in (b"/EFI/other/lost.bin", b"/loader/lost.conf"):
+        _set_start(volume, path, _first_free(volume.model))
+    volume.model.start()
+    volume = FatVolume(volume.model.mount(volume.model.disk))
+    volume.is_device_writable = is_writable
+    volume.model.start()
+    outcome = UPDATE.run(volume)
+    assert ["whose clusters are not its own" in warning for warning in outcome.warnings] == [True]
+    after = volume.model.mount(volume.model.cache)
+    check_finished(after, UPDATE)
+    assert not any(path.startswith(b"/loader/entries/") for paths in find_crossed(after) for path in paths)
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("whose", ["free", "file"])
+def test_a_temporary_file_that_a_cut_left_on_others_clusters_goes_and_frees_none(
+    whose: str,
+    remembers: bool,  # noqa: FBT001 - a case
+) -> None:
+    volume = FatVolume(FatModel())
+    volume.put(b"/d/file", b"old" * 300)
+    volume.put(b"/d/BFNEW0", b"new" * 300)
+    start = volume.model.find(b"/d/file").start if whose == "file" else _first_free(volume.model)
+    _set_start(volume, b"/d/BFNEW0", start)
+    volume.model.start()
+    volume = FatVolume(volume.model.mount(volume.model.disk))
+    volume.model.remembers = remembers
+    for number in range(3):
+        replace_file(volume, b"d", b"file", b"newer%d" % number * 200)
+        after = volume.model.mount(volume.model.cache)
+        assert after.read(after.find(b"/d/file")) == b"newer%d" % number * 200
+        assert find_crossed(after) == []
+    assert not volume.model.is_read_only
+    after.start()
+    replace_file(FatVolume(after), b"d", b"file", b"last")
+    assert list(after.find(b"/d").children) == [b"file"]
 
 
 def _share(volume: FatVolume, path: bytes, other: bytes) -> FatVolume:
