@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from bootc_fast.flows.doctor import DoctorOutcome as DoctorOutcome
     from bootc_fast.flows.doctor import Finding as Finding
     from bootc_fast.flows.doctor import doctor as doctor
-    from bootc_fast.flows.finalize import FinalizeOptions as FinalizeOptions
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
+    from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
@@ -117,7 +117,7 @@ _HOMES = {
     "EventSink": "events",
     "FatFormatError": "errors",
     "FileSystemError": "errors",
-    "FinalizeOptions": "flows.finalize",
+    "FinalizeOptions": "flows.finalize_run",
     "FinalizeOutcome": "types",
     "Finding": "flows.doctor",
     "HostStatus": "report.status",

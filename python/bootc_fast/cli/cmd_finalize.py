@@ -139,7 +139,8 @@ def _find_nothing_staged(root: str, *, dry_run: bool) -> FinalizeOutcome | None:
 def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
     from bootc_fast.cli.progress import show_progress
     from bootc_fast.cli.runtime import run_async
-    from bootc_fast.flows.finalize import FinalizeOptions, finalize_staged
+    from bootc_fast.flows.finalize import finalize_staged
+    from bootc_fast.flows.finalize_run import FinalizeOptions
 
     options = FinalizeOptions(
         on_conflict=arguments.on_conflict,

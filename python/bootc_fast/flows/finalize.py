@@ -7,7 +7,7 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,15 +22,14 @@ from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import describe_dropped, find_dropped, order_after_finalize, plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
+from bootc_fast.composefs.boot_files import confirm_next_boot, list_protected
 from bootc_fast.composefs.deployments import read_marker
-from bootc_fast.composefs.etc import plan_merge
-from bootc_fast.composefs.kernel import find_lost_arguments
-from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image, read_survey
+from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.events import ignore_event
+from bootc_fast.flows.finalize_run import LOOK_TIMEOUT_S, FinalizeOptions, FinalizeRun, Snapshot, take_snapshot
 from bootc_fast.flows.steps import Steps, single_error
-from bootc_fast.machine.booted import is_etc_transient, read_booted
+from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
@@ -42,90 +41,19 @@ from bootc_fast.text import describe_error
 from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootLook
-    from bootc_fast.composefs.survey import OpenImage, Survey
-    from bootc_fast.etc.merge import EtcPlan
     from bootc_fast.events import EventSink
-    from bootc_fast.machine.host import Host
     from bootc_fast.types import EtcReport, Loader, StagedMarker, Strategy, VerityDigest
 
 LOCK_TIMEOUT_S = 30.0
-LOOK_TIMEOUT_S = 120.0
-# Less than the whole look, so that the error names what hangs.
-LOOK_PART_TIMEOUT_S = 100.0
 DECIDE_TIMEOUT_S = 60.0
 PREPARE_TIMEOUT_S = 200.0
 COMMIT_TIMEOUT_S = 10.0
 TIDY_TIMEOUT_S = 10.0
 
 RECORDING = "writing how it goes to the record"
-
-
-@dataclass(frozen=True, slots=True)
-class FinalizeOptions:
-    """How to finalize.
-
-    Attributes:
-        on_conflict: Wins over the policy files where given, an explicit ``fail`` too.
-        dry_run: Find out everything, write nothing.
-        timeout_s: For the whole, in seconds.
-        loader: Wins over what the host says.
-        verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
-        verify: Refuse boot files that are missing, or not those that were staged.
-    """
-
-    on_conflict: Strategy | None = None
-    dry_run: bool = False
-    timeout_s: float = 240.0
-    loader: Loader | None = None
-    verify_signatures: bool = True
-    verify: bool = True
-
-
-@dataclass(slots=True)
-class _Run:
-    """One finalize under way: what it was asked, and what is known so far."""
-
-    host: Host
-    options: FinalizeOptions
-    steps: Steps
-    outcome: FinalizeOutcome
-    recall: Recall | None = None
-    is_strategy_recalled: bool = False
-    warnings: list[str] = field(default_factory=list)
-
-    def end(self, result: Result, *, etc: EtcReport | None = None, next_boot: str | None = None) -> None:
-        """Note how it ended; what was noted before stays."""
-        phases = {name: seconds for name, seconds in self.steps.seconds.items() if "." not in name}
-        self.outcome = replace(
-            self.outcome,
-            result=result,
-            etc=etc or self.outcome.etc,
-            next_boot=next_boot or self.outcome.next_boot,
-            warnings=tuple(self.warnings),
-            phase_s=phases,
-        )
-
-
-@dataclass(slots=True)
-class _Looked:
-    """A snapshot of the host, from which the rest is decided; filled by tasks that run side by side.
-
-    Attributes:
-        plan: None where /etc is transient: nothing is merged then.
-        warnings: Of threads that cannot reach the run's own.
-    """
-
-    survey: Survey
-    staged: VerityDigest
-    stack: AsyncExitStack
-    plan: EtcPlan | None = None
-    boot: BootLook | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 async def finalize_staged(
@@ -183,7 +111,7 @@ async def finalize_staged(
     options = options or named
     host = await run_blocking(open_host, root)
     steps = Steps(on_event, flow="finalizing", timeout_s=options.timeout_s)
-    run = _Run(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
+    run = FinalizeRun(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
     try:
         with single_error(), steps.limit_all():
             await _finalize(run)
@@ -197,7 +125,7 @@ async def finalize_staged(
     return run.outcome
 
 
-async def _finalize(run: _Run) -> None:
+async def _finalize(run: FinalizeRun) -> None:
     """Find out without the lock whether there is anything to do: on most shutdowns there is not."""
     booted = await run_blocking(read_booted, run.host)
     run.outcome = replace(run.outcome, booted=booted.digest)
@@ -217,10 +145,10 @@ async def _finalize(run: _Run) -> None:
         if not _ends_early(run, survey.marker) and survey.marker is not None:
             await _begin_record(run, survey.marker.digest)
             survey.refuse_not_handled("finalizing", survey.booted.digest, survey.marker.digest)
-            await _finalize_locked(run, _Looked(survey, survey.marker.digest, stack))
+            await _finalize_locked(run, Snapshot(survey, survey.marker.digest, stack))
 
 
-async def _remember_locked(run: _Run) -> None:
+async def _remember_locked(run: FinalizeRun) -> None:
     """What is downloaded only and not applied is not missed at the next boot; best effort, nothing depends on it."""
     with suppress(BootcFastError, OSError):
         survey = await read_survey(run.host)
@@ -228,7 +156,7 @@ async def _remember_locked(run: _Run) -> None:
             await run_blocking(remember_withdrawn, writable, survey.booted.digest, survey.deployments)
 
 
-def _ends_early(run: _Run, marker: StagedMarker | None) -> bool:
+def _ends_early(run: FinalizeRun, marker: StagedMarker | None) -> bool:
     if marker is None:
         run.end(Result.NOTHING_STAGED)
         return True
@@ -238,36 +166,36 @@ def _ends_early(run: _Run, marker: StagedMarker | None) -> bool:
     return marker.finalization_locked
 
 
-async def _begin_record(run: _Run, staged: VerityDigest) -> None:
+async def _begin_record(run: FinalizeRun, staged: VerityDigest) -> None:
     """Take up what earlier runs noted; stays as ``interrupted`` if the power goes or we are killed from here on."""
     run.recall = await run_blocking(recall_finalize, run.host, staged, run.options.on_conflict)
     run.is_strategy_recalled = run.options.on_conflict is None and run.recall.on_conflict is not None
     run.options = replace(run.options, on_conflict=run.recall.on_conflict)
     if not run.options.dry_run:
-        await _or_warn(run, RECORDING, write_outcome, run.host, record_outcome(run.outcome, run.recall))
+        await run.or_warn(RECORDING, write_outcome, run.host, record_outcome(run.outcome, run.recall))
 
 
-async def _end_record(run: _Run) -> None:
+async def _end_record(run: FinalizeRun) -> None:
     """Write down how it ended; where there was nothing to do, what the run before wrote counts on."""
     recall = run.recall or Recall()
     record = record_outcome(replace(run.outcome, result=Result.DONE), recall)
     before = recall.previous
     if run.outcome.result is Result.ALREADY_DONE and recall.committed and before and before.result is Result.DONE:
         record = replace(before, on_conflict=recall.on_conflict)
-    await _or_warn(run, RECORDING, write_outcome, run.host, record)
+    await run.or_warn(RECORDING, write_outcome, run.host, record)
     run.outcome = replace(run.outcome, warnings=tuple(run.warnings))
 
 
-async def _finalize_locked(run: _Run, looked: _Looked) -> None:
+async def _finalize_locked(run: FinalizeRun, snapshot: Snapshot) -> None:
     with run.steps.run("look", "Looking at images, /etc and boot entries", timeout_s=LOOK_TIMEOUT_S):
-        await _look(run, looked)
+        await take_snapshot(run, snapshot)
     with run.steps.run("decide", "Planning", timeout_s=DECIDE_TIMEOUT_S):
-        menu_plan, etc_changes = await _decide(run, looked)
+        menu_plan, etc_changes = await _decide(run, snapshot)
         run.warnings += [warning for warning in menu_plan.warnings if warning not in run.warnings]
     run.outcome = replace(run.outcome, boots_instead=menu_plan.boots_instead)
-    boot = looked.boot
+    boot = snapshot.boot
     assert boot is not None  # noqa: S101 the look has filled it, or raised
-    report = looked.plan.report if looked.plan else None
+    report = snapshot.plan.report if snapshot.plan else None
     if run.options.dry_run:
         run.end(Result.DRY_RUN, etc=report, next_boot=menu_plan.default.label)
         return
@@ -276,7 +204,7 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
         await _end_record(run)
         return
     with run.steps.run("prepare", "Merging /etc", timeout_s=PREPARE_TIMEOUT_S):
-        report = await _prepare(run, looked)
+        report = await _prepare(run, snapshot)
     # The last moment to give up; from here to the end nothing cancels.
     await anyio.lowlevel.checkpoint()
     with anyio.CancelScope(shield=True):
@@ -286,107 +214,61 @@ async def _finalize_locked(run: _Run, looked: _Looked) -> None:
                 boot.menu,
                 menu_plan,
                 set_variable=make_variable_setter(run.host),
-                protected=list_protected(looked.survey, boot.menu),
+                protected=list_protected(snapshot.survey, boot.menu),
             )
         run.warnings += published.warnings
         try:
-            instead = await run_blocking(confirm_next_boot, looked.survey, boot, looked.staged)
+            instead = await run_blocking(confirm_next_boot, snapshot.survey, boot, snapshot.staged)
         except FileSystemError:
             # The new set is in force, and the next run finds nothing to do.
-            await _clean_up(run, looked)
+            await _clean_up(run, snapshot)
             raise
         run.outcome = replace(run.outcome, boots_instead=instead)
-        if boot.menu.default is None or boot.menu.default.digest != looked.staged:
-            await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=looked.staged)
+        if boot.menu.default is None or boot.menu.default.digest != snapshot.staged:
+            await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=snapshot.staged)
         run.end(Result.DONE, etc=report, next_boot=published.next_boot)
-        await _tidy(run, looked)
+        await _tidy(run, snapshot)
 
 
-async def _look(run: _Run, looked: _Looked) -> None:
-    """Look at everything at once; several failures leave as a group."""
-    await run_blocking(check_staged_pieces, run.host, looked.staged)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_look_etc, run, looked)
-        # In this task, not in one of its own: what it opens outlives the group.
-        with run.steps.run("look.boot", "Reading boot entries", timeout_s=LOOK_PART_TIMEOUT_S):
-            looked.boot = await look_boot(
-                looked.survey, looked.stack, loader=run.options.loader, read_only=run.options.dry_run
-            )
-            run.warnings += looked.boot.warnings
-            run.warnings += await find_lost_arguments(looked.survey, looked.boot, looked.staged)
-            if run.options.verify:
-                run.warnings += await check_boot_files(
-                    looked.survey,
-                    looked.staged,
-                    looked.boot,
-                    verify_signatures=run.options.verify_signatures,
-                    through_disk=not run.options.dry_run,
-                )
-
-
-async def _look_etc(run: _Run, looked: _Looked) -> None:
-    booted, staged = looked.survey.booted, looked.staged
-    with run.steps.run("look.images", "Verifying the images", timeout_s=LOOK_PART_TIMEOUT_S):
-        opened: dict[VerityDigest, OpenImage] = {}
-
-        async def open_one(digest: VerityDigest) -> None:
-            opened[digest] = await open_image(run.host, digest, looked.stack)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_one, booted.digest)
-            tasks.start_soon(open_one, staged)
-    run.warnings += judge_kernel_verity(looked.survey, looked.staged, opened.values())
-    if await run_blocking(is_etc_transient, run.host):
-        run.warnings.append("/etc is transient: nothing is merged, the new deployment starts with its image's /etc")
-        return
-    pristine, new = opened[booted.digest], opened[staged]
-    with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_PART_TIMEOUT_S):
-        looked.plan = await plan_merge(run.host, pristine, new, looked.stack, on_conflict=run.options.on_conflict)
-    if run.is_strategy_recalled and looked.plan.report.conflicts:
-        run.warnings.append(
-            f"conflicts in /etc: as an earlier run for this update, --on-conflict={run.options.on_conflict}"
-        )
-
-
-async def _decide(run: _Run, looked: _Looked) -> tuple[MenuPlan, bool]:
+async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]:
     """Plan the boot entries; returns the plan, and whether /etc has anything left to merge."""
-    plan, boot, survey = looked.plan, looked.boot, looked.survey
+    plan, boot, survey = snapshot.plan, snapshot.boot, snapshot.survey
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     if plan is not None:
         plan.refuse_conflicts()
     policy, warnings = await run_blocking(read_keep_policy, run.host)
     order = order_after_finalize(
-        boot.menu, staged=looked.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy
+        boot.menu, staged=snapshot.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy
     )
     run.warnings += [*warnings, *describe_dropped(find_dropped(boot.menu, order), policy)]
-    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=looked.staged, verify=run.options.verify)
+    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=snapshot.staged, verify=run.options.verify)
     await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=list_protected(survey, boot.menu))
     if plan is None:
         return menu_plan, False
     if not menu_plan.is_noop and not run.options.dry_run:
         # Only a second run asks whether the merge, too, is what it would be.
         return menu_plan, True
-    async with hold_directory(run.host, run.host.state_dir(looked.staged) / "etc") as dest_fd:
+    async with hold_directory(run.host, run.host.state_dir(snapshot.staged) / "etc") as dest_fd:
         return menu_plan, bool(await plan.list_operations(dest_fd))
 
 
-async def _prepare(run: _Run, looked: _Looked) -> EtcReport | None:
+async def _prepare(run: FinalizeRun, snapshot: Snapshot) -> EtcReport | None:
     """Write the merged /etc, complete and flushed."""
     host = run.host
     report: EtcReport | None = None
     await run_blocking(send_finalize, host, run.outcome)
     async with anyio.create_task_group() as tasks:
         # Now, so that the commit finds little left to flush: its time is short.
-        tasks.start_soon(run_blocking, _flush, looked)
-        if looked.plan is not None:
-            async with hold_directory(host, host.state_dir(looked.staged) / "etc") as dest_fd:
-                report = await looked.plan.apply(dest_fd, on_event=run.steps.on_event)
+        tasks.start_soon(run_blocking, _flush, snapshot)
+        if snapshot.plan is not None:
+            async with hold_directory(host, host.state_dir(snapshot.staged) / "etc") as dest_fd:
+                report = await snapshot.plan.apply(dest_fd, on_event=run.steps.on_event)
     return report
 
 
-def _flush(looked: _Looked) -> None:
+def _flush(snapshot: Snapshot) -> None:
     """Put on disk what the staging wrote: image, objects, state; kernel, initrd or UKI."""
-    host, boot = looked.survey.host, looked.boot
+    host, boot = snapshot.survey.host, snapshot.boot
     areas = [] if boot is None else [boot.area.boot_fd, boot.area.esp_fd]
     with (
         flushing_what_is_needed(),
@@ -398,38 +280,31 @@ def _flush(looked: _Looked) -> None:
                 _core.sync_filesystem(fd)
 
 
-async def _tidy(run: _Run, looked: _Looked) -> None:
+async def _tidy(run: FinalizeRun, snapshot: Snapshot) -> None:
     """Do what can wait until the new default is on disk; whatever fails here is a warning."""
     host = run.host
-    await _clean_up(run, looked)
-    run.warnings += looked.warnings
+    await _clean_up(run, snapshot)
+    run.warnings += snapshot.warnings
     run.end(Result.DONE)
     await _end_record(run)
     await run_blocking(send_finalize, host, run.outcome)
     run.end(Result.DONE)
 
 
-async def _clean_up(run: _Run, looked: _Looked) -> None:
+async def _clean_up(run: FinalizeRun, snapshot: Snapshot) -> None:
     host = run.host
     try:
         with run.steps.run("tidy", "Removing what is no longer needed", timeout_s=TIDY_TIMEOUT_S):
-            await _or_warn(run, "removing .updated", host.remove_file, host.state_dir(looked.staged) / "var/.updated")
-            await _or_warn(run, "removing unused boot files", _collect, looked)
+            await run.or_warn("removing .updated", host.remove_file, host.state_dir(snapshot.staged) / "var/.updated")
+            await run.or_warn("removing unused boot files", _collect, snapshot)
     except StepTimeoutError as error:
         run.warnings.append(describe_error(error))
 
 
-def _collect(looked: _Looked) -> None:
-    boot = looked.boot
+def _collect(snapshot: Snapshot) -> None:
+    boot = snapshot.boot
     if boot is not None:
-        menu = read_menu(boot.area, known=looked.survey.known, variables=boot.variables)
+        menu = read_menu(boot.area, known=snapshot.survey.known, variables=boot.variables)
         # What has fallen out of the set loses its boot files; its image and state are bootc's to collect.
-        outcome = collect_garbage(boot.area, menu, known=list_protected(looked.survey, menu))
-        looked.warnings += outcome.warnings
-
-
-async def _or_warn(run: _Run, what: str, function: Callable[..., object], *args: object) -> None:
-    try:
-        await run_blocking(function, *args)
-    except (BootcFastError, OSError) as error:
-        run.warnings.append(f"{what}: {describe_error(error)}")
+        outcome = collect_garbage(boot.area, menu, known=list_protected(snapshot.survey, menu))
+        snapshot.warnings += outcome.warnings

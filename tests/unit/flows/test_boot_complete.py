@@ -217,7 +217,7 @@ cli.main(["composefs-finalize-staged", "--root", sys.argv[1]])
     assert done.returncode == -9, done
 
 
-@pytest.mark.parametrize("call", ["finalize._look", "finalize._begin_record", "finalize.publish_menu"])
+@pytest.mark.parametrize("call", ["finalize.take_snapshot", "finalize._begin_record", "finalize.publish_menu"])
 def test_a_finalize_that_was_killed_at_once_is_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], call: str
 ) -> None:
@@ -323,7 +323,7 @@ def test_a_merge_that_fails_after_the_update_was_made_the_next_boot_is_told_as_t
         assert code == 5
         assert f"the update boots next all the same: with /etc as it was merged at {committed}" in err
     else:
-        _kill_at(case, "finalize._look")
+        _kill_at(case, "finalize.take_snapshot")
     _boot(capsys, case.root)
     assert case.host.booted == case.staged
     code, _, err = _report(capsys, case.root)

@@ -17,7 +17,7 @@ import bootc_fast
 from bootc_fast import _core, lab
 from bootc_fast.cli import main
 from bootc_fast.errors import StepTimeoutError
-from bootc_fast.flows import finalize
+from bootc_fast.flows import finalize, finalize_run
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.types import BootType, Loader
@@ -124,7 +124,7 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seconds: 
         ("look.boot", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.boot_files", "read_menu")),
         ("look.images", "LOOK_PART_TIMEOUT_S", ("bootc_fast._core", "measure_fd")),
         ("look.etc", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.etc", "read_merge_policy")),
-        ("look", "LOOK_TIMEOUT_S", ("bootc_fast.flows.finalize", "check_staged_pieces")),
+        ("look", "LOOK_TIMEOUT_S", ("bootc_fast.flows.finalize_run", "check_staged_pieces")),
         ("decide", "DECIDE_TIMEOUT_S", ("bootc_fast.flows.finalize", "read_keep_policy")),
         ("prepare", "PREPARE_TIMEOUT_S", ("bootc_fast._core", "apply_etc")),
     ],
@@ -134,7 +134,7 @@ async def test_the_limit_of_each_step_of_a_finalize_fires_where_its_calls_are_sl
 ) -> None:
     case = flowkit.make_case(tmp_path / "h")
     # Plenty for all other parts, also on a busy machine.
-    monkeypatch.setattr(finalize, limit, 0.5)
+    monkeypatch.setattr(finalize_run if limit == "LOOK_PART_TIMEOUT_S" else finalize, limit, 0.5)
     _slow_down(monkeypatch, sys.modules[call[0]], call[1], 0.6)
     with pytest.raises(StepTimeoutError) as caught:
         await bootc_fast.finalize_staged(case.root)

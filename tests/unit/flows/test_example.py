@@ -56,7 +56,7 @@ def test_it_gives_up_after_its_time_and_the_next_boot_stays(
     async def hang(*_args: object, **_kwargs: object) -> None:
         await anyio.sleep_forever()
 
-    monkeypatch.setattr("bootc_fast.flows.finalize.plan_merge", hang)
+    monkeypatch.setattr("bootc_fast.flows.finalize_run.plan_merge", hang)
     answer = _run(backend, partial(example.finalize_with_progress, str(case.root), 0.3))
     assert answer.startswith("gave up after 0.3 s: the next boot is what it was; the other task ran ")
     assert int(answer.rsplit(" ", 3)[1]) > 3

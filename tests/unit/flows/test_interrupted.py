@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from bootc_fast import events, finalize_staged
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.errors import CancelledByUserError, StepTimeoutError
-from bootc_fast.flows import finalize
+from bootc_fast.flows import finalize, finalize_run
 from bootc_fast.types import BootType, Loader, Result
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ async def test_a_step_that_hangs_is_named_and_the_next_boot_stays(
     async def hang(*_args: object, **_kwargs: object) -> None:
         await trio.sleep_forever()
 
-    monkeypatch.setattr(finalize, "plan_merge", hang)
+    monkeypatch.setattr(finalize_run, "plan_merge", hang)
     with pytest.raises(StepTimeoutError, match=r"step 'look\.etc' took longer than 100 s") as caught:
         await finalize_staged(case.root)
     assert (caught.value.step, caught.value.exit_code) == ("look.etc", 8)
-    assert trio.current_time() == pytest.approx(finalize.LOOK_PART_TIMEOUT_S, abs=1)
+    assert trio.current_time() == pytest.approx(finalize_run.LOOK_PART_TIMEOUT_S, abs=1)
     assert flowkit.next_boot(case.host) == case.booted
     assert flowkit.read_record(case.root)["exit_code"] == 8
 
@@ -170,7 +170,7 @@ async def test_the_whole_has_a_time_limit_of_its_own(
     async def hang(*_args: object, **_kwargs: object) -> None:
         await trio.sleep_forever()
 
-    monkeypatch.setattr(finalize, "look_boot", hang)
+    monkeypatch.setattr(finalize_run, "look_boot", hang)
     with pytest.raises(StepTimeoutError, match=r"not done after 7 s \(while at: .*look.boot"):
         await finalize_staged(case.root, timeout_s=7)
     assert trio.current_time() == pytest.approx(7, abs=0.1)
