@@ -171,6 +171,10 @@ class EtcPlan:
     def __len__(self) -> int:
         """Count the entries of the result, its root included."""
 
+    @property
+    def side_lengths(self) -> list[int]:
+        """How many entries the pristine, the current and the new tree have, roots included."""
+
     def entries(self) -> list[tuple[TreeEntry, str, bytes]]:
         """List the result, each entry with the side (``pristine``, ``current``, ``new``) and path of its content."""
 
@@ -204,6 +208,8 @@ def plan_etc(
     check: _Check = None,
 ) -> EtcPlan:
     """Decide a merge; writes nothing, and leaves nothing behind when `check` ends it.
+
+    Where a file vanished or became something else since the scan, directories are scanned and merged once more.
 
     Args:
         pristine: P, /etc of the booted image.
@@ -240,6 +246,9 @@ class EtcApplied:
     def apply_s(self) -> float: ...
     @property
     def sync_s(self) -> float: ...
+    @property
+    def plan(self) -> EtcPlan | None:
+        """What was written instead, where files had changed since the scan; None where nothing had."""
 
 def list_etc_operations(plan: EtcPlan, dest_fd: int, *, check: _Check = None) -> list[_EtcOperationRow]:
     """List what would turn a directory into the result, conflicts or not; changes nothing.
@@ -252,6 +261,10 @@ def apply_etc(
     plan: EtcPlan, dest_fd: int, *, progress: Callable[[int, int], object] | None = None, check: _Check = None
 ) -> EtcApplied:
     """Turn a directory into the result and sync its file system.
+
+    Content and attributes of a file come from one look: where a file is not what the scan saw, the directories are
+    scanned and merged once more, and what changes then again is taken as it is, with its own attributes and no more
+    access than both looks grant.
 
     What `check` or `progress` raises ends it between two operations: every file is then the old or the new one, and
     the next call completes the directory.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 APPLY_STEP = "prepare.etc"
 """Name of the step in progress events."""
 
+_SIDES = ("pristine", "current", "new")
+
 _LISTS = (
     "kept",
     "deleted",
@@ -145,7 +147,8 @@ class EtcPlan:
         progress = None if on_event is ignore_event else send_progress
         applied = await run_native(_core.apply_etc, self._native, dest_fd, progress=progress)
         on_event(StepDone(APPLY_STEP, anyio.current_time() - started))
-        report = _with_warnings(self.report, applied.warnings)
+        plan = self.report if applied.plan is None else replace(_to_report(applied.plan), phase_s=self.report.phase_s)
+        report = _with_warnings(plan, applied.warnings)
         times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
         report = replace(
             report,
@@ -212,12 +215,12 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
     trees = opened.trees
     native = await run_native(
         _core.plan_etc,
-        *(_to_side(trees[name]) for name in ("pristine", "current", "new")),
+        *(_to_side(trees[name]) for name in _SIDES),
         rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
         default=str(policy.default),
         new_image=await open_whole_image(trees["new"].source),
     )
-    report = _to_report(native, trees)
+    report = _to_report(native)
     return EtcPlan(native, replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start}))
 
 
@@ -234,7 +237,7 @@ def _to_conflicts(rows: Iterable[_ConflictRow]) -> tuple[EtcConflict, ...]:
     )
 
 
-def _to_report(native: _core.EtcPlan, trees: dict[str, OpenTree]) -> EtcReport:
+def _to_report(native: _core.EtcPlan) -> EtcReport:
     def changes(name: str) -> tuple[EtcChange, ...]:
         return tuple(EtcChange(path, reason) for path, reason in getattr(native, name))
 
@@ -247,6 +250,6 @@ def _to_report(native: _core.EtcPlan, trees: dict[str, OpenTree]) -> EtcReport:
         warnings=tuple(native.warnings),
         dangling_links=changes("dangling_links"),
     )
-    counts = {f"entries_{name}": len(side.tree) for name, side in trees.items()}
+    counts = {f"entries_{name}": number for name, number in zip(_SIDES, native.side_lengths, strict=True)}
     counts["entries_result"] = len(native)
     return replace(report, counts={**counts, **{name: len(getattr(report, name)) for name in _LISTS}})

@@ -1,5 +1,6 @@
 //! Writing a merge result: operations listed and carried out.
 
+use std::fs::File;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub struct EtcApplied {
     compare_s: f64,
     apply_s: f64,
     sync_s: f64,
+    /// What was written, where the sides had changed and were merged again.
+    plan: Option<Py<EtcPlan>>,
 }
 
 /// Lists what would turn the directory into the merge result; changes nothing.
@@ -65,51 +68,91 @@ fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&Merged<'_>) -> T) -> T {
 
 /// Turns the directory into the merge result and syncs its file system.
 ///
-/// `progress(done, total)` is called now and then; an exception of it ends the writing like one of `check`.
+/// Where a file of the sides was replaced or changed since the scan, the sides are scanned and merged once more, and
+/// the result of that is written. `progress(done, total)` is called now and then; an exception of it ends the writing
+/// like one of `check`.
 #[pyfunction]
 #[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
-#[allow(clippy::needless_pass_by_value)] // PyO3 hands over owned arguments.
 pub fn apply_etc(
     py: Python<'_>,
     plan: &EtcPlan,
     dest_fd: RawFd,
-    progress: Option<Bound<'_, PyAny>>,
+    progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcApplied> {
-    let progress = progress.map(Bound::unbind);
-    let dir = duplicate(dest_fd)?;
-    let result = &plan.merged().tree;
-    let failed: Mutex<Option<PyErr>> = Mutex::new(None);
-    let work = |cancel: &dyn Cancel| {
-        let mut told = Instant::now();
-        let mut tell = |done: usize, total: usize| {
-            let Some(progress) =
-                progress.as_ref().filter(|_| done == total || told.elapsed() >= PROGRESS_INTERVAL)
-            else {
-                return Ok(());
+    let mut writing = Writing { dir: duplicate(dest_fd)?, progress, check, done: 0 };
+    let first = writing.write(py, plan, false)?;
+    if first.stale.is_empty() {
+        return Ok(EtcApplied::new(py, plan, &first));
+    }
+    let again = plan.again(py, writing.check.as_ref())?;
+    let second = writing.write(py, &again, true)?;
+    let mut all = EtcApplied::new(py, &again, &second);
+    let EtcApplied { operations, bytes_copied, warnings, compare_s, apply_s, sync_s, .. } =
+        EtcApplied::new(py, plan, &first);
+    all.operations.splice(0..0, operations);
+    all.warnings.splice(0..0, warnings);
+    all.bytes_copied = all.bytes_copied.saturating_add(bytes_copied);
+    all.compare_s += compare_s;
+    all.apply_s += apply_s;
+    all.sync_s += sync_s;
+    all.plan = Some(Py::new(py, again)?);
+    Ok(all)
+}
+
+/// One call of [`apply_etc`].
+struct Writing {
+    dir: File,
+    progress: Option<Py<PyAny>>,
+    check: Option<Py<PyAny>>,
+    /// Operations of passes before.
+    done: usize,
+}
+
+impl Writing {
+    fn write(&mut self, py: Python<'_>, plan: &EtcPlan, is_last: bool) -> PyResult<Applied> {
+        let failed: Mutex<Option<PyErr>> = Mutex::new(None);
+        let (progress, before, dir) = (self.progress.as_ref(), self.done, self.dir.as_fd());
+        let work = |cancel: &dyn Cancel| {
+            let mut told = Instant::now();
+            let mut tell = |done: usize, total: usize| {
+                let Some(progress) =
+                    progress.filter(|_| done == total || told.elapsed() >= PROGRESS_INTERVAL)
+                else {
+                    return Ok(());
+                };
+                told = Instant::now();
+                let numbers = (before.saturating_add(done), before.saturating_add(total));
+                Python::attach(|py| progress.call1(py, numbers)).map(drop).map_err(|error| {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    Cancelled
+                })
             };
-            told = Instant::now();
-            Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(|error| {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Cancelled
-            })
+            with_contents(plan, |merged| apply_merge(merged, dir, is_last, &mut tell, cancel))
         };
-        with_contents(plan, |merged| apply_merge(merged, dir.as_fd(), &mut tell, cancel))
-    };
-    let map = |py: Python<'_>, error| {
-        let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        raised.unwrap_or_else(|| apply_error(py, plan, &error))
-    };
-    let applied = call::detached(py, check, work, map)?;
-    let Applied { operations, before, bytes_copied, warnings, compare, apply, sync } = applied;
-    Ok(EtcApplied {
-        operations: rows(py, &operations, result, &before),
-        bytes_copied,
-        warnings: warnings.iter().map(ToString::to_string).collect(),
-        compare_s: compare.as_secs_f64(),
-        apply_s: apply.as_secs_f64(),
-        sync_s: sync.as_secs_f64(),
-    })
+        let map = |py: Python<'_>, error| {
+            let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            raised.unwrap_or_else(|| apply_error(py, plan, &error))
+        };
+        let check = self.check.as_ref().map(|check| check.clone_ref(py));
+        let applied = call::detached(py, check, work, map)?;
+        self.done = before.saturating_add(applied.operations.len());
+        Ok(applied)
+    }
+}
+
+impl EtcApplied {
+    fn new(py: Python<'_>, plan: &EtcPlan, applied: &Applied) -> Self {
+        Self {
+            operations: rows(py, &applied.operations, &plan.merged().tree, &applied.before),
+            bytes_copied: applied.bytes_copied,
+            warnings: applied.warnings.iter().map(ToString::to_string).collect(),
+            compare_s: applied.compare.as_secs_f64(),
+            apply_s: applied.apply.as_secs_f64(),
+            sync_s: applied.sync.as_secs_f64(),
+            plan: None,
+        }
+    }
 }
 
 fn rows(py: Python<'_>, operations: &[Operation], result: &Tree, before: &Tree) -> Vec<OperationRow> {

@@ -1,5 +1,7 @@
 //! Planning the /etc merge.
 
+use std::sync::Arc;
+
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
@@ -26,9 +28,43 @@ pub struct EtcPlan {
     pristine: Py<Side>,
     current: Py<Side>,
     new: Py<Side>,
+    policy: Arc<Policy>,
+    new_image: Option<Py<Image>>,
 }
 
+/// P, C and N.
+type Sides = [Py<Side>; 3];
+
 impl EtcPlan {
+    fn decide(
+        py: Python<'_>,
+        [pristine, current, new]: Sides,
+        policy: Arc<Policy>,
+        new_image: Option<Py<Image>>,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let input = PlanInput {
+            pristine: pristine.get().input(),
+            current: current.get().input(),
+            new: new.get().input(),
+            hidden: current.get().hidden_paths(),
+            policy: &policy,
+            new_image: new_image.as_ref().map(|image| image.get().inner()),
+        };
+        let work = |cancel: &dyn Cancel| plan(&input, cancel);
+        let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
+        Ok(Self { merged, pristine, current, new, policy, new_image })
+    }
+
+    /// The same merge of the sides as they are now.
+    pub fn again(&self, py: Python<'_>, check: Option<&Py<PyAny>>) -> PyResult<Self> {
+        let check = || check.map(|check| check.clone_ref(py));
+        let scan = |side: &Py<Side>| Side::scanned_again(side, py, check());
+        let sides = [scan(&self.pristine)?, scan(&self.current)?, scan(&self.new)?];
+        let new_image = self.new_image.as_ref().map(|image| image.clone_ref(py));
+        Self::decide(py, sides, Arc::clone(&self.policy), new_image, check())
+    }
+
     /// R and where its contents come from.
     pub fn merged(&self) -> &MergeResult {
         &self.merged
@@ -81,6 +117,12 @@ impl EtcPlan {
     /// Entries of R.
     fn __len__(&self) -> usize {
         self.merged.tree.len()
+    }
+
+    /// Entries of P, C and N.
+    #[getter]
+    fn side_lengths(&self) -> [usize; 3] {
+        self.inputs().map(|input| input.tree.len())
     }
 
     /// R, for tests and dumps; every entry with the side and the path that its content comes from.
@@ -156,27 +198,20 @@ pub fn plan_etc(
     new: Py<Side>,
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
-    new_image: Option<&Image>,
+    new_image: Option<Py<Image>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
-    let policy = Policy::new(
+    let policy = Arc::new(Policy::new(
         rules
             .into_iter()
             .map(|(pattern, name)| Ok((pattern, strategy(&name)?)))
             .collect::<PyResult<Vec<_>>>()?,
         strategy(default)?,
-    );
-    let input = PlanInput {
-        pristine: pristine.get().input(),
-        current: current.get().input(),
-        new: new.get().input(),
-        hidden: current.get().hidden_paths(),
-        policy: &policy,
-        new_image: new_image.map(Image::inner),
-    };
-    let work = |cancel: &dyn Cancel| plan(&input, cancel);
-    let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
-    Ok(EtcPlan { merged, pristine, current, new })
+    ));
+    let again = check.as_ref().map(|check| check.clone_ref(py));
+    let plan = EtcPlan::decide(py, [pristine, current, new], policy, new_image, check)?;
+    // What was replaced between its scan and its reading is looked at once more, as what it is now.
+    if plan.merged.report.has_vanished() { plan.again(py, again.as_ref()) } else { Ok(plan) }
 }
 
 /// Whether a pattern of a merge policy matches a whole path below /etc.

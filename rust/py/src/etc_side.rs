@@ -1,6 +1,6 @@
 //! The three sides of a merge.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use bootc_fast_core::etc::plan::SideInput;
 use bootc_fast_core::tree;
@@ -27,6 +27,14 @@ impl Side {
     /// What is there.
     pub fn tree(&self) -> &tree::Tree {
         self.tree.get().inner()
+    }
+
+    /// The same place as it is now; itself, where it is no directory that could change.
+    pub fn scanned_again(this: &Py<Self>, py: Python<'_>, check: Option<Py<PyAny>>) -> PyResult<Py<Self>> {
+        let Some(dir) = &this.get().dir else { return Ok(this.clone_ref(py)) };
+        let objects = this.get().objects.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let tree = Py::new(py, Tree::scan(py, dir.as_raw_fd(), check)?)?;
+        Py::new(py, Self { tree, dir: Some(dir.try_clone()?), objects })
     }
 
     /// Mount points that the scan of the tree met and left out.

@@ -44,7 +44,7 @@ impl Tree {
     /// Scans a live directory; files are not opened, symlinks not followed, mounts not crossed.
     #[staticmethod]
     #[pyo3(signature = (dir_fd, *, check = None))]
-    fn scan(py: Python<'_>, dir_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<Self> {
+    pub fn scan(py: Python<'_>, dir_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<Self> {
         let dir = duplicate(dir_fd)?;
         let Scan { tree, report } =
             call::detached(py, check, |cancel| tree::scan(dir.as_fd(), cancel), scan_error)?;

@@ -117,13 +117,17 @@ def replace_by_link(path: Path) -> None:
     path.symlink_to("/etc/passwd")
 
 
-@pytest.mark.parametrize("what", [Path.unlink, replace_by_fifo, replace_by_link])
-def test_a_file_that_is_no_file_any_more_counts_as_deleted(tmp_path: Path, what: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    ("what", "kept"), [(Path.unlink, []), (replace_by_fifo, ["FIFO"]), (replace_by_link, ["symlink"])]
+)
+def test_a_file_that_is_no_file_any_more_is_what_it_became(
+    tmp_path: Path, what: Callable[[Path], object], kept: list[str]
+) -> None:
     p, c, n = (write_tree(tmp_path / name, {"a": b"old", "b": b"x"}) for name in "pcn")
     found = plan_directories(p, c, n, lambda: what(c / "a"))
-    assert found.deleted == [(b"a", "")]
-    assert found.warnings == ["/etc/a: vanished while it was read, counts as deleted"]
-    assert [entry.path for entry, _, _ in found.entries() if entry.path] == [b"b"]
+    assert found.deleted == ([] if kept else [(b"a", "")])
+    assert found.kept == [(b"a", f"file replaced by {kind}") for kind in kept]
+    assert found.warnings == []
 
 
 def test_a_file_that_vanished_and_was_never_in_the_image_is_gone(tmp_path: Path) -> None:
@@ -168,6 +172,9 @@ def move_directory(path: Path) -> None:
     path.parent.rename(path.parent.with_name("moved"))
 
 
+MOVED = [(b"moved/a", "file added"), (b"moved/b", "file added")]
+
+
 @pytest.mark.parametrize(
     ("change", "kept", "deleted"),
     [
@@ -175,13 +182,12 @@ def move_directory(path: Path) -> None:
         (replace_with_times_kept, [(b"d/a", "content")], []),
         (lambda path: path.touch(), [], []),
         (lambda path: path.write_bytes(b"x" * 499), [(b"d/a", "content")], []),
-        # What is no regular file any more counts as gone, as what vanished does.
-        (become_fifo, [], [b"d/a"]),
-        (become_link, [], [b"d/a"]),
-        (move_directory, [], [b"d/a", b"d/b"]),
+        (become_fifo, [(b"d/a", "file replaced by FIFO")], []),
+        (become_link, [(b"d/a", "file replaced by symlink"), (b"d/real", "file added")], []),
+        (move_directory, [(b"moved", "directory added"), *MOVED], [b"d", b"d/a", b"d/b"]),
     ],
 )
-def test_what_changed_between_scan_and_plan_is_seen_by_content_alone(
+def test_what_changed_between_scan_and_plan_is_seen(
     tmp_path: Path,
     change: Callable[[Path], object],
     kept: list[tuple[bytes, str]],

@@ -17,14 +17,15 @@ def sides(tmp_path: Path) -> Sides:
     return make_sides(tmp_path)
 
 
-def test_a_file_that_vanishes_before_it_is_read_counts_as_deleted(sides: Sides) -> None:
+def test_a_file_that_vanishes_before_it_is_read_is_not_there(sides: Sides) -> None:
     for name in ("a", "b", "c"):
         write(sides.current / name, "text")
     write(sides.result / "b", "something else")
 
     applied = merge(sides, before_apply=(sides.current / "b").unlink)
     assert sorted(os.listdir(sides.result)) == ["a", "c"]
-    assert applied.warnings == ["b: vanished while it was read; counts as deleted"]
+    assert applied.warnings == []
+    assert applied.plan is not None
 
 
 def test_a_first_name_of_a_hard_linked_file_that_vanishes_leaves_the_others(sides: Sides) -> None:
@@ -34,17 +35,6 @@ def test_a_first_name_of_a_hard_linked_file_that_vanishes_leaves_the_others(side
     merge(sides, before_apply=(sides.current / "a").unlink)
     assert sorted(os.listdir(sides.result)) == ["b", "c"]
     assert (sides.result / "c").read_text() == "text"
-
-
-def test_a_file_that_became_a_fifo_counts_as_vanished_and_is_not_waited_for(sides: Sides) -> None:
-    write(sides.current / "a", "text")
-
-    def swap() -> None:
-        (sides.current / "a").unlink()
-        os.mkfifo(sides.current / "a")
-
-    merge(sides, before_apply=swap)
-    assert list(sides.result.iterdir()) == []
 
 
 def test_a_file_that_changed_since_it_was_planned_is_written_as_it_is_read(sides: Sides) -> None:

@@ -163,6 +163,23 @@ impl Classes {
         if sides.iter().all(|side| side.mask.is_none() && side.gid == self.gid) {
             return false;
         }
+        self.take_back(sides)
+    }
+
+    /// Takes back what the other one does not grant; the owner's bits only where both have the same owner.
+    pub(super) fn intersect(&mut self, other: &Self, is_owner_same: bool) {
+        if is_owner_same {
+            self.owner &= other.owner;
+        }
+        if self.mask.is_none() && other.mask.is_none() && self.gid == other.gid {
+            self.group &= other.group;
+            self.other &= other.other;
+        } else {
+            self.take_back(&[other]);
+        }
+    }
+
+    fn take_back(&mut self, sides: &[&Self]) -> bool {
         if self.mask.is_none() && !self.named.is_empty() {
             self.mask = sides.iter().rev().find_map(|side| side.mask);
         }

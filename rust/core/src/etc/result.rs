@@ -161,6 +161,12 @@ pub struct MergeReport {
 }
 
 impl MergeReport {
+    /// Whether a file was gone, or none any more, when it was to be read.
+    #[must_use]
+    pub fn has_vanished(&self) -> bool {
+        self.warnings.iter().any(|warning| matches!(warning, Warning::Vanished { .. }))
+    }
+
     /// The conflicts that forbid writing R.
     pub fn fatal_conflicts(&self) -> impl Iterator<Item = &Conflict> {
         self.conflicts.iter().filter(|conflict| conflict.strategy == Strategy::Fail)

@@ -206,6 +206,9 @@ fn without(tree: &Tree, gone: &HashSet<NodeId>) -> Result<Tree, BuildError> {
             let xattrs: Vec<_> = child.xattrs().map(|xattr| (xattr.name, xattr.value)).collect();
             let group = child.link_group().unwrap_or(0);
             let id = builder.add(copy, child.name(), *child.stat(), &xattrs, child.content(), group)?;
+            if let Some(seen) = child.disk_state() {
+                builder.set_disk_state(id, *seen)?;
+            }
             pending.push((child, id));
         }
     }

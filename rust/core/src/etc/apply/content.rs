@@ -1,21 +1,21 @@
 //! Bytes of files: from wherever the result takes them into the destination, and compared with what is there.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{self, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::retry_on_intr;
 
+use super::anew::Look;
+use super::copy::{copy, next_data, write_all};
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
 use crate::etc::content::{ContentError, Side};
 use crate::etc::ops::SameContent;
 use crate::tree::{Content, Node, open_beneath};
 
-/// Bytes moved between two looks at the canceller: a few milliseconds' worth.
-const CHUNK_BYTES: usize = 4 << 20;
-/// Bytes read at once where the kernel cannot copy by itself.
+/// Bytes compared at once.
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// Content of a regular file of the result.
@@ -23,12 +23,14 @@ const BUFFER_BYTES: usize = 128 << 10;
 pub enum Opened<'s> {
     /// All of it.
     Bytes(&'s [u8]),
-    /// To be read from the start.
-    File {
+    /// To be read from the start; never changes.
+    Object(File),
+    /// In a directory that somebody may be writing to: it may vanish, or change while it is read.
+    Live {
         /// Open for reading.
         file: File,
-        /// In a directory that somebody may be writing to: it may vanish, or change while it is read.
-        is_live: bool,
+        /// It is what the scan saw: the attributes that were planned with belong to this content.
+        is_as_scanned: bool,
     },
 }
 
@@ -44,14 +46,14 @@ pub trait ContentSource {
 }
 
 /// How the writing of a file's content ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Written {
-    /// So many bytes.
+    /// So many bytes, of what was planned with.
     Bytes(u64),
-    /// The source changed during both readings; so many bytes, as the second one found them.
-    Changing(u64),
-    /// There is no source any more.
-    Vanished,
+    /// The source is not, or no longer, what was planned with; nothing that counts was written.
+    Stale,
+    /// It is another one or kept changing: so many bytes of it, and the attributes to go with them.
+    Anew { bytes: u64, look: Look },
 }
 
 /// Why content did not get into the destination.
@@ -69,40 +71,54 @@ impl From<Cancelled> for CopyError {
     }
 }
 
-/// Writes the content of `node` to `out`, which is empty. What vanishes or changes meanwhile is read again, once.
+/// Writes the content of `node` to `out`, which is empty, if it is what was planned with.
 pub(super) fn write_content(
     source: &dyn ContentSource,
     node: Node<'_>,
     out: BorrowedFd<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Written, CopyError> {
-    let first = write_once(source, node, out, cancel)?;
-    if matches!(first, Written::Bytes(_)) {
-        return Ok(first);
+    match source.open(node).map_err(CopyError::Open)? {
+        None | Some(Opened::Live { is_as_scanned: false, .. }) => Ok(Written::Stale),
+        Some(Opened::Bytes(bytes)) => {
+            write_all(out, bytes, 0).map_err(CopyError::Write)?;
+            Ok(Written::Bytes(bytes.len() as u64))
+        }
+        Some(Opened::Object(file)) => {
+            let size_bytes = version(&file).map_err(CopyError::Read)?.size_bytes;
+            copy(&file, out, size_bytes, cancel).map(Written::Bytes)
+        }
+        Some(Opened::Live { file, .. }) => {
+            let before = version(&file).map_err(CopyError::Read)?;
+            let copied = copy(&file, out, before.size_bytes, cancel)?;
+            let is_settled =
+                before == version(&file).map_err(CopyError::Read)? && copied == before.size_bytes;
+            Ok(if is_settled { Written::Bytes(copied) } else { Written::Stale })
+        }
     }
-    retry_on_intr(|| fs::ftruncate(out, 0)).map_err(|error| CopyError::Write(error.into()))?;
-    write_once(source, node, out, cancel)
 }
 
-fn write_once(
+/// Writes whatever a live file is now to `out`, with attributes from the same descriptor; read twice where it changes
+/// during the first reading, then it counts as it was read.
+pub(super) fn write_anew(
     source: &dyn ContentSource,
     node: Node<'_>,
     out: BorrowedFd<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Written, CopyError> {
-    match source.open(node).map_err(CopyError::Open)? {
-        None => Ok(Written::Vanished),
-        Some(Opened::Bytes(bytes)) => {
-            write_all(out, bytes, 0).map_err(CopyError::Write)?;
-            Ok(Written::Bytes(bytes.len() as u64))
-        }
-        Some(Opened::File { file, is_live }) => {
-            let before = version(&file)?;
-            let copied = copy(&file, out, before.size_bytes, cancel)?;
-            let settled = !is_live || (before == version(&file)? && copied == before.size_bytes);
-            Ok(if settled { Written::Bytes(copied) } else { Written::Changing(copied) })
+    let mut written = Written::Stale;
+    for _ in 0..2 {
+        let Some(Opened::Live { file, .. }) = source.open(node).map_err(CopyError::Open)? else { break };
+        retry_on_intr(|| fs::ftruncate(out, 0)).map_err(|error| CopyError::Write(error.into()))?;
+        let before = version(&file).map_err(CopyError::Read)?;
+        let look = Look::at(&file, node).map_err(|error| CopyError::Read(error.into()))?;
+        let bytes = copy(&file, out, before.size_bytes, cancel)?;
+        written = Written::Anew { bytes, look };
+        if before == version(&file).map_err(CopyError::Read)? {
+            break;
         }
     }
+    Ok(written)
 }
 
 /// What tells one state of a file from the next.
@@ -114,90 +130,13 @@ struct Version {
 }
 
 #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)] // Their types differ between architectures.
-fn version(file: &File) -> Result<Version, CopyError> {
-    let stat = retry_on_intr(|| fs::fstat(file)).map_err(|error| CopyError::Read(error.into()))?;
+fn version(file: &File) -> io::Result<Version> {
+    let stat = retry_on_intr(|| fs::fstat(file))?;
     Ok(Version {
         size_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
         mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     })
-}
-
-/// Shares or copies everything in `file`: reflink, else in the kernel, else through this process.
-fn copy(file: &File, out: BorrowedFd<'_>, size_bytes: u64, cancel: &dyn Cancel) -> Result<u64, CopyError> {
-    if size_bytes > 0 {
-        match retry_on_intr(|| fs::ioctl_ficlone(out, file)) {
-            Ok(()) => return file_size(out),
-            Err(error) if is_unsupported(error) => (),
-            Err(error) => return Err(CopyError::Write(error.into())),
-        }
-    }
-    let mut done = 0u64;
-    loop {
-        if done > 0 {
-            cancel.check()?;
-        }
-        let (mut from, mut to) = (done, done);
-        let step = fs::copy_file_range(file, Some(&mut from), out, Some(&mut to), CHUNK_BYTES);
-        match step {
-            Ok(0) => break,
-            Ok(count) => done = done.saturating_add(count as u64),
-            Err(Errno::INTR) => (),
-            Err(error) if is_unsupported(error) => break,
-            Err(error) => return Err(CopyError::Write(error.into())),
-        }
-    }
-    // Some file systems answer 0 for files that do have content; reading to the end is the proof.
-    copy_by_reading(file, out, done, cancel)
-}
-
-fn copy_by_reading(
-    file: &File,
-    out: BorrowedFd<'_>,
-    start: u64,
-    cancel: &dyn Cancel,
-) -> Result<u64, CopyError> {
-    let mut buffer = Vec::new();
-    let mut done = start;
-    loop {
-        if done > start {
-            cancel.check()?;
-        }
-        // One byte more than nothing is enough to see the end; the rest of the buffer only where there is more.
-        buffer.resize(if buffer.is_empty() { 512 } else { BUFFER_BYTES }, 0u8);
-        let count = retry_on_intr(|| rustix::io::pread(file, &mut buffer[..], done))
-            .map_err(|error| CopyError::Read(error.into()))?;
-        if count == 0 {
-            return Ok(done);
-        }
-        write_all(out, buffer.get(..count).unwrap_or_default(), done).map_err(CopyError::Write)?;
-        done = done.saturating_add(count as u64);
-    }
-}
-
-fn write_all(out: BorrowedFd<'_>, bytes: &[u8], start: u64) -> io::Result<()> {
-    let (mut rest, mut at) = (bytes, start);
-    while !rest.is_empty() {
-        let count = retry_on_intr(|| rustix::io::pwrite(out, rest, at))?;
-        if count == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        rest = rest.get(count..).unwrap_or_default();
-        at = at.saturating_add(count as u64);
-    }
-    Ok(())
-}
-
-fn file_size(out: BorrowedFd<'_>) -> Result<u64, CopyError> {
-    let stat = retry_on_intr(|| fs::fstat(out)).map_err(|error| CopyError::Write(error.into()))?;
-    Ok(u64::try_from(stat.st_size).unwrap_or_default())
-}
-
-/// Errors that say "not here, not this way" rather than "it failed" (`ioctl_ficlone(2)`, `copy_file_range(2)`).
-fn is_unsupported(error: Errno) -> bool {
-    use rustix::io::Errno as E;
-    // EPERM: a seccomp filter, or a file with fs-verity or an immutable flag where a clone is refused.
-    matches!(error, E::OPNOTSUPP | E::XDEV | E::INVAL | E::NOTTY | E::NOSYS | E::PERM | E::TXTBSY)
 }
 
 /// Compares the destination's files, by digest or byte by byte, with where the result takes its contents from.
@@ -224,51 +163,64 @@ impl SameContent for Comparer<'_> {
         let (parent, name) = split_name(&path);
         let Ok(dir) = self.destination.directory(parent) else { return Ok(false) };
         let Ok(fd) = open_beneath(dir, name, OFlags::RDONLY | OFlags::NONBLOCK) else { return Ok(false) };
-        let mut there = File::from(fd);
+        let there = File::from(fd);
+        let size_bytes = wanted.stat().size_bytes;
+        let same = match &opened {
+            Opened::Bytes(bytes) => holds(&there, bytes),
+            Opened::Object(file) => self.same_files(file, &there, size_bytes)?,
+            // What came in its place is compared, and written, as what it is: by the plan that is made of it.
+            Opened::Live { is_as_scanned: false, .. } => false,
+            Opened::Live { file, .. } => {
+                let before = version(file).ok();
+                self.same_files(file, &there, size_bytes)? && before.is_some() && before == version(file).ok()
+            }
+        };
+        Ok(same)
+    }
+}
+
+impl Comparer<'_> {
+    /// Whether both have the same first bytes; what is a hole in both is not read.
+    fn same_files(&mut self, one: &File, two: &File, size_bytes: u64) -> Result<bool, Cancelled> {
         let (left, right) = &mut self.buffers;
         left.resize(BUFFER_BYTES, 0);
         right.resize(BUFFER_BYTES, 0);
-        let mut wanted = match opened {
-            Opened::Bytes(bytes) => Either::Bytes(bytes),
-            Opened::File { file, .. } => Either::File(file),
-        };
+        let mut at = 0u64;
         loop {
-            let (Ok(one), Ok(two)) = (fill(&mut wanted, left), fill(&mut there, right)) else {
+            let (Ok((in_one, _)), Ok((in_two, _))) =
+                (next_data(one, at, size_bytes), next_data(two, at, size_bytes))
+            else {
                 return Ok(false);
             };
-            if left.get(..one) != right.get(..two) {
-                return Ok(false);
-            }
-            if one < BUFFER_BYTES {
+            at = in_one.min(in_two);
+            if at >= size_bytes {
                 return Ok(true);
             }
+            let (Ok(count), Ok(other)) = (read_at(one, left, at), read_at(two, right, at)) else {
+                return Ok(false);
+            };
+            if count == 0 || left.get(..count) != right.get(..other) {
+                return Ok(false);
+            }
+            at = at.saturating_add(count as u64);
             self.cancel.check()?;
         }
     }
 }
 
-enum Either<'b> {
-    Bytes(&'b [u8]),
-    File(File),
+/// Whether this is all that a file has.
+fn holds(file: &File, bytes: &[u8]) -> bool {
+    let mut found = vec![0u8; bytes.len().saturating_add(1)];
+    read_at(file, &mut found, 0).is_ok_and(|count| found.get(..count) == Some(bytes))
 }
 
-impl Read for Either<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Bytes(bytes) => bytes.read(buffer),
-            Self::File(file) => file.read(buffer),
-        }
-    }
-}
-
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// Fills the buffer from `start` on, but for the end of the file.
+fn read_at(file: &File, buffer: &mut [u8], start: u64) -> io::Result<usize> {
     let mut done = 0usize;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match reader.read(rest) {
-            Ok(0) => break,
-            Ok(count) => done = done.saturating_add(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
+        match retry_on_intr(|| rustix::io::pread(file, &mut *rest, start.saturating_add(done as u64)))? {
+            0 => break,
+            count => done = done.saturating_add(count),
         }
     }
     Ok(done)

@@ -93,7 +93,7 @@ pub enum Warning {
         /// Below the destination.
         path: Vec<u8>,
     },
-    /// A file of the running /etc kept changing; it is what the second reading found.
+    /// A file of the running /etc kept changing; it is what the last look found, closed to whom one look denies it.
     Changed {
         /// Below the destination.
         path: Vec<u8>,
@@ -119,7 +119,7 @@ impl fmt::Display for Warning {
             Self::Changed { path } => {
                 write!(
                     formatter,
-                    "{}: changed while it was read, twice; the second reading counts",
+                    "{}: changed again while it was merged; taken as it was found last",
                     Escaped(path)
                 )
             }

@@ -3,7 +3,7 @@
 //! That order is the kernel's: chown takes setuid, setgid and `security.capability` away, chmod rewrites the mask
 //! of an access ACL, and every write renews the mtime.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -100,21 +100,27 @@ impl Inode {
     }
 
     fn list_xattrs(&self) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut buffer = vec![0u8; MAX_XATTR_BYTES];
-        let list = &mut buffer[..];
-        let len = if self.is_path {
-            retry_on_intr(|| fs::listxattr(self.magic(), &mut *list))
-        } else {
-            retry_on_intr(|| fs::flistxattr(&self.fd, &mut *list))
-        };
-        let len = match len {
-            Ok(len) => len,
-            Err(Errno::OPNOTSUPP) => 0,
-            Err(error) => return Err(error),
-        };
-        let names = buffer.get(..len).unwrap_or_default();
-        Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+        if self.is_path {
+            return names_in(|list| retry_on_intr(|| fs::listxattr(self.magic(), &mut *list)));
+        }
+        list_xattrs(self.fd.as_fd())
     }
+}
+
+/// Names of the extended attributes of an open file; none where its file system has none.
+pub(super) fn list_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    names_in(|list| retry_on_intr(|| fs::flistxattr(fd, &mut *list)))
+}
+
+fn names_in(list: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut buffer = vec![0u8; MAX_XATTR_BYTES];
+    let len = match list(&mut buffer) {
+        Ok(len) => len,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error),
+    };
+    let names = buffer.get(..len).unwrap_or_default();
+    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// Gives an inode the attributes of a node of the result.

@@ -6,7 +6,7 @@ use super::content::{ContentSource, Opened};
 use super::error::ApplyError;
 use super::{Applied, OnProgress, apply};
 use crate::cancel::Cancel;
-use crate::etc::content::{ContentError, Side, Source};
+use crate::etc::content::{ContentError, Side, Source, is_unchanged};
 use crate::etc::result::{MergeResult, SideName};
 use crate::tree::{Node, NodeId};
 
@@ -37,11 +37,16 @@ impl ContentSource for Merged<'_> {
 
 /// Turns the directory into what a merge decided, as [`apply`] does.
 ///
+/// [`Applied::stale`] are files of the sides that were replaced, changed or removed since the scan: merged again, by
+/// a new plan, they get content and attributes of one look. `is_last`: there is no such plan any more, so what a
+/// file is now is taken with its own attributes, no wider than planned; what is gone counts as deleted.
+///
 /// # Errors
 /// [`ApplyError::Conflicts`] before anything is looked at or written; else as [`apply`].
 pub fn apply_merge(
     merged: &Merged<'_>,
     dir: BorrowedFd<'_>,
+    is_last: bool,
     progress: OnProgress<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Applied, ApplyError> {
@@ -49,13 +54,18 @@ pub fn apply_merge(
     if unsettled > 0 {
         return Err(ApplyError::Conflicts { count: unsettled });
     }
-    apply(&merged.result.tree, merged, dir, progress, cancel)
+    apply(&merged.result.tree, merged, dir, is_last, progress, cancel)
 }
 
 fn open_side<'s>(side: &'s Side<'_>, id: NodeId) -> Result<Option<Opened<'s>>, ContentError> {
-    Ok(side.open(side.tree.node(id))?.map(|source| match source {
+    let node = side.tree.node(id);
+    Ok(side.open(node)?.map(|source| match source {
         Source::Bytes(bytes) => Opened::Bytes(bytes),
-        Source::Object(file) => Opened::File { file, is_live: false },
-        Source::Live(file) => Opened::File { file, is_live: true },
+        Source::Object(file) => Opened::Object(file),
+        Source::Live(file) => {
+            // A tree that was made in another way than by a scan has nothing to compare with.
+            let is_as_scanned = node.disk_state().is_none_or(|seen| is_unchanged(&file, node, seen));
+            Opened::Live { file, is_as_scanned }
+        }
     }))
 }

@@ -1,6 +1,8 @@
 //! Making a directory exactly the result of a merge (spec etc-merge.md, "Writing R").
 
+mod anew;
 mod content;
+mod copy;
 mod destination;
 mod error;
 mod inode;
@@ -44,6 +46,8 @@ pub struct Difference {
 pub struct Applied {
     /// Operations carried out; none where the destination was the result already.
     pub operations: Vec<Operation>,
+    /// Files whose source was not what was planned with, below the destination: what is there stays as it is.
+    pub stale: Vec<Vec<u8>>,
     /// The destination as it was, which operations refer to.
     pub before: Tree,
     /// Content written, in bytes; shared blocks count too.
@@ -108,11 +112,12 @@ pub fn apply(
     result: &Tree,
     source: &dyn ContentSource,
     dir: BorrowedFd<'_>,
+    is_last: bool,
     progress: OnProgress<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Applied, ApplyError> {
     let start = Instant::now();
-    let Difference { operations, before } = compare_unlocking(result, source, dir, cancel)?;
+    let Difference { mut operations, before } = compare_unlocking(result, source, dir, cancel)?;
     let compared = Instant::now();
     let mut runner = Runner {
         result,
@@ -122,7 +127,9 @@ pub fn apply(
         cancel,
         bytes_copied: 0,
         warnings: Vec::new(),
-        vanished: HashSet::new(),
+        is_last,
+        missing: HashSet::new(),
+        stale: Vec::new(),
     };
     let mut ticker = Ticker::new(cancel);
     for (done, operation) in operations.iter().enumerate() {
@@ -133,9 +140,13 @@ pub fn apply(
     progress(operations.len(), operations.len())?;
     let applied = Instant::now();
     sync(dir)?;
-    let Runner { bytes_copied, warnings, .. } = runner;
+    let Runner { bytes_copied, warnings, stale, .. } = runner;
+    operations.retain(|operation| !matches!(operation, Operation::Make { node, .. } if stale.contains(node)));
+    let mut stale: Vec<_> = stale.into_iter().map(|node| result.node(node).path()).collect();
+    stale.sort_unstable();
     Ok(Applied {
         operations,
+        stale,
         before,
         bytes_copied,
         warnings,

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::content::{ContentSource, CopyError, Written, write_content};
+use super::anew::Look;
+use super::content::{ContentSource, CopyError, Written, write_anew, write_content};
 use super::destination::{Destination, create_beneath, join, split_name};
 use super::error::{ApplyError, During, Warning};
 use super::inode::{Inode, set_attributes};
@@ -27,7 +28,12 @@ pub(super) struct Runner<'r> {
     pub(super) cancel: &'r dyn Cancel,
     pub(super) bytes_copied: u64,
     pub(super) warnings: Vec<Warning>,
-    pub(super) vanished: HashSet<NodeId>,
+    /// Nobody plans again: what is not what was planned with is taken as it is.
+    pub(super) is_last: bool,
+    /// Nodes of the result that were not made.
+    pub(super) missing: HashSet<NodeId>,
+    /// Those of them that are to be planned again.
+    pub(super) stale: Vec<NodeId>,
 }
 
 impl Runner<'_> {
@@ -94,28 +100,40 @@ impl Runner<'_> {
         let dir = self.destination.directory(parent)?;
         let made = Temporary::make(dir, Some(node.parent()), false, create_beneath);
         let (temporary, fd) = made.during("create file", path)?;
-        let written = write_content(self.source, node, fd.as_fd(), self.cancel);
-        let bytes = match written.map_err(|error| describe(error, path))? {
-            Written::Bytes(bytes) => bytes,
-            Written::Changing(bytes) => {
-                self.warnings.push(Warning::Changed { path: path.to_vec() });
-                bytes
+        let written = write_content(self.source, node, fd.as_fd(), self.cancel).and_then(|written| {
+            let is_taken_as_it_is = self.is_last && matches!(written, Written::Stale);
+            if is_taken_as_it_is {
+                write_anew(self.source, node, fd.as_fd(), self.cancel)
+            } else {
+                Ok(written)
             }
-            Written::Vanished => {
+        });
+        let (bytes, look) = match written.map_err(|error| describe(error, path))? {
+            Written::Bytes(bytes) => (bytes, None),
+            Written::Anew { bytes, look } => {
+                self.warnings.push(Warning::Changed { path: path.to_vec() });
+                (bytes, Some(look))
+            }
+            Written::Stale => {
                 drop(temporary);
-                return self.vanish(path, node, old);
+                return self.miss(path, node, old);
             }
         };
         self.bytes_copied = self.bytes_copied.saturating_add(bytes);
         let inode = Inode::created(fd);
-        set_attributes(&inode, node, Attributes::ALL, path, &mut self.warnings)?;
+        let attributes = look.as_ref().and_then(Look::node).unwrap_or(node);
+        set_attributes(&inode, attributes, Attributes::ALL, path, &mut self.warnings)?;
         self.put(temporary, path, old)
     }
 
-    /// What vanished counts as deleted by the admin.
-    fn vanish(&mut self, path: &[u8], node: Node<'_>, old: Option<Node<'_>>) -> Result<(), ApplyError> {
+    /// There is nothing that could be written: it is planned again, or counts as deleted by the admin.
+    fn miss(&mut self, path: &[u8], node: Node<'_>, old: Option<Node<'_>>) -> Result<(), ApplyError> {
+        self.missing.insert(node.id());
+        if !self.is_last {
+            self.stale.push(node.id());
+            return Ok(());
+        }
         self.warnings.push(Warning::Vanished { path: path.to_vec() });
-        self.vanished.insert(node.id());
         old.map_or(Ok(()), |old| self.remove(path, old))
     }
 
@@ -126,7 +144,7 @@ impl Runner<'_> {
         first: NodeId,
         old: Option<Node<'_>>,
     ) -> Result<(), ApplyError> {
-        if self.vanished.contains(&first) {
+        if self.missing.contains(&first) {
             return self.write_leaf(path, node, old);
         }
         let target = self.result.node(first).path();
