@@ -98,6 +98,7 @@ fn plan_of(image: &Tree, current: &Tree, dir: &OwnedFd) -> usize {
         current: SideInput { tree: current, dir: Some(dir), objects: None },
         new: side,
         hidden: &[],
+        flagged: &[],
         policy: &Policy::new(Vec::new(), Strategy::Fail),
         new_image: None,
     };

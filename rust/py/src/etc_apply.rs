@@ -22,6 +22,9 @@ pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
 pyo3::import_exception!(bootc_fast.errors, UsageError);
 
+/// Linux's number for "No space left on device".
+const ENOSPC: i32 = 28;
+
 /// Time between two calls of Python's `progress`.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -56,7 +59,7 @@ pub fn list_etc_operations(
     let result = &plan.merged().tree;
     let work =
         |cancel: &dyn Cancel| with_contents(plan, |merged| compare(result, merged, dir.as_fd(), cancel));
-    let Difference { operations, before } =
+    let Difference { operations, before, .. } =
         call::detached(py, check, work, |py, error| apply_error(py, plan, &error))?;
     Ok(rows(py, &operations, result, &before))
 }
@@ -201,6 +204,9 @@ fn apply_error(py: Python<'_>, plan: &EtcPlan, error: &ApplyError) -> PyErr {
         }
         _ => FileSystemError::new_err(text),
     };
+    if let ApplyError::Room { path, .. } = error {
+        made.set_cause(py, Some(os_error::of_path(&std::io::Error::from_raw_os_error(ENOSPC), path)));
+    }
     if let Some((cause, path)) = error.io() {
         made.set_cause(py, Some(os_error::of_path(cause, path)));
     }

@@ -48,6 +48,7 @@ impl EtcPlan {
             current: current.get().input(),
             new: new.get().input(),
             hidden: current.get().hidden_paths(),
+            flagged: current.get().flagged(),
             policy: &policy,
             new_image: new_image.as_ref().map(|image| image.get().inner()),
         };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use bootc_fast_core::etc::plan::SideInput;
-use bootc_fast_core::tree;
+use bootc_fast_core::tree::{self, Flagged};
 use pyo3::prelude::*;
 
 use crate::tree::Tree;
@@ -40,6 +40,11 @@ impl Side {
     /// Mount points that the scan of the tree met and left out.
     pub fn hidden_paths(&self) -> &[Vec<u8>] {
         self.tree.get().hidden_paths()
+    }
+
+    /// What the scan of the tree met that is immutable or append-only.
+    pub fn flagged(&self) -> &[Flagged] {
+        self.tree.get().flagged()
     }
 }
 

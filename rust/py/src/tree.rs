@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use bootc_fast_core::erofs::{Image, Inode, ViewContent};
-use bootc_fast_core::tree::{self, Content, Node, Scan, ScanError, Stat};
+use bootc_fast_core::tree::{self, Content, Flagged, Node, Scan, ScanError, Stat};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -20,17 +20,23 @@ pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pub struct Tree {
     inner: Arc<tree::Tree>,
     mounts: Vec<Vec<u8>>,
+    flagged: Vec<Flagged>,
 }
 
 impl Tree {
     /// Hands a tree to Python.
     pub fn new(inner: tree::Tree) -> Self {
-        Self { inner: Arc::new(inner), mounts: Vec::new() }
+        Self { inner: Arc::new(inner), mounts: Vec::new(), flagged: Vec::new() }
     }
 
     /// Mount points that a scan met: paths below the root that the tree knows nothing about.
     pub fn hidden_paths(&self) -> &[Vec<u8>] {
         &self.mounts
+    }
+
+    /// What a scan met that is immutable or append-only.
+    pub fn flagged(&self) -> &[Flagged] {
+        &self.flagged
     }
 
     /// The core's tree, shared.
@@ -48,7 +54,7 @@ impl Tree {
         let dir = duplicate(dir_fd)?;
         let Scan { tree, report } =
             call::detached(py, check, |cancel| tree::scan(dir.as_fd(), cancel), scan_error)?;
-        Ok(Self { inner: Arc::new(tree), mounts: report.mounts })
+        Ok(Self { inner: Arc::new(tree), mounts: report.mounts, flagged: report.flagged })
     }
 
     /// Mount points that the scan met and left out, with everything below them; empty for an image.

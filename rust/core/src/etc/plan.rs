@@ -15,7 +15,7 @@ use super::result::{MergeReport, MergeResult, Warning};
 use super::rules::Merger;
 use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::erofs::Image;
-use crate::tree::{BuildError, Tree};
+use crate::tree::{BuildError, Flagged, Tree};
 
 /// Stack of the thread that decides: the rules recurse once a directory level, of which there can be
 /// [`crate::limits::MAX_DEPTH`]; the kernel backs only what is touched.
@@ -88,6 +88,8 @@ pub struct PlanInput<'a> {
     pub new: SideInput<'a>,
     /// Paths of C that its scan could not see ([`crate::tree::ScanReport::mounts`]).
     pub hidden: &'a [Vec<u8>],
+    /// What in C is immutable or append-only ([`crate::tree::ScanReport::flagged`]).
+    pub flagged: &'a [Flagged],
     /// What conflicts get.
     pub policy: &'a Policy,
     /// The whole staged image.
@@ -166,6 +168,11 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
     report.warnings.extend(merger.labels_kept.map(|(path, count)| Warning::LabelsKept { path, count }));
     let hidden = merger.hidden.all().map(|path| Warning::MountNotCrossed { path: path.to_vec() });
     report.warnings.extend(hidden);
+    let flagged = input.flagged.iter().filter(|found| tree.find(&found.path).is_some());
+    report.warnings.extend(flagged.map(|found| Warning::FlagsNotCarried {
+        path: found.path.clone(),
+        is_immutable: found.is_immutable,
+    }));
     sort(&mut report);
     Ok(MergeResult { tree, content_from, report })
 }

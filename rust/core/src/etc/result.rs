@@ -97,6 +97,13 @@ pub enum Warning {
         /// Below /etc.
         path: Vec<u8>,
     },
+    /// It is immutable or append-only here, and not in R: what replaces R one day could not.
+    FlagsNotCarried {
+        /// Below /etc.
+        path: Vec<u8>,
+        /// `chattr +i`; else only `chattr +a`.
+        is_immutable: bool,
+    },
     /// Labels (`security.selinux`) that the admin gave are kept, on so many paths: relabelling is no edit, and yet stays.
     LabelsKept {
         /// The first of them, below /etc.
@@ -113,6 +120,7 @@ impl Warning {
         let (Self::MountNotCrossed { path }
         | Self::SocketIgnored { path }
         | Self::Vanished { path }
+        | Self::FlagsNotCarried { path, .. }
         | Self::LabelsKept { path, .. }) = self;
         path
     }
@@ -124,6 +132,12 @@ impl Warning {
             Self::MountNotCrossed { .. } => "a mount point, not looked into: left as the new image has it",
             Self::SocketIgnored { .. } => "a socket, not carried over",
             Self::Vanished { .. } => "vanished while it was read, counts as deleted",
+            Self::FlagsNotCarried { is_immutable: true, .. } => {
+                "immutable here (chattr +i), which is not carried over"
+            }
+            Self::FlagsNotCarried { is_immutable: false, .. } => {
+                "append-only here (chattr +a), which is not carried over"
+            }
             Self::LabelsKept { count: 1, .. } => "the SELinux label that it was given here is kept",
             Self::LabelsKept { count, .. } => {
                 let others = count.saturating_sub(1);

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use bootc_fast_sys::resolve::quietly;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
@@ -14,7 +15,8 @@ const MAX_ATTEMPTS: u32 = 1000;
 /// Opens `path` (relative, without a leading slash; empty: the directory itself) below `root`.
 ///
 /// Symlinks anywhere, mount points and names that lead out are errors (`ELOOP`, `EXDEV`). A path longer than
-/// `PATH_MAX` is walked in pieces. `flags` get `O_CLOEXEC | O_NOFOLLOW`.
+/// `PATH_MAX` is walked in pieces. `flags` get `O_CLOEXEC | O_NOFOLLOW`; reading leaves access times alone
+/// ([`quietly`]).
 ///
 /// # Errors
 /// The system call's. `ENOENT` also where a name holds a NUL, which no file has.
@@ -27,7 +29,8 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<
         base = Some(open_once(from, head, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?);
         rest = tail;
     }
-    open_once(base.as_ref().map_or(root, AsFd::as_fd), rest, flags)
+    let from = base.as_ref().map_or(root, AsFd::as_fd);
+    quietly(flags, |flags| open_once(from, rest, flags))
 }
 
 /// Splits a path that is too long for one call at the last slash that fits.

@@ -30,6 +30,8 @@ pub(super) struct Facts {
     pub(super) mount: MountKey,
     pub(super) device: u64,
     pub(super) disk: DiskState,
+    pub(super) is_immutable: bool,
+    pub(super) is_append_only: bool,
 }
 
 /// Asks for one inode: `name` in `dir`, or `dir` itself where the name is empty.
@@ -64,6 +66,8 @@ fn to_facts(found: &Statx) -> Facts {
             ctime: Timestamp { secs: found.stx_ctime.tv_sec, nanos: found.stx_ctime.tv_nsec },
             has_verity: found.stx_attributes.contains(StatxAttributes::VERITY),
         },
+        is_immutable: found.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+        is_append_only: found.stx_attributes.contains(StatxAttributes::APPEND),
     }
 }
 

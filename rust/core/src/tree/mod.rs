@@ -11,4 +11,4 @@ mod scan_threads;
 pub use beneath::open_beneath;
 pub use builder::{BuildError, TreeBuilder};
 pub use model::{Children, Content, DiskState, FileType, Node, NodeId, Stat, Timestamp, Tree, Xattr};
-pub use scan::{Scan, ScanError, ScanReport, scan};
+pub use scan::{Flagged, Scan, ScanError, ScanReport, scan};

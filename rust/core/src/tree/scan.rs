@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::builder::{BuildError, TreeBuilder};
-use super::inode::{self, MountKey};
+use super::inode::{self, Facts, MountKey};
 use super::listing::{Entry, Lister, Listing, Part, Work, join};
 use super::model::{Content, FileType, NodeId, Tree};
 use super::scan_threads;
@@ -59,6 +59,24 @@ impl ScanError {
 pub struct ScanReport {
     /// Mount points met, in byte order; neither they nor anything below is in the tree.
     pub mounts: Vec<Vec<u8>>,
+    /// What is immutable or append-only, in byte order; nothing but these attributes of `chattr(1)` is looked at.
+    pub flagged: Vec<Flagged>,
+}
+
+/// An inode that the kernel keeps from being changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flagged {
+    /// Below the scanned directory; empty for itself.
+    pub path: Vec<u8>,
+    /// `chattr +i`; else only `chattr +a`.
+    pub is_immutable: bool,
+}
+
+impl Flagged {
+    fn of(path: Vec<u8>, facts: &Facts) -> Option<Self> {
+        let is_immutable = facts.is_immutable;
+        (is_immutable || facts.is_append_only).then_some(Self { path, is_immutable })
+    }
 }
 
 /// A scanned directory.
@@ -107,10 +125,11 @@ impl Assembly {
         let root = Lister::new(mount).root(dir)?;
         let entry = root.entries.first().ok_or_else(|| ScanError::io(b"", Errno::IO))?;
         let builder = TreeBuilder::new(entry.facts.stat, &pairs(&root, entry))?;
+        let flagged = Flagged::of(Vec::new(), &entry.facts).into_iter().collect();
         let whole = Work { node: NodeId::ROOT, path: Vec::new(), depth: 0, part: Part::Whole };
         Ok(Self {
             builder,
-            report: ScanReport::default(),
+            report: ScanReport { flagged, ..ScanReport::default() },
             pending: vec![whole],
             mount,
             links: HashMap::new(),
@@ -141,6 +160,9 @@ impl Assembly {
         for entry in &listing.entries {
             let name = listing.slice(&entry.name);
             let stat = entry.facts.stat;
+            if entry.facts.is_immutable || entry.facts.is_append_only {
+                self.report.flagged.extend(Flagged::of(join(&listing.path, name), &entry.facts));
+            }
             let kind = FileType::from_mode(stat.mode);
             let content = match kind {
                 Some(FileType::Regular) => Content::OnDisk,
@@ -184,6 +206,7 @@ impl Assembly {
 
     fn finish(mut self) -> Result<Scan, ScanError> {
         self.report.mounts.sort_unstable();
+        self.report.flagged.sort_unstable();
         let tree = self.builder.finish()?;
         let tree = if self.raced.is_empty() { tree } else { without(&tree, &self.raced)? };
         Ok(Scan { tree, report: self.report })

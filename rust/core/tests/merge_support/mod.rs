@@ -176,6 +176,7 @@ pub fn merge_with(strategy: Strategy, hidden: &[&str], p: &[&str], c: &[&str], n
         current: side(&c),
         new: side(&n),
         hidden: &hidden,
+        flagged: &[],
         policy: &policy,
         new_image: None,
     };

@@ -34,11 +34,7 @@ impl Look {
         self.0.root().children().next()
     }
 
-    fn within(
-        mut stat: Stat,
-        mut xattrs: Xattrs,
-        planned: Node<'_>,
-    ) -> Result<Self, BuildError> {
+    fn within(mut stat: Stat, mut xattrs: Xattrs, planned: Node<'_>) -> Result<Self, BuildError> {
         let limit = planned.stat();
         let acl = |found: &[(Vec<u8>, Vec<u8>)]| {
             found.iter().find(|(name, _)| name == acl::ACCESS).map(|(_, value)| value.clone())

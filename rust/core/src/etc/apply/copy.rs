@@ -15,6 +15,9 @@ const CHUNK_BYTES: u64 = 4 << 20;
 /// Bytes read at once where the kernel cannot copy by itself.
 const BUFFER_BYTES: u64 = 128 << 10;
 
+/// Read of a file whose size says 0: those of procfs and sysfs have content all the same.
+const UNSIZED_BYTES: u64 = 1 << 20;
+
 /// Copies the first `size_bytes` of `file` into `out`, which is empty; returns how many there were.
 ///
 /// Reflink, else in the kernel, else through this process. A file that grows meanwhile is not followed: a log that
@@ -26,7 +29,7 @@ pub(super) fn copy(
     cancel: &dyn Cancel,
 ) -> Result<u64, CopyError> {
     if size_bytes == 0 {
-        return Ok(0);
+        return copy_by_reading(file, out, 0, UNSIZED_BYTES, cancel);
     }
     match retry_on_intr(|| fs::ioctl_ficlone(out, file)) {
         Ok(()) => return file_size(out),

@@ -39,6 +39,21 @@ pub enum ApplyError {
     /// The destination is too large or too deep.
     #[error("look at the destination")]
     Tree(#[from] crate::tree::BuildError),
+    /// More is to be written than there is room for; nothing was written.
+    #[error(
+        "{} takes {} MiB: {} MiB are to be written, and {} MiB are free",
+        Escaped(.path), mebibytes(*.file_bytes), mebibytes(*.needed_bytes), .free_bytes >> 20
+    )]
+    Room {
+        /// The largest of the files, below the destination.
+        path: Vec<u8>,
+        /// What it takes, in bytes; holes do not count.
+        file_bytes: u64,
+        /// What all files take.
+        needed_bytes: u64,
+        /// What is free, or becomes free.
+        free_bytes: u64,
+    },
     /// The merge has conflicts that no strategy settles; nothing was written.
     #[error("conflicts that no strategy settles: {count}")]
     Conflicts {
@@ -59,9 +74,18 @@ impl ApplyError {
             Self::Io { source, path, .. }
             | Self::Scan { source, path }
             | Self::Content { source: ContentError::Io { source, path }, .. } => Some((source, path)),
-            Self::Content { .. } | Self::Tree(_) | Self::Conflicts { .. } | Self::Cancelled(_) => None,
+            Self::Content { .. }
+            | Self::Tree(_)
+            | Self::Room { .. }
+            | Self::Conflicts { .. }
+            | Self::Cancelled(_) => None,
         }
     }
+}
+
+/// Rounded up, so that it is never 0.
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 /// Adds what was being done, and to what, to the error of a system call.

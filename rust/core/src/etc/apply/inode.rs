@@ -56,6 +56,11 @@ impl Inode {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
 
+    /// Open for reading where type and mode allow.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     pub(super) fn stat(&self) -> Result<fs::Stat, Errno> {
         retry_on_intr(|| fs::fstat(&self.fd))
     }

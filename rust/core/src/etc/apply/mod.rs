@@ -5,9 +5,11 @@ mod content;
 mod copy;
 mod destination;
 mod error;
+mod flags;
 mod inode;
 mod merged;
 mod place;
+mod room;
 mod run;
 mod unlock;
 
@@ -26,7 +28,7 @@ use super::content::{ContentError, Side};
 use super::ops::{Operation, list_operations};
 use super::prefetch::prefetch_against;
 use crate::cancel::{Cancel, Cancelled, Ticker};
-use crate::tree::{self, ScanError, Tree, open_beneath};
+use crate::tree::{self, Flagged, ScanError, Tree, open_beneath};
 use content::Comparer;
 use destination::Destination;
 use error::During;
@@ -39,6 +41,8 @@ pub struct Difference {
     pub operations: Vec<Operation>,
     /// The destination.
     pub before: Tree,
+    /// What in the destination is immutable or append-only.
+    pub flagged: Vec<Flagged>,
 }
 
 /// What the writing of a result did.
@@ -71,7 +75,7 @@ pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize) -> Result<(), Cancelle
 /// the result takes it from the repository, which reads one file and not two, else byte by byte.
 ///
 /// # Errors
-/// [`ApplyError::Scan`], [`ApplyError::Tree`], [`ApplyError::Cancelled`].
+/// [`ApplyError::Scan`], [`ApplyError::Tree`], [`ApplyError::Room`], [`ApplyError::Cancelled`].
 pub fn compare(
     result: &Tree,
     source: &dyn ContentSource,
@@ -97,7 +101,8 @@ pub fn compare(
         buffers: (Vec::new(), Vec::new()),
     };
     let operations = list_operations(result, &before, &mut comparer, cancel)?;
-    Ok(Difference { operations, before })
+    room::check_room(result, &before, source, &operations, dir, cancel)?;
+    Ok(Difference { operations, before, flagged: report.flagged })
 }
 
 /// Turns the directory into a tree, whoever made that, and syncs its file system; a merge's goes through
@@ -117,13 +122,15 @@ pub fn apply(
     cancel: &dyn Cancel,
 ) -> Result<Applied, ApplyError> {
     let start = Instant::now();
-    let Difference { mut operations, before } = compare_unlocking(result, source, dir, cancel)?;
+    let Difference { mut operations, before, flagged } = compare_unlocking(result, source, dir, cancel)?;
     let compared = Instant::now();
+    let mut destination = Destination::open(dir)?;
+    flags::clear_flags(&flagged, &operations, result, &before, &mut destination)?;
     let mut runner = Runner {
         result,
         before: &before,
         source,
-        destination: Destination::open(dir)?,
+        destination,
         cancel,
         bytes_copied: 0,
         warnings: Vec::new(),
