@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +15,8 @@ import trio
 from hosts import make_host
 
 from bootc_fast.errors import FileSystemError, LockedError
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.host import Host, hold_lock
+from bootc_fast.machine.lock_holder import parse_locks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,14 +106,98 @@ async def test_a_lock_file_that_was_removed_meanwhile_protects_nobody(tmp_path: 
                     pytest.fail("two holders of one file")
 
 
-@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b'{"pid": "x"}', b"[1]", b"null", b'{"pid": 1e999}'])
-async def test_a_holder_without_a_readable_record_is_another_process(tmp_path: Path, record: bytes) -> None:
+@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b'{"pid": "x"}', b"[1]", b"null", b'{"pid": 1, "command": "x"}'])
+async def test_a_holder_is_found_by_the_kernel_whatever_its_record_says(tmp_path: Path, record: bytes) -> None:
+    host = make_host(tmp_path)
+    # Not our program, and no record of its own: only the kernel knows who it is.
+    argv = ["flock", "--no-fork", host.lock_file, "sleep", "60"]
+    host.lock_file.write_bytes(record)
+    with subprocess.Popen(argv) as process:  # noqa: ASYNC220 - nothing else runs meanwhile
+        try:
+            await _wait_until_locked(host)
+            with pytest.raises(LockedError, match=rf"process {process.pid} \(.*sleep 60\) holds it"):
+                async with hold_lock(host, timeout_s=0):
+                    pytest.fail("two holders")
+        finally:
+            process.kill()
+
+
+async def _wait_until_locked(host: Host) -> None:
+    for _ in range(500):
+        with host.lock_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        await trio.sleep(0.01)
+    pytest.fail("never locked")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"1: FLOCK ADVISORY WRITE", b"1: FLOCK ADVISORY WRITE x 00:1:1 0 EOF", b"\xff\n\n"]
+)
+def test_lines_that_are_none_of_the_kernels_name_nobody(text: bytes) -> None:
+    assert parse_locks(text, device=os.makedev(0, 1), inode=1) == []
+
+
+def test_only_who_has_the_lock_of_this_very_file_is_found() -> None:
+    text = (
+        b"1: POSIX  ADVISORY  WRITE 10 00:1a:7 0 EOF\n"  # another kind
+        b"2: FLOCK  ADVISORY  WRITE 11 00:1b:7 0 EOF\n"  # another device
+        b"3: FLOCK  ADVISORY  WRITE 12 00:1a:8 0 EOF\n"  # another file
+        b"4: FLOCK  ADVISORY  READ  13 00:1a:7 0 EOF\n"
+        b"4: -> FLOCK  ADVISORY  WRITE 14 00:1a:7 0 EOF\n"  # waits
+        b"5: FLOCK  ADVISORY  WRITE 0 00:1a:7 0 EOF\n"  # another pid namespace
+    )
+    assert parse_locks(text, device=os.makedev(0, 0x1A), inode=7) == [13]
+    # btrfs shows a file another device than the kernel's own.
+    assert parse_locks(text, device=os.makedev(0, 0x2F), inode=8) == [12]
+
+
+def _fail_in_run(monkeypatch: pytest.MonkeyPatch, host: Host, number: int) -> None:
+    real = Host.open_file
+
+    def refuse(self: Host, path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+        if path == host.lock_file:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(self, path, flags, mode)
+
+    monkeypatch.setattr(Host, "open_file", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT], ids=errno.errorcode.get)
+async def test_where_run_cannot_take_it_the_physical_root_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     host = make_host(tmp_path)
     async with hold_lock(host):
-        host.lock_file.write_bytes(record)
-        with pytest.raises(LockedError, match="another process holds it"):
+        _fail_in_run(monkeypatch, host, number)
+        # Also against those who could have the file in /run.
+        with pytest.raises(LockedError, match=f"process {os.getpid()} "):
             async with hold_lock(host, timeout_s=0):
                 pytest.fail("two holders")
+        monkeypatch.undo()
+    _fail_in_run(monkeypatch, host, number)
+    async with hold_lock(host, timeout_s=0):
+        for undo in (False, True):
+            if undo:
+                monkeypatch.undo()
+            with pytest.raises(LockedError, match=f"process {os.getpid()} "):
+                async with hold_lock(host, timeout_s=0):
+                    pytest.fail("two holders")
+    async with hold_lock(host, timeout_s=0):
+        pass
+
+
+async def test_where_neither_can_be_locked_the_reason_of_run_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_host(tmp_path)
+    os.rename(host.sysroot, tmp_path / "elsewhere")
+    _fail_in_run(monkeypatch, host, errno.ENOSPC)
+    with pytest.raises(FileSystemError, match=r"taking the lock .*: No space left on device"):
+        async with hold_lock(host, timeout_s=0):
+            pytest.fail("locked nothing")
 
 
 async def test_a_symlink_in_its_place_is_refused(tmp_path: Path) -> None:
