@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.container import ImageFacts as ImageFacts
     from bootc_fast.composefs.container import ImageName as ImageName
     from bootc_fast.errors import BootcFastError as BootcFastError
+    from bootc_fast.errors import BootcFastErrorGroup as BootcFastErrorGroup
     from bootc_fast.errors import BootEntryError as BootEntryError
     from bootc_fast.errors import CancelledByUserError as CancelledByUserError
     from bootc_fast.errors import CommandError as CommandError
@@ -52,19 +53,28 @@ if TYPE_CHECKING:
     from bootc_fast.events import StepStarted as StepStarted
     from bootc_fast.events import channel_sink as channel_sink
     from bootc_fast.events import ignore_event as ignore_event
+    from bootc_fast.flows.boot_complete import FailureReport as FailureReport
+    from bootc_fast.flows.boot_complete import report_last_finalize as report_last_finalize
     from bootc_fast.flows.doctor import DoctorOutcome as DoctorOutcome
     from bootc_fast.flows.doctor import Finding as Finding
     from bootc_fast.flows.doctor import doctor as doctor
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
+    from bootc_fast.flows.host_etc import diff_host as diff_host
+    from bootc_fast.flows.next_boot import NextBootOutcome as NextBootOutcome
+    from bootc_fast.flows.next_boot import enter_next_boot as enter_next_boot
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
     from bootc_fast.ostree.deployment import OstreeBoot as OstreeBoot
     from bootc_fast.ostree.deployment import OstreeDeployment as OstreeDeployment
     from bootc_fast.ostree.deployment import OstreeImage as OstreeImage
+    from bootc_fast.report.check import Concern as Concern
+    from bootc_fast.report.check import check_status as check_status
     from bootc_fast.report.finalize import ErrorRecord as ErrorRecord
     from bootc_fast.report.finalize import OutcomeRecord as OutcomeRecord
+    from bootc_fast.report.host_v1 import Document as Document
+    from bootc_fast.report.host_v1 import make_document as make_document
     from bootc_fast.report.rollback import RollbackOutcome as RollbackOutcome
     from bootc_fast.report.status import DeploymentStatus as DeploymentStatus
     from bootc_fast.report.status import HostStatus as HostStatus
@@ -74,6 +84,7 @@ if TYPE_CHECKING:
     from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
     from bootc_fast.restart.ways import RestartWay as RestartWay
     from bootc_fast.restart.ways import SoftRebootMode as SoftRebootMode
+    from bootc_fast.restart.ways import reset_restart as reset_restart
     from bootc_fast.types import BootsInstead as BootsInstead
     from bootc_fast.types import BootType as BootType
     from bootc_fast.types import Deployment as Deployment
@@ -94,13 +105,16 @@ _HOMES = {
     "BootEntryError": "errors",
     "BootType": "types",
     "BootcFastError": "errors",
+    "BootcFastErrorGroup": "errors",
     "BootsInstead": "types",
     "CancelledByUserError": "errors",
     "CommandError": "errors",
+    "Concern": "report.check",
     "Deployment": "types",
     "DeploymentStatus": "report.status",
     "DirectorySource": "etc.trees",
     "DoctorOutcome": "flows.doctor",
+    "Document": "report.host_v1",
     "ErrorRecord": "report.finalize",
     "EspError": "errors",
     "EtcAction": "types",
@@ -115,6 +129,7 @@ _HOMES = {
     "EtcSource": "etc.trees",
     "Event": "events",
     "EventSink": "events",
+    "FailureReport": "flows.boot_complete",
     "FatFormatError": "errors",
     "FileSystemError": "errors",
     "FinalizeOptions": "flows.finalize_run",
@@ -132,6 +147,7 @@ _HOMES = {
     "MergePolicy": "etc.policy",
     "MountError": "errors",
     "NextBoot": "report.status",
+    "NextBootOutcome": "flows.next_boot",
     "NoRollbackTargetError": "errors",
     "NotBootcHostError": "errors",
     "Origin": "types",
@@ -160,12 +176,18 @@ _HOMES = {
     "VerityDigest": "types",
     "VerityMismatchError": "errors",
     "channel_sink": "events",
+    "check_status": "report.check",
     "diff_etc": "etc.merge",
+    "diff_host": "flows.host_etc",
     "doctor": "flows.doctor",
+    "enter_next_boot": "flows.next_boot",
     "finalize_staged": "flows.finalize",
     "get_status": "flows.status",
     "ignore_event": "events",
+    "make_document": "report.host_v1",
     "merge_etc": "etc.merge",
+    "report_last_finalize": "flows.boot_complete",
+    "reset_restart": "restart.ways",
     "rollback": "flows.rollback",
 }
 
@@ -174,13 +196,16 @@ __all__ = [
     "BootEntryError",
     "BootType",
     "BootcFastError",
+    "BootcFastErrorGroup",
     "BootsInstead",
     "CancelledByUserError",
     "CommandError",
+    "Concern",
     "Deployment",
     "DeploymentStatus",
     "DirectorySource",
     "DoctorOutcome",
+    "Document",
     "ErrorRecord",
     "EspError",
     "EtcAction",
@@ -195,6 +220,7 @@ __all__ = [
     "EtcSource",
     "Event",
     "EventSink",
+    "FailureReport",
     "FatFormatError",
     "FileSystemError",
     "FinalizeOptions",
@@ -212,6 +238,7 @@ __all__ = [
     "MergePolicy",
     "MountError",
     "NextBoot",
+    "NextBootOutcome",
     "NoRollbackTargetError",
     "NotBootcHostError",
     "Origin",
@@ -240,12 +267,18 @@ __all__ = [
     "VerityDigest",
     "VerityMismatchError",
     "channel_sink",
+    "check_status",
     "diff_etc",
+    "diff_host",
     "doctor",
+    "enter_next_boot",
     "finalize_staged",
     "get_status",
     "ignore_event",
+    "make_document",
     "merge_etc",
+    "report_last_finalize",
+    "reset_restart",
     "rollback",
 ]
 

@@ -9,6 +9,8 @@ import copyreg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bootc_fast.types import EtcConflict
 
 
@@ -216,3 +218,34 @@ class SignatureError(BootcFastError):
     """Secure Boot is on and the firmware would refuse this UKI."""
 
     exit_code = 11
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code of an error of ours or of a system call, of a group the highest; 1 of anything else."""
+    if isinstance(error, BootcFastError):
+        return error.exit_code
+    if isinstance(error, BaseExceptionGroup):
+        return max(code_of(one) for one in error.exceptions)
+    return FileSystemError.exit_code if isinstance(error, OSError) else BootcFastError.exit_code
+
+
+class BootcFastErrorGroup(BootcFastError, ExceptionGroup[Exception]):  # noqa: N818 named as ExceptionGroup is
+    """Several failures of steps that ran at once; caught as the package's error and, by ``except*``, as a group.
+
+    Args:
+        message: What was being done.
+        exceptions: The failures, one or more; the highest of their exit codes is the group's.
+    """
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception]) -> BootcFastErrorGroup:  # noqa: PYI034
+        """Make the group."""
+        return ExceptionGroup.__new__(cls, message, exceptions)
+
+    def __init__(self, message: str, exceptions: Sequence[Exception]) -> None:
+        super(BootcFastError, self).__init__(message, exceptions)
+        self.hint = None
+        self.exit_code = max(map(code_of, exceptions))
+
+    def derive(self, excs: Sequence[Exception]) -> BootcFastErrorGroup:  # type: ignore[override]
+        """Make the group of a part of these, as ``split`` and ``except*`` do."""
+        return BootcFastErrorGroup(self.message, excs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from bootc_fast.errors import BootcFastError, FileSystemError
+from bootc_fast.errors import BootcFastError, FileSystemError, code_of
 
 UNEXPECTED = 1
 
@@ -33,13 +33,7 @@ def flatten(error: BaseException) -> list[BaseException]:
 
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code (spec commands.md, "Exit codes"): of a group, the highest of its errors."""
-    return max(_code(leaf) for leaf in flatten(error))
-
-
-def _code(error: BaseException) -> int:
-    if isinstance(error, BootcFastError):
-        return error.exit_code
-    return FileSystemError.exit_code if isinstance(error, OSError) else UNEXPECTED
+    return code_of(error)
 
 
 def reason_of(error: OSError) -> str:
@@ -55,11 +49,15 @@ def reason_of(error: OSError) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """One line for one error, without its causes; safe for a terminal."""
+    """One line for one error, without its causes, or for all of a group; safe for a terminal."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(describe_error, flatten(error)))
     if isinstance(error, OSError):
         # A call on a descriptor, as os.listdir(fd), leaves its number for a name: that tells nobody anything.
         where = "" if not error.filename or isinstance(error.filename, int) else f"{_name(error.filename)}: "
         return escape(where) + reason_of(error)
+    if isinstance(error, ImportError):
+        return escape(f"loading the library {error.name or 'that is needed'}: {error.msg}")
     text = str(error)
     if isinstance(error, BootcFastError):
         return escape(text or type(error).__name__)
@@ -70,6 +68,8 @@ def hint_of(error: BaseException) -> str | None:
     """What the reader can do about an error: its own hint, else what its system call's number says."""
     if isinstance(error, BootcFastError) and error.hint is not None:
         return error.hint
+    if isinstance(error, ImportError):
+        return "the installation is not complete: install bootc-fast again, with all that it needs"
     return "run it as root" if _is_denied(error) else _HINTS.get(_errno_of(error) or 0)
 
 
@@ -166,15 +166,26 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun if number != 1 else ' '.join(word.removesuffix('s') for word in noun.split())}"
 
 
-def dump_json(value: object, *, indent: int | None = 2) -> str:
+def make_stream_lenient(stream: object) -> None:
+    r"""Let a stream in ASCII or Latin-1 get ``\xe9`` for what it has no character for, not end the program.
+
+    Args:
+        stream: Standard output or error; whatever else stands there, as in tests, stays as it is.
+    """
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def dump_json(value: object, *, indent: int | None = 2, ascii_only: bool = False) -> str:
     r"""A value as JSON: the very data, and nothing that a terminal acts on.
 
     What `escape` would escape stands as ``\uXXXX``, which every reader of JSON takes for the character itself; so
-    does half a surrogate pair, which no UTF-8 can hold.
+    does half a surrogate pair, which no UTF-8 can hold; and with `ascii_only` all that is not ASCII.
     """
     import json
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)

@@ -15,6 +15,8 @@ import pytest
 
 import bootc_fast
 from bootc_fast import errors
+from bootc_fast.flows.steps import single_error
+from bootc_fast.text import describe_error
 from bootc_fast.types import EtcConflict, Strategy
 
 CLASSES = sorted(
@@ -22,7 +24,8 @@ CLASSES = sorted(
         value
         for name in bootc_fast.__all__
         if inspect.isclass(value := getattr(bootc_fast, name)) and issubclass(value, Exception)
-    },
+    }
+    - {errors.BootcFastErrorGroup},
     key=lambda one: one.__name__,
 )
 # One value for each type of an argument, none of them a default.
@@ -116,3 +119,44 @@ def test_every_error_class_comes_out_of_a_process_pool() -> None:
                 for leaf in leaves:
                     # The pool puts a text in the place of what the outermost error was raised from.
                     assert _facts(leaf)[:5] == _facts(error)[:5]
+
+
+def _group() -> errors.BootcFastErrorGroup:
+    group = errors.BootcFastErrorGroup(
+        "looking", [errors.BootEntryError("no entry", hint="h"), errors.InvalidStateError("no marker"), OSError(5, "x")]
+    )
+    group.add_note("a note")
+    return group
+
+
+def test_a_group_is_an_error_of_the_package_and_a_group_wherever_it_goes() -> None:
+    for group in (_group(), copy.copy(_group()), copy.deepcopy(_group()), _pickle(_group(), pickle.HIGHEST_PROTOCOL)):
+        assert isinstance(group, errors.BootcFastError)
+        assert isinstance(group, ExceptionGroup)
+        assert (group.exit_code, group.hint, group.__notes__) == (10, None, ["a note"])
+        assert [str(one) for one in group.exceptions] == ["no entry", "no marker", "[Errno 5] x"]
+        assert describe_error(group) == "no entry; no marker; x"
+
+
+def test_a_part_of_a_group_is_one_again_with_its_own_exit_code() -> None:
+    caught: list[BaseException] = []
+    try:
+        raise _group()
+    except* errors.InvalidStateError as part:
+        caught.append(part)
+    except* (errors.BootEntryError, OSError) as part:
+        caught.append(part)
+    assert [type(one) for one in caught] == [errors.BootcFastErrorGroup] * 2
+    assert [errors.code_of(one) for one in caught] == [10, 7]
+
+
+def test_several_failures_of_a_flow_leave_it_as_one_error() -> None:
+    two = ExceptionGroup("tasks", [errors.BootEntryError("a"), ExceptionGroup("more", [OSError(5, "b")])])
+    with pytest.raises(errors.BootcFastError) as caught, single_error():
+        raise two
+    assert isinstance(caught.value, errors.BootcFastErrorGroup)
+    assert caught.value.exit_code == 7
+    # A defect among them is nothing that a caller expects.
+    with pytest.raises(ExceptionGroup) as raised, single_error():
+        raise ExceptionGroup("tasks", [errors.BootEntryError("a"), ZeroDivisionError("b")])
+    assert not isinstance(raised.value, errors.BootcFastError)

@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def _documented() -> dict[str, ast.AsyncFunctionDef | ast.FunctionDef]:
     """The signatures in docs/library.md, by name."""
     text = "\n".join(re.findall(r"^```python\n(.*?)^```", LIBRARY.read_text(), re.MULTILINE | re.DOTALL))
     # A signature has no body there.
-    source = re.sub(r"(\) -> [\w.|\[\] ]+)$", r"\1: ...", text, flags=re.MULTILINE)
+    source = re.sub(r"(\) -> [\w.,|\[\] ]+)$", r"\1: ...", text, flags=re.MULTILINE)
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)]
     return {node.name: node for node in functions}
 
@@ -108,6 +109,15 @@ def _documented() -> dict[str, ast.AsyncFunctionDef | ast.FunctionDef]:
 def test_the_documented_functions_are_the_public_ones() -> None:
     public = {name for name in bootc_fast.__all__ if inspect.isfunction(getattr(bootc_fast, name))}
     assert set(_documented()) == public - {"ignore_event"}
+
+
+def _write_default(one: inspect.Parameter) -> str | None:
+    """A default as it is written; None where there is none."""
+    if one.default is one.empty:
+        return None
+    if isinstance(one.default, Enum):
+        return f"{type(one.default).__name__}.{one.default.name}"
+    return str(getattr(one.default, "__name__", repr(one.default)))
 
 
 @pytest.mark.parametrize("name", list(_documented()))
@@ -123,8 +133,7 @@ def test_documented_signatures_are_those_of_the_code(name: str) -> None:
     found = []
     for one in inspect.signature(function).parameters.values():
         kind = "keyword" if one.kind is one.KEYWORD_ONLY else "positional"
-        default = None if one.default is one.empty else getattr(one.default, "__name__", repr(one.default))
-        found.append((one.name, str(one.annotation), default, kind))
+        found.append((one.name, str(one.annotation), _write_default(one), kind))
     documented_as = [
         (one.arg, ast.unparse(one.annotation) if one.annotation else None, default and ast.unparse(default), kind)
         for one, default, kind in shown

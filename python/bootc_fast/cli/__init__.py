@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code of spec commands.md, "Exit codes".
     """
     _open_closed_streams()
+    _make_streams_lenient()
     try:
         arguments = build_parser().parse_args(argv)
         from bootc_fast.cli.runtime import call_guarded
@@ -33,7 +34,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         # While modules were imported: nothing was begun.
         sys.stderr.write("error: cancelled by SIGINT\n")
         return CANCELLED
-    return call_guarded(arguments.run, arguments, stderr=sys.stderr)
+    except ImportError as error:
+        return _tell_missing(error, sys.argv[1:] if argv is None else argv)
+    return call_guarded(arguments.run, arguments)
+
+
+def _tell_missing(error: ImportError, words: Sequence[str]) -> int:
+    """Say which library is missing; what says it needs none."""
+    from bootc_fast.cli.failure import encode_error, exit_code_of, render_error, want_json_of
+    from bootc_fast.cli.render import print_json, write_stderr
+
+    write_stderr(render_error(error))
+    if want_json_of(words):
+        print_json(encode_error(error))
+    return exit_code_of(error)
+
+
+def _make_streams_lenient() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if (getattr(stream, "encoding", None) or "utf-8").lower() != "utf-8":
+            from bootc_fast.text import make_stream_lenient
+
+            make_stream_lenient(stream)
 
 
 def _open_closed_streams() -> None:

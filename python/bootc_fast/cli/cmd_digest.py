@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from bootc_fast import _core
-from bootc_fast.cli.render import print_json
+from bootc_fast.cli.render import print_json, write_stdout
 from bootc_fast.errors import UsageError
 from bootc_fast.machine.files import open_regular
 from bootc_fast.text import encode_bytes, escape_bytes
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         # Names as they are, as fsverity prints them: the output is read by programs; a terminal is read by people.
         name = escape_bytes(path).encode() if is_terminal else path
         line = digest.encode() if arguments.compact else f"{options.algorithm}:{digest} ".encode() + name
-        sys.stdout.buffer.write(line + b"\n")
+        if not write_stdout(line + b"\n"):
+            break
     return 0
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.failure import encode_error
+from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.progress import show_progress
-from bootc_fast.cli.render import print_json, print_lines
+from bootc_fast.cli.render import print_errors, print_json, print_lines
 from bootc_fast.cli.runtime import run_async
+from bootc_fast.errors import BootcFastErrorGroup, BootEntryError
 from bootc_fast.flows.doctor import DoctorOutcome, doctor
 from bootc_fast.text import escape
 
 if TYPE_CHECKING:
     import argparse
+
+    from bootc_fast.flows.doctor import Finding
 
 DESCRIPTION = """\
 Finds what power cuts and other tools leave on the boot partition: entries that are torn, double or absent, a lost
@@ -28,7 +31,6 @@ examples:
   bootc-fast doctor
   bootc-fast doctor --repair
 """
-_STILL_WRONG = 7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--repair", action="store_true", help="mend what can be mended")
     add_bootloader(parser)
+    add_progress(parser)
     parser.add_argument("--json", action="store_true", help="print what was found and done as JSON")
 
 
@@ -46,15 +49,26 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_async(
             lambda: doctor(arguments.root, repair=arguments.repair, loader=arguments.bootloader, on_event=on_event)
         )
-    for warning in outcome.warnings:
-        sys.stderr.write(f"warning: {escape(warning)}\n")
+    print_errors(f"warning: {warning}" for warning in outcome.warnings)
+    wrong = [finding for finding in outcome.remaining if not finding.is_harmless]
     if arguments.json:
         from dataclasses import asdict
 
-        print_json(asdict(outcome))
+        document = asdict(outcome)
+        print_json({**document, **_encode_wrong(wrong)} if wrong else document)
     else:
         print_lines(render_outcome(outcome))
-    return _STILL_WRONG if any(not finding.is_harmless for finding in outcome.remaining) else 0
+    return BootEntryError.exit_code if wrong else 0
+
+
+def _encode_wrong(wrong: list[Finding]) -> dict[str, object]:
+    """What stays wrong, in the form of every failure."""
+    return encode_error(
+        BootcFastErrorGroup(
+            "looking at the boot partition",
+            [BootEntryError(f"{finding.kind}: {finding.detail}", hint=finding.repair) for finding in wrong],
+        )
+    )
 
 
 def render_outcome(outcome: DoctorOutcome) -> list[str]:

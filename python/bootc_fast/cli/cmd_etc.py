@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bootc_fast.cli.failure import encode_error
 from bootc_fast.cli.parser import add_global_options
-from bootc_fast.cli.render import print_json, print_lines
-from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.cli.render import print_json, print_lines, write_stdout
+from bootc_fast.errors import EtcConflictError, FileSystemError, UsageError
 from bootc_fast.text import reason_of
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
     from bootc_fast.etc.merge import EtcDiff, EtcPlan
-    from bootc_fast.etc.policy import MergePolicy
-    from bootc_fast.etc.trees import DirectorySource, EtcSource
+    from bootc_fast.etc.trees import EtcSource
+    from bootc_fast.flows.host_etc import Trees
     from bootc_fast.types import EtcOperation, EtcReport
 
 EPILOG = """\
@@ -89,28 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-@dataclass(frozen=True, slots=True)
-class Trees:
-    """What to work on, open.
-
-    Attributes:
-        new: None where there is no new image.
-        dest_fd: None where nothing is written and there is nothing to compare with.
-    """
-
-    pristine: EtcSource
-    current: DirectorySource
-    new: EtcSource | None
-    policy: MergePolicy
-    dest_fd: int | None = None
-
-
 async def _run_diff(arguments: argparse.Namespace) -> int:
     from bootc_fast.etc.merge import diff_etc
+    from bootc_fast.flows.host_etc import diff_host
 
-    async with AsyncExitStack() as stack:
-        trees = await _open_trees(arguments, stack)
-        diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch)
+    if not _want_named(arguments):
+        diff = await diff_host(arguments.root, patch=arguments.patch)
+    else:
+        async with AsyncExitStack() as stack:
+            trees = await _open_trees(arguments, stack)
+            diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch)
     _print_diff(diff, as_json=arguments.json)
     return int(arguments.exit_code and diff.has_differences)
 
@@ -123,7 +110,7 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
         return
     print_lines(render_diff(diff))
     for patch in diff.patches:
-        sys.stdout.write(patch.text)
+        write_stdout(patch.text)
 
 
 async def _run_merge(arguments: argparse.Namespace) -> int:
@@ -137,9 +124,14 @@ async def _run_merge(arguments: argparse.Namespace) -> int:
         if trees.dest_fd is not None:
             await run_blocking(check_destination, trees.dest_fd, (trees.pristine, trees.current, trees.new))
         plan = await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy)
-        if plan.has_fatal_conflicts and arguments.json:
-            _print_merge(plan.report, (), arguments)
-        plan.refuse_conflicts()
+        try:
+            plan.refuse_conflicts()
+        except EtcConflictError as error:
+            if arguments.json:
+                # One document, of the failure and of what it is about.
+                print_json({**encode_error(error), **_encode_merge(plan.report, ())})
+                arguments.has_told_json = True
+            raise
         report, operations = await _carry_out(plan, trees.dest_fd, dry_run=arguments.dry_run)
     _print_merge(report, operations, arguments)
     return 0
@@ -156,33 +148,50 @@ async def _carry_out(
     return applied.report, applied.operations
 
 
+def _encode_merge(report: EtcReport, operations: tuple[EtcOperation, ...]) -> dict[str, object]:
+    from bootc_fast.etc.render import encode_operations, encode_report
+
+    return {"report": encode_report(report), "operations": encode_operations(operations)}
+
+
 def _print_merge(report: EtcReport, operations: tuple[EtcOperation, ...], arguments: argparse.Namespace) -> None:
-    from bootc_fast.etc.render import encode_operations, encode_report, render_operations, render_report
+    from bootc_fast.etc.render import render_operations, render_report
 
     if arguments.json:
-        print_json({"report": encode_report(report), "operations": encode_operations(operations)})
+        print_json(_encode_merge(report, operations))
         return
     if arguments.dry_run or arguments.verbose:
         print_lines(render_operations(operations))
     print_lines(render_report(report))
 
 
-async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
-    given = [arguments.pristine, arguments.current, arguments.new]
-    if not any(given):
-        from bootc_fast.cli.etc_host import open_host_trees
+def _want_named(arguments: argparse.Namespace) -> bool:
+    """Whether trees were named, instead of those of a host."""
+    return any([arguments.pristine, arguments.current, arguments.new])
 
-        return await open_host_trees(arguments, stack)
-    if arguments.pristine is None or arguments.current is None:
-        raise UsageError("reading the command line: --pristine and --current go together")
+
+async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
     from bootc_fast.machine.native import run_blocking
 
+    if not _want_named(arguments):
+        from bootc_fast.flows.host_etc import open_merge_trees
+
+        into_fd = None
+        if arguments.into is not None:
+            into_fd = await run_blocking(lambda: open_path(arguments.into, stack, kind=stat.S_IFDIR))
+        strategy = Strategy(arguments.on_conflict) if arguments.on_conflict else None
+        return await open_merge_trees(
+            arguments.root, stack, on_conflict=strategy, into_fd=into_fd, dry_run=arguments.dry_run
+        )
+    if arguments.pristine is None or arguments.current is None:
+        raise UsageError("reading the command line: --pristine and --current go together")
     return await run_blocking(_open_named_trees, arguments, stack)
 
 
 def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
     from bootc_fast.etc.policy import MergePolicy
     from bootc_fast.etc.trees import DirectorySource
+    from bootc_fast.flows.host_etc import Trees
 
     is_merge = arguments.etc_command == "merge"
     if is_merge and arguments.new is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead, text_seconds
 from bootc_fast.composefs.deployments import read_marker
-from bootc_fast.errors import BootcFastError
+from bootc_fast.errors import BootcFastError, FileSystemError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.report.journal import send_finalize
-from bootc_fast.text import describe_error, dump_json, encode_bytes, hint_of, reason_of
+from bootc_fast.text import describe_error
 from bootc_fast.types import FinalizeOutcome, Result, Strategy
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="finalize nothing: keep automounted boot partitions mounted until SIGTERM, as bootc's hold unit asks",
     )
     add_bootloader(parser)
+    add_progress(parser)
     parser.add_argument(
         "--no-verify",
         dest="verify",
@@ -155,6 +156,8 @@ def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
             return run_async(lambda: finalize_staged(arguments.root, options, on_event=on_event))
         except Exception as error:
             if arguments.report:
+                from bootc_fast.cli.failure import encode_error
+
                 _write_report(arguments.report, encode_error(error))
             raise
 
@@ -192,32 +195,11 @@ def encode_outcome(outcome: FinalizeOutcome) -> dict[str, Any]:
     }
 
 
-def encode_error(error: Exception) -> dict[str, Any]:
-    """Turn a failure into plain values for JSON."""
-    from bootc_fast.text import error_chain, exit_code_of, flatten
-
-    return {
-        "result": Result.FAILED.value,
-        "exit_code": exit_code_of(error),
-        "errors": [
-            {
-                "message": describe_error(leaf),
-                "chain": error_chain(leaf),
-                "hint": hint_of(leaf),
-                "conflicts": [
-                    {"path": encode_bytes(one.path), "current": one.current, "new": one.new}
-                    for one in getattr(leaf, "conflicts", ())
-                ],
-            }
-            for leaf in flatten(error)
-        ],
-    }
-
-
 def _write_report(path: str, document: dict[str, Any]) -> None:
+    from bootc_fast.cli.report_file import write_report
+
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(dump_json(document) + "\n")
-    except OSError as error:
+        write_report(path, document)
+    except FileSystemError as error:
         # The finalize has been done, or has failed with an error of its own: this must not hide that.
-        print_errors([f"warning: writing the report {path}: {reason_of(error)}"])
+        print_errors([f"warning: {describe_error(error)}"])

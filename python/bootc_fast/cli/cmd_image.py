@@ -6,16 +6,19 @@ import argparse
 import os
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bootc_fast.cli.failure import encode_error
 from bootc_fast.cli.parser import add_global_options
-from bootc_fast.cli.render import print_json, print_lines
-from bootc_fast.text import dump_json, encode_bytes, escape_bytes
+from bootc_fast.cli.render import drop_stream, make_json, print_json, print_lines, write_stdout
+from bootc_fast.errors import BootcFastError
+from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from bootc_fast._core import Image, TreeEntry
     from bootc_fast.composefs.images import ImageFacts
@@ -88,7 +91,7 @@ def _run_ls(arguments: argparse.Namespace) -> int:
     path = os.fsencode(arguments.path).strip(b"/")
     with open_image(arguments.image) as image:
         if arguments.json:
-            _print_json_list(image, path, recursive=arguments.recursive)
+            _print_json_list(image, path, arguments)
         else:
             _print_list(image, path, recursive=arguments.recursive)
     return 0
@@ -105,7 +108,8 @@ def _print_list(image: Image, start: bytes, *, recursive: bool) -> None:
     for entry in image.walk(start, recursive=recursive):
         if not entry.path and stat.S_ISDIR(entry.mode):
             continue
-        print_lines([_describe(entry, _full_path(start, entry))])
+        if not print_lines([_describe(entry, _full_path(start, entry))]):
+            return
 
 
 def _describe(entry: TreeEntry, path: bytes) -> str:
@@ -126,13 +130,25 @@ def _describe(entry: TreeEntry, path: bytes) -> str:
     )
 
 
-def _print_json_list(image: Image, start: bytes, *, recursive: bool) -> None:
-    """A JSON array, written entry by entry: a million of them do not have to be in memory."""
+def _print_json_list(image: Image, start: bytes, arguments: argparse.Namespace) -> None:
+    """A JSON array, written entry by entry: a million of them do not have to be in memory.
+
+    Where the image turns out broken meanwhile, the failure is the array's last member.
+    """
     separator = "[\n"
-    for entry in image.walk(start, recursive=recursive):
-        sys.stdout.write(separator + dump_json(_to_json(entry, _full_path(start, entry)), indent=None))
-        separator = ",\n"
-    sys.stdout.write("\n]\n")
+    try:
+        for entry in image.walk(start, recursive=arguments.recursive):
+            text = make_json(_to_json(entry, _full_path(start, entry)), indent=None)
+            if not write_stdout(separator + text):
+                return
+            separator = ",\n"
+    except (BootcFastError, OSError) as error:
+        if separator == "[\n":
+            raise
+        write_stdout(separator + make_json(encode_error(error), indent=None) + "\n]\n")
+        arguments.has_told_json = True
+        raise
+    write_stdout(f"{separator if separator.startswith('[') else ''}\n]\n")
 
 
 def _to_json(entry: TreeEntry, path: bytes) -> dict[str, object]:
@@ -167,10 +183,20 @@ def _run_dump(arguments: argparse.Namespace) -> int:
     from bootc_fast.composefs.images import open_image
 
     sys.stdout.flush()
-    for path in arguments.images:
-        with open_image(path) as image:
-            image.dump(sys.stdout.fileno(), check=_go_on)
+    with _until_reader_goes():
+        for path in arguments.images:
+            with open_image(path) as image:
+                image.dump(sys.stdout.fileno(), check=_go_on)
     return 0
+
+
+@contextmanager
+def _until_reader_goes() -> Generator[None]:
+    """End the block, and well, where whoever reads our output has gone away."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_stream(sys.stdout)
 
 
 def _run_cat(arguments: argparse.Namespace) -> int:
@@ -178,7 +204,7 @@ def _run_cat(arguments: argparse.Namespace) -> int:
 
     objects = arguments.objects or find_objects(arguments.image)
     sys.stdout.flush()
-    with open_image(arguments.image) as image:
+    with _until_reader_goes(), open_image(arguments.image) as image:
         for path in arguments.paths:
             write_file(image, os.fsencode(path), sys.stdout.fileno(), objects=objects, check=_go_on)
     return 0

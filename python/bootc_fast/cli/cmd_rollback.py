@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.failure import encode_error
+from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead
 from bootc_fast.cli.runtime import run_async
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from bootc_fast.report.rollback import RollbackOutcome
+    from bootc_fast.types import BootsInstead
 
 DESCRIPTION = """\
 Makes the previous deployment boot next; called again, undoes that. A staged update is dropped once the new boot
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     add_bootloader(parser)
+    add_progress(parser)
     parser.add_argument(
         "--allow-non-container",
         action="store_true",
@@ -97,10 +100,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from dataclasses import asdict
 
-        print_json(asdict(outcome))
+        print_json({**asdict(outcome), **_encode_boots_instead(outcome.boots_instead)})
     else:
         print_lines(render_outcome(outcome, toggled=arguments.to is None))
     return 0 if outcome.boots_instead is None else BootEntryError.exit_code
+
+
+def _encode_boots_instead(instead: BootsInstead | None) -> dict[str, object]:
+    """What boots in place of the wanted deployment, in the form of every failure; nothing where that boots."""
+    if instead is None:
+        return {}
+    message = f"choosing the next boot: {instead.entry_name} boots, not of this host ({instead.reason})"
+    return encode_error(BootEntryError(message, hint=instead.remedy))
 
 
 def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:

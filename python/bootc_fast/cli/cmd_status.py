@@ -7,14 +7,25 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
-from bootc_fast.cli.render import find_width, print_json, print_lines, want_colour, write_stdout
+from bootc_fast.cli.render import (
+    can_write,
+    find_width,
+    print_errors,
+    print_json,
+    print_lines,
+    want_colour,
+    write_stdout,
+)
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.flows.status import COMPARE_TIMEOUT_S, get_status
+from bootc_fast.report.check import check_status
 
 if TYPE_CHECKING:
     import argparse
 
+    from bootc_fast.report.check import Concern
     from bootc_fast.report.host_v1 import Document
+    from bootc_fast.report.status import HostStatus
 
 DESCRIPTION = """\
 Shows what is booted, staged and kept; what boots next, and why (the loader's rule, or what overrides it); whether a
@@ -28,6 +39,7 @@ examples:
   bootc-fast status -v
   bootc-fast status --json
   bootc-fast status --booted --format yaml
+  bootc-fast status --check >/dev/null
 """
 
 
@@ -46,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format-version", type=int, choices=(1,), default=1, metavar="1", help="version of the JSON and YAML form"
     )
     parser.add_argument("--booted", action="store_true", help="show the booted deployment only")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with another code than 0 where a staged update will not be applied (10), the next boot is not as"
+        " meant (7), or the last finalize failed (with its code); with several, the highest",
+    )
     add_bootloader(parser)
 
 
@@ -60,6 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
             compare_timeout_s=compare_timeout_s,
         )
     )
+    concerns = check_status(status) if arguments.check else ()
+    _print(status, arguments, concerns)
+    print_errors(f"check: {concern.message}" for concern in concerns)
+    return max((concern.exit_code for concern in concerns), default=0)
+
+
+def _print(status: HostStatus, arguments: argparse.Namespace, concerns: tuple[Concern, ...]) -> None:
     if arguments.format == "human":
         from bootc_fast.cli.render_status import StatusText
 
@@ -67,25 +92,28 @@ def run(arguments: argparse.Namespace) -> int:
             status, colour=want_colour(sys.stdout), verbose=bool(arguments.verbose), width=find_width(sys.stdout)
         )
         print_lines(text.lines(booted_only=arguments.booted))
-        return 0
+        return
     from bootc_fast.report.host_v1 import make_document
 
     document = make_document(status)
     if arguments.booted:
         _keep_booted(document)
+    if arguments.check:
+        document["bootcFast"]["check"] = [
+            {"kind": one.kind, "message": one.message, "exitCode": one.exit_code} for one in concerns
+        ]
     if arguments.format == "json":
         print_json(document)
     else:
         write_stdout(_make_yaml(document))
-    return 0
 
 
 def _make_yaml(document: Document) -> str:
-    """The document as YAML; where a text has what a terminal acts on, all that is not ASCII stands as an escape."""
+    """The document as YAML; where a text has what a terminal acts on, or the stream lacks, all but ASCII is escaped."""
     import yaml
 
     text = str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    if all(line.isprintable() for line in text.split("\n")):
+    if all(line.isprintable() for line in text.split("\n")) and can_write(text):
         return text
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False))
 

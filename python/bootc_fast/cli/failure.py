@@ -1,13 +1,20 @@
-"""Errors on stderr: ``error: <what>: <why>``, the chain, ``hint: …`` (spec commands.md, "Exit codes")."""
+"""Errors on stderr: ``error: <what>: <why>``, the chain, ``hint: …``; with ``--json`` an object on stdout as well.
+
+Source:
+    Spec commands.md, "Exit codes".
+"""
 
 from __future__ import annotations
 
+import os
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import EtcConflictError
 from bootc_fast.text import (
     UNEXPECTED,
     describe_error,
+    encode_bytes,
     error_chain,
     escape,
     escape_bytes,
@@ -15,11 +22,14 @@ from bootc_fast.text import (
     flatten,
     hint_of,
 )
+from bootc_fast.types import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
-__all__ = ["escape", "exit_code_of", "render_error"]
+__all__ = ["encode_error", "escape", "exit_code_of", "render_error", "want_json", "want_json_of"]
 
 TRACEBACK_VERBOSITY = 2
 
@@ -38,7 +48,7 @@ def render_error(error: BaseException, *, verbosity: int = 0) -> str:
 
         # Indented: a message that has a line end forges no line of ours.
         lines += [f"  {escape(line)}" for line in "".join(traceback.format_exception(error)).split("\n") if line]
-    elif any(exit_code_of(leaf) == UNEXPECTED for leaf in leaves):
+    elif any(exit_code_of(leaf) == UNEXPECTED and not isinstance(leaf, ImportError) for leaf in leaves):
         lines.append("hint: this looks like a defect of bootc-fast; run again with -vv for a traceback")
     return "".join(f"{line}\n" for line in lines)
 
@@ -55,3 +65,53 @@ def _leaf_lines(error: BaseException) -> Iterator[str]:
     hint = hint_of(error)
     if hint:
         yield f"hint: {escape(hint)}"
+
+
+def encode_error(error: BaseException) -> dict[str, Any]:
+    """Turn a failure into plain values for JSON: schemas/error.json."""
+    return {
+        "result": Result.FAILED.value,
+        "exit_code": exit_code_of(error),
+        "errors": [
+            {
+                "type": type(leaf).__name__,
+                "message": describe_error(leaf),
+                "chain": error_chain(leaf),
+                "hint": hint_of(leaf),
+                "paths": [encode_bytes(path) for path in _paths_of(leaf)],
+                "conflicts": [
+                    {"path": encode_bytes(one.path), "current": one.current, "new": one.new}
+                    for one in getattr(leaf, "conflicts", ())
+                ],
+            }
+            for leaf in flatten(error)
+        ],
+    }
+
+
+def _paths_of(error: BaseException) -> list[bytes]:
+    """The files that an error is about, of itself and of what it comes from, each once."""
+    found: list[bytes] = [one.path for one in getattr(error, "conflicts", ())]
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        for name in ("path", "filename", "filename2"):
+            # A call on a descriptor has its number there, an ImportError its module's name or path.
+            value = None if isinstance(cause, ImportError) else getattr(cause, name, None)
+            if isinstance(value, str | bytes | os.PathLike):
+                found.append(os.fsencode(value))
+        cause = cause.__cause__
+    return list(dict.fromkeys(found))
+
+
+def want_json(arguments: argparse.Namespace) -> bool:
+    """Whether the command was asked for JSON, or YAML, of which JSON is a part."""
+    return bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) in ("json", "yaml")
+
+
+def want_json_of(words: Sequence[str]) -> bool:
+    """As `want_json`, where the words could not be made arguments."""
+    return bool({"--json", "--format=json", "--format=yaml"} & set(words)) or any(
+        pair in {("--format", "json"), ("--format", "yaml")} for pair in pairwise(words)
+    )

@@ -106,6 +106,7 @@ class CommandParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.command = command
+        self.given: Sequence[str] = ()
 
     def fill(self) -> None:
         """Import the command's module and add its arguments; does nothing the second time."""
@@ -123,15 +124,20 @@ class CommandParser(argparse.ArgumentParser):
         """Fill the parser, then parse."""
         prefix = self.command.prefix if self.command else ()
         self.fill()
-        given = sys.argv[1:] if args is None else list(args)
+        given = self.given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args([*prefix, *given], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print like every other error of this program, and exit with 2."""
-        from bootc_fast.text import escape
+        from bootc_fast.cli.failure import encode_error, render_error, want_json_of
+        from bootc_fast.cli.render import print_json, write_stderr
+        from bootc_fast.errors import UsageError
 
-        self.print_usage(sys.stderr)
-        self.exit(2, f"error: reading the command line: {escape(message)}\nhint: try '{self.prog} --help'\n")
+        error = UsageError(f"reading the command line: {message}", hint=f"try '{self.prog} --help'")
+        write_stderr(self.format_usage() + render_error(error))
+        if want_json_of(self.given):
+            print_json(encode_error(error))
+        sys.exit(error.exit_code)
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, default: object = None) -> None:

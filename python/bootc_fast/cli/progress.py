@@ -1,11 +1,11 @@
-"""A command's event sink: a bar on a terminal, lines with ``-v``, ``STATUS=`` under systemd, else nothing."""
+"""A command's event sinks: a bar on a terminal, lines with ``-v``, JSON where asked for, ``STATUS=`` under systemd."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.render import print_errors, text_seconds
@@ -28,10 +28,16 @@ def show_progress(arguments: argparse.Namespace) -> Generator[EventSink]:
     """Make the sink that a command gives to its flow; what it draws is gone when the block ends."""
     with ExitStack() as stack:
         sinks: list[EventSink] = []
+        if arguments.progress_json is not None:
+            from bootc_fast.cli.progress_json import write_events
+
+            sinks.append(stack.enter_context(write_events(arguments.progress_json)))
         if arguments.verbose:
             sinks.append(_print_lines)
         elif sys.stderr.isatty():
-            sinks.append(stack.enter_context(_draw_bar()))
+            # Where the library that draws is not installed, nothing is drawn.
+            with suppress(ImportError):
+                sinks.append(stack.enter_context(_draw_bar()))
         # With --root nothing outside DIR is told anything.
         if os.environ.get("NOTIFY_SOCKET") and arguments.root == "/":
             sinks.append(_Notifier())

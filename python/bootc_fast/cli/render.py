@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,28 +11,68 @@ from bootc_fast.text import dump_json, escape, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TextIO
 
     from bootc_fast.types import BootsInstead
 
 
-def write_stdout(text: str = "") -> None:
+def write_stdout(text: str | bytes = "") -> bool:
     """Write to the standard output; without text, make sure that all of it has gone there.
 
+    Returns:
+        False where the reader has gone away, as ``head`` does: whoever writes on and on may stop. That is no error: the
+        work is done, and what is written from then on goes nowhere.
+
     Raises:
-        BrokenPipeError: The reader went away.
         FileSystemError: E.g. a full disk; names what was written to, since the work itself is done.
     """
     try:
-        sys.stdout.write(text) if text else sys.stdout.flush()
+        if isinstance(text, bytes):
+            sys.stdout.buffer.write(text)
+        else:
+            sys.stdout.write(text) if text else sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        drop_stream(sys.stdout)
+        return False
     except OSError as error:
         raise FileSystemError(f"writing to the standard output: {reason_of(error)}") from error
+    return True
+
+
+def write_stderr(text: str) -> None:
+    """Write to the standard error; that nobody reads it, or that it is full, stops no work."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        drop_stream(sys.stderr)
+
+
+def drop_stream(stream: TextIO) -> None:
+    """Send what a stream's buffer holds, and all that comes, to /dev/null; else the interpreter complains at exit."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
 
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON on stdout."""
-    write_stdout(dump_json(value) + "\n")
+    write_stdout(make_json(value) + "\n")
+
+
+def make_json(value: object, *, indent: int | None = 2) -> str:
+    """A value as JSON for the standard output; in ASCII where that has an encoding which lacks a character."""
+    text = dump_json(value, indent=indent)
+    return text if can_write(text) else dump_json(value, indent=indent, ascii_only=True)
+
+
+def can_write(text: str) -> bool:
+    """Whether the standard output's encoding has all characters of a text."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Painted(str):
@@ -40,14 +81,18 @@ class Painted(str):
     __slots__ = ()
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout, escaped unless they are `Painted`: nothing else that a terminal acts on gets there."""
-    write_stdout("".join(f"{_make_safe(line)}\n" for line in lines))
+def print_lines(lines: Iterable[str]) -> bool:
+    """Print lines on stdout, escaped unless they are `Painted`: nothing else that a terminal acts on gets there.
+
+    Returns:
+        As `write_stdout`.
+    """
+    return write_stdout("".join(f"{_make_safe(line)}\n" for line in lines))
 
 
 def print_errors(lines: Iterable[str]) -> None:
     """Print lines on stderr, as `print_lines` does on stdout."""
-    sys.stderr.write("".join(f"{_make_safe(line)}\n" for line in lines))
+    write_stderr("".join(f"{_make_safe(line)}\n" for line in lines))
 
 
 def _make_safe(line: str) -> str:
@@ -61,8 +106,6 @@ def text_seconds(seconds: float) -> str:
 
 def want_colour(stream: object) -> bool:
     """Whether to colour what goes to `stream`: a terminal, and no ``NO_COLOR``."""
-    import os
-
     is_terminal = getattr(stream, "isatty", None)
     return bool(is_terminal and is_terminal()) and not os.environ.get("NO_COLOR")
 

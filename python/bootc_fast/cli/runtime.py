@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from bootc_fast.cli.failure import exit_code_of, render_error
-from bootc_fast.cli.render import write_stdout
-from bootc_fast.errors import CancelledByUserError
+from bootc_fast.cli.failure import encode_error, exit_code_of, render_error, want_json
+from bootc_fast.cli.render import drop_stream, print_json, write_stderr, write_stdout
+from bootc_fast.errors import BootcFastError, CancelledByUserError
 
 if TYPE_CHECKING:
     import argparse
@@ -20,8 +20,8 @@ T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace, *, stderr: TextIO) -> int:
-    """Call a command and turn what it raises into text on `stderr` and an exit code.
+def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Call a command and turn what it raises into text on stderr, JSON on stdout where asked for, and an exit code.
 
     Returns:
         The command's exit code, or the error's.
@@ -30,10 +30,6 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
     try:
         code = run(arguments)
         write_stdout()
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does: no message, and none at interpreter exit either.
-        _drop_stdout()
-        return 1
     except KeyboardInterrupt:
         error: BaseException = CancelledByUserError("cancelled by SIGINT")
     except Exception as raised:  # noqa: BLE001 the one place that turns every error into text
@@ -43,9 +39,20 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
     finally:
         signal.signal(signal.SIGTERM, previous)
     if isinstance(error.__cause__, OSError) and not _is_stdout_fine():
-        _drop_stdout()
-    stderr.write(render_error(error, verbosity=arguments.verbose))
+        drop_stream(sys.stdout)
+    write_stderr(render_error(error, verbosity=arguments.verbose))
+    if want_json(arguments) and not getattr(arguments, "has_told_json", False):
+        _print_json_of(error)
     return exit_code_of(error)
+
+
+def _print_json_of(error: BaseException) -> None:
+    try:
+        print_json(encode_error(error))
+        write_stdout()
+    except BootcFastError:
+        # Standard error has said what is wrong.
+        drop_stream(sys.stdout)
 
 
 def run_async(function: Callable[[], Awaitable[T]]) -> T:
@@ -119,11 +126,3 @@ def _is_stdout_fine() -> bool:
     except OSError:
         return False
     return True
-
-
-def _drop_stdout() -> None:
-    import os
-
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, sys.stdout.fileno())
-    os.close(descriptor)

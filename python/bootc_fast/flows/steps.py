@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.errors import StepTimeoutError
+from bootc_fast.errors import BootcFastError, BootcFastErrorGroup, StepTimeoutError
 from bootc_fast.events import StepDone, StepStarted
 from bootc_fast.text import explain_failure, flatten
 
@@ -92,17 +92,19 @@ class Steps:
 
 @contextmanager
 def single_error() -> Generator[None]:
-    """Let the only error of a task group leave as itself; several leave as their group.
+    """Let the only error of a task group leave as itself; several leave as a group that is the package's error too.
 
-    The group itself stays its ``__context__``; its own cause and notes are kept.
+    The group itself stays its ``__context__``; its own cause and notes are kept. A group with a defect in it stays what
+    it is: whoever expects the package's errors does not expect that one.
     """
     try:
         yield
     except BaseExceptionGroup as group:
         leaves = flatten(group)
-        if len(leaves) != 1:
+        expected = [leaf for leaf in leaves if isinstance(leaf, BootcFastError | OSError)]
+        if len(leaves) != len(expected) and len(leaves) > 1:
             raise
-        leaf = leaves[0]
+        leaf = leaves[0] if len(leaves) == 1 else BootcFastErrorGroup(group.message, expected)
     else:
         return
     cause = leaf.__cause__

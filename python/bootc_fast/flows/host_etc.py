@@ -1,0 +1,118 @@
+"""The trees of a host: the booted image's /etc, the running one, the staged image's; and what was changed there."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootc_fast.composefs.etc import open_etc
+from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
+from bootc_fast.errors import UsageError
+from bootc_fast.etc.merge import diff_etc
+from bootc_fast.etc.policy import MergePolicy, read_merge_policy
+from bootc_fast.etc.trees import DirectorySource, ImageSource
+from bootc_fast.flows.steps import single_error
+from bootc_fast.machine.booted import is_etc_transient
+from bootc_fast.machine.directories import hold_directory
+from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.mounts import open_writable
+from bootc_fast.machine.native import run_blocking
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.etc.diff import EtcDiff
+    from bootc_fast.etc.trees import EtcSource
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import Strategy, VerityDigest
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """What to work on, open.
+
+    Attributes:
+        new: None where there is no new image.
+        dest_fd: None where nothing is written and there is nothing to compare with.
+    """
+
+    pristine: EtcSource
+    current: DirectorySource
+    new: EtcSource | None
+    policy: MergePolicy
+    dest_fd: int | None = None
+
+
+async def diff_host(root: Path | str = "/", *, patch: bool = False) -> EtcDiff:
+    """Find what was changed in a host's /etc since it was installed, and what the next merge makes of it.
+
+    Scans all of /etc; the images are verified before they are read. Writes nothing. Cancellation: within 50 ms,
+    nothing is left behind.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        patch: Also make unified diffs of text files.
+
+    Returns:
+        The changes; with `merge` where an update is staged.
+
+    Raises:
+        NotBootcHostError: The host is none of ours.
+        InvalidStateError: Marker or command line are malformed, or an image is missing.
+        VerityMismatchError: An image is not what its name says.
+        UsageError: `root` is no directory.
+    """
+    with single_error():
+        async with AsyncExitStack() as stack:
+            host = await run_blocking(open_host, root)
+            trees = await _open_sources(host, await read_survey(host), stack)
+            return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch)
+
+
+async def open_merge_trees(
+    root: Path | str, stack: AsyncExitStack, *, on_conflict: Strategy | None, into_fd: int | None, dry_run: bool
+) -> Trees:
+    """Open what a merge on a host works on, for as long as `stack` lives.
+
+    Without `dry_run` the lock is held meanwhile.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        stack: Closes everything.
+        on_conflict: Wins over the policy files.
+        into_fd: Where it is written; None for the staged deployment's /etc.
+        dry_run: Nothing will be written.
+
+    Raises:
+        UsageError: There is nothing to merge here.
+        BootcFastError: As from `diff_host`, and `LockedError`.
+    """
+    host = await run_blocking(open_host, root)
+    if not dry_run:
+        await stack.enter_async_context(hold_lock(host))
+        host = await stack.enter_async_context(open_writable(host))
+    survey = await read_survey(host)
+    if await run_blocking(is_etc_transient, host):
+        raise UsageError("merging /etc: it is transient here, so the new deployment starts with its image's /etc")
+    trees = await _open_sources(host, survey, stack)
+    policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
+    dest_fd = into_fd
+    if into_fd is None and survey.marker is not None:
+        await run_blocking(check_staged_pieces, host, survey.marker.digest)
+        dest_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(survey.marker.digest) / "etc"))
+    return Trees(trees.pristine, trees.current, trees.new, policy, dest_fd)
+
+
+async def _open_sources(host: Host, survey: Survey, stack: AsyncExitStack) -> Trees:
+    objects = await stack.enter_async_context(hold_directory(host, host.objects))
+    pristine = await _open_image(host, survey.booted.digest, objects, stack)
+    staged = survey.marker.digest if survey.marker else None
+    new = None if staged is None else await _open_image(host, staged, objects, stack)
+    return Trees(pristine, DirectorySource(await open_etc(host, stack)), new, MergePolicy())
+
+
+async def _open_image(host: Host, digest: VerityDigest, objects: int, stack: AsyncExitStack) -> ImageSource:
+    image = await open_image(host, digest, stack)
+    return ImageSource(image.fd, objects)
