@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.entries.beside import remove_outdated
 from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
@@ -143,7 +145,7 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
     await run_blocking(_judge_record, verdict)
     menu = await _read_menu(verdict)
     if menu is not None:
-        await _mend_duplicates(verdict, menu)
+        await _mend_menu(verdict, menu)
         if not run_was_kept and not verdict.explains_all:
             await run_blocking(_judge_leftovers, verdict, menu)
     try:
@@ -247,9 +249,12 @@ def _tell_passed_over(verdict: _Verdict, record: OutcomeRecord) -> None:
     )
 
 
-async def _mend_duplicates(verdict: _Verdict, menu: BootMenu) -> None:
-    """Make one entry of several for one deployment, in the order that is in force; what fails is a warning."""
-    if not count_duplicates(menu, menu.own_order):
+async def _mend_menu(verdict: _Verdict, menu: BootMenu) -> None:
+    """Take away what a cut left: several entries for one deployment, sets beside the live one; failures are warnings.
+
+    In the order that is in force; and now, because what is staged next could get clusters to which a leftover leads.
+    """
+    if not count_duplicates(menu, menu.own_order) and not menu.odd.old_sets:
         return
     try:
         with single_error():
@@ -260,11 +265,15 @@ async def _mend_duplicates(verdict: _Verdict, menu: BootMenu) -> None:
                 survey = await read_survey(host, needs_marker=False)
                 look = await look_boot(survey, stack, loader=None, read_only=False)
                 found = count_duplicates(look.menu, look.menu.own_order)
-                if found:
-                    with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True):
+                    if found:
                         await _publish_once_each(verdict, survey, look, found)
+                    elif look.menu.odd.old_sets:
+                        left = await run_blocking(remove_outdated, RealVolume(look.area.boot_fd))
+                        verdict.warnings += [f"warning: {one}" for one in left]
     except (BootcFastError, OSError, ExceptionGroup) as error:
-        verdict.warnings += [f"warning: making one entry of two: {describe_error(leaf)}" for leaf in flatten(error)]
+        what = "tidying the boot entries up after a power cut"
+        verdict.warnings += [f"warning: {what}: {describe_error(leaf)}" for leaf in flatten(error)]
 
 
 async def _publish_once_each(

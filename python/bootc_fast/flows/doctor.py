@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.boot.area.directory import RealVolume, opened
+from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
-from bootc_fast.boot.entries.beside import BESIDE_NAMES
 from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.garbage import list_named_paths
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.reader import LOADER_DIRECTORY, UKI_DIRECTORIES
+from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
@@ -114,7 +113,6 @@ class _Diagnosis:
     is_fat_unsafe: bool = False
     is_read_only: bool = False
     needs_menu: bool = False
-    has_old_sets: bool = False
     collects: bool = False
 
     @property
@@ -381,13 +379,7 @@ def _check_menu(found: _Diagnosis) -> None:
 
 def _check_sets(found: _Diagnosis) -> None:
     """Sets beside the live one, which a cut after their exchange, or while they were built, leaves."""
-    with opened(RealVolume(found.look.area.boot_fd), b"") as root:
-        if LOADER_DIRECTORY not in root.list_names():
-            return
-    with opened(RealVolume(found.look.area.boot_fd), LOADER_DIRECTORY) as directory:
-        names = [name for name in directory.list_names() if name in BESIDE_NAMES]
-    for name in names:
-        found.has_old_sets = True
+    for name in found.look.menu.odd.old_sets:
         detail = f"loader/{escape_bytes(name)}, which no loader reads, was left by a cut"
         found.findings.append(Finding("set-leftover", detail, "remove it where that is safe", is_harmless=True))
 
@@ -435,7 +427,7 @@ async def _apply(host: Host, found: _Diagnosis) -> tuple[str, ...]:
         writes_menu=found.needs_menu,
         collects=found.collects,
         known=survey.with_state,
-        removes_sets=found.has_old_sets,
+        removes_sets=bool(found.look.menu.odd.old_sets),
         keeps_staged=survey.marker is not None,
         protected=list_protected(survey, look.menu),
     )

@@ -388,6 +388,20 @@ def test_two_entries_for_a_deployment_as_a_cut_leaves_them_are_one_after_the_nex
     assert had_two >= 1
 
 
+def test_an_old_set_beside_the_live_one_is_gone_after_the_next_boot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a cut after the exchange leaves: nothing else of the menu is touched, and nothing need be told."""
+    case = flowkit.make_case(tmp_path / "h")
+    loader = case.host.boot_dir / "loader"
+    shutil.copytree(loader / "entries", loader / "BFSET3")
+    before = {path.relative_to(loader): path.read_bytes() for path in loader.rglob("*") if path.is_file()}
+    assert _report(capsys, case.root) == (0, "", "")
+    after = {path.relative_to(loader): path.read_bytes() for path in loader.rglob("*") if path.is_file()}
+    assert after == {path: raw for path, raw in before.items() if path.parts[0] != "BFSET3"}
+    assert not (loader / "BFSET3").exists()
+
+
 def test_an_entry_that_boots_a_deployment_in_another_way_is_no_duplicate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

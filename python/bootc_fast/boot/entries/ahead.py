@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.area.directory import RealVolume, hint_for
 from bootc_fast.boot.area.fat_device import device_path_of
 from bootc_fast.boot.entries.beforehand import check_free, check_room
-from bootc_fast.boot.entries.beside import BESIDE_NAMES
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.garbage import find_garbage
 from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY, USER_CFG
@@ -79,16 +78,8 @@ def check_volumes_ahead(
     try:
         check_room(boot, esp, menu, plan, settings or boot)
     except BootEntryError:
-        if not garbage and not _has_leftovers(boot):
+        if not garbage and not menu.odd.old_sets:
             raise
-
-
-def _has_leftovers(boot: BootVolume) -> bool:
-    directory = boot.open_plain_directory(LOADER_DIRECTORY)
-    if directory is None:
-        return False
-    with contextlib.closing(directory):
-        return not set(BESIDE_NAMES).isdisjoint(directory.list_names())
 
 
 def _check_attributes(boot: BootVolume, plan: MenuPlan) -> None:

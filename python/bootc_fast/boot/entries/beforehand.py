@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import list_new_names
 from bootc_fast.boot.area.room import has_room_for
-from bootc_fast.boot.entries.beside import BESIDE_NAMES, describe_room, remove_outdated
+from bootc_fast.boot.entries.beside import describe_room, remove_outdated
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.garbage import collect_volumes, measure
-from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY, UKI_DIRECTORIES, USER_CFG
+from bootc_fast.boot.entries.reader import (
+    BESIDE_NAMES,
+    ENTRIES,
+    GRUB_DIRECTORY,
+    LOADER_DIRECTORY,
+    UKI_DIRECTORIES,
+    USER_CFG,
+)
 from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS
 from bootc_fast.errors import BootEntryError
 from bootc_fast.text import count, escape_bytes, shorten_digest

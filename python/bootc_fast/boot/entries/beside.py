@@ -15,7 +15,7 @@ from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import detach_leftover, find_unsafe, remove_detached, remove_files
 from bootc_fast.boot.area.room import has_room_for, look_at
 from bootc_fast.boot.entries.naming import find_generation
-from bootc_fast.boot.entries.reader import ENTRIES, LOADER_DIRECTORY
+from bootc_fast.boot.entries.reader import BESIDE_NAMES, ENTRIES, LOADER_DIRECTORY
 from bootc_fast.errors import BootEntryError, FatFormatError
 from bootc_fast.text import count, escape_bytes, reason_of
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
-
-BESIDE_NAMES = tuple(b"BFSET%d" % number for number in range(10))
-"""Upper case and short: Linux's vfat gives such a name one slot. bootc reads none of them."""
 
 CHECK_HINT = "check the partition, unmounted, with `fsck.fat -a`; `bootc-fast doctor` says what is wrong"
 

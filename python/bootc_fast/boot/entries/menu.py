@@ -99,6 +99,7 @@ class OddMenu:
         warnings: All of it, in words.
         torn: Names of ours in ``entries`` whose file is empty or cut.
         leftovers: Names of ours in ``entries`` that are no entries and can be removed.
+        old_sets: Names in ``loader`` of sets beside the live one, which a cut left.
         is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
         is_complete: Every file could be read, so that what nobody names is garbage.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.
@@ -111,6 +112,7 @@ class OddMenu:
     warnings: tuple[str, ...] = ()
     torn: tuple[bytes, ...] = ()
     leftovers: tuple[bytes, ...] = ()
+    old_sets: tuple[bytes, ...] = ()
     is_exchange_unfinished: bool = False
     is_complete: bool = True
     is_user_cfg_unread: bool = False
@@ -301,6 +303,7 @@ def read_volumes(
             warnings=warnings,
             torn=torn,
             leftovers=_find_leftovers(boot, live_names),
+            old_sets=reader.find_old_sets(),
             is_exchange_unfinished=live is None and bool(staged_files),
             is_complete=reader.is_complete,
             is_user_cfg_unread=USER_CFG in reader.unread,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LOADER_DIRECTORY = b"loader"
 ENTRIES = b"loader/entries"
 STAGED_ENTRIES = b"loader/entries.staged"
+BESIDE_NAMES = tuple(b"BFSET%d" % number for number in range(10))
+"""Sets beside the live one, in ``loader``: while they are built, and when they are old. Upper case and short: Linux's
+vfat gives such a name one slot. bootc reads none of them."""
 GRUB_DIRECTORY = b"grub2"
 """Where bootc writes ``user.cfg``, whatever the GRUB."""
 
@@ -151,6 +154,14 @@ class MenuReader:
     def _note_unread_settings(self, shown: bytes, error: OSError) -> None:
         self.unread_settings.append(escape_bytes(shown))
         self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {reason_of(error)}")
+
+    def find_old_sets(self) -> tuple[bytes, ...]:
+        """List what a cut left beside the live set."""
+        directory = self.boot.open_plain_directory(LOADER_DIRECTORY)
+        if directory is None:
+            return ()
+        with closing(directory):
+            return tuple(name for name in directory.list_names() if name in BESIDE_NAMES)
 
     def list_images(self, rule: LoaderRule) -> list[bytes]:
         """List the names where the loader finds UKIs without an entry."""
