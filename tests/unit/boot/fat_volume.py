@@ -34,6 +34,8 @@ class FatDirectory:
 
     def find_kind(self, name: bytes) -> FileKind | None:
         inode = self.inode.children.get(name)
+        if inode is not None and inode.is_dir and not self.model.remembers and self.model.is_broken(inode.start):
+            raise make_error(errno.EIO, name)
         return None if inode is None else FileKind.DIRECTORY if inode.is_dir else FileKind.FILE
 
     def read(self, name: bytes, max_bytes: int) -> bytes:

@@ -87,17 +87,21 @@ class FatLook:
 
     def why_left(self, path: bytes) -> str | None:
         """Say why the kernel must not remove a directory of files with all that is in it; None where it may."""
+        reason, directory = self.find_trouble(path), self._find(path)
+        if reason is None and directory is not None and any(one.is_directory for one in directory.entries):
+            return "there is a directory in it"
+        return reason
+
+    def find_trouble(self, path: bytes) -> str | None:
+        """Say what of a file, or of a directory and the files in it, has clusters that are not its own."""
         entry = self.reader.find_entry(_text(path))
         if entry is None:
             return None
         reason = self.find_shared(path)
         if reason is not None or not entry.is_directory:
-            return reason or (self._why_unsafe(_fold(_text(path)), entry, {}) if entry.first_cluster else None)
-        directory = self.reader.read_directory(entry.first_cluster)
-        if directory.dots[0] != entry.first_cluster:
+            return reason or self._why_unsafe(_fold(_text(path)), entry, {})
+        if self.reader.read_directory(entry.first_cluster).dots[0] != entry.first_cluster:
             return "it is half-made"
-        if any(one.is_directory for one in directory.entries):
-            return "there is a directory in it"
         return next((f"{escape_bytes(name)}: {text}" for name, text in self.find_unsafe(path).items()), None)
 
     def find_unsafe(self, path: bytes) -> dict[bytes, str]:

@@ -185,18 +185,19 @@ def _remove_leftover(volume: BootVolume, parent: BootDirectory, path: bytes, new
         except (OSError, FatFormatError):
             trouble, is_known = None, False
     if trouble is not None:
-        return [detach_set(volume, path, trouble)]
+        return [detach_path(volume, path, trouble)]
     if is_known or _was_live(volume, path, newest):
         return remove_set(volume, path)
     return [f"/{path.decode()} is left from a run that was cut; {CHECK_HINT}"]
 
 
-def detach_set(volume: BootVolume, path: bytes, trouble: str) -> str:
-    """Take a directory that is not live away without its clusters, which are not its own; say what came of it."""
+def detach_path(volume: BootVolume, path: bytes, trouble: str) -> str:
+    """Take away a name of ours that nobody needs, without its clusters, which are not its own; say what came of it."""
     what = f"/{escape_bytes(path)}, whose clusters are not its own ({trouble}),"
+    head, _slash, name = path.rpartition(b"/")
     try:
-        with opened(volume, LOADER_DIRECTORY) as parent:
-            is_gone = detach_leftover(volume, parent, LOADER_DIRECTORY, path.rpartition(b"/")[2])
+        with opened(volume, head) as parent:
+            is_gone = detach_leftover(volume, parent, head, name)
     except OSError as error:
         return f"{what} stays: {reason_of(error)}; {CHECK_HINT}"
     return f"{what} is taken away and they are left alone" if is_gone else f"{what} stays; {CHECK_HINT}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind, RealVolume
-from bootc_fast.boot.area.replace import find_linked, remove_files
+from bootc_fast.boot.area.replace import find_linked, remove_detached, remove_files
 from bootc_fast.boot.area.room import look_at
-from bootc_fast.boot.entries.beside import CHECK_HINT
+from bootc_fast.boot.entries.beside import CHECK_HINT, detach_path
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.errors import FatFormatError
@@ -103,19 +103,40 @@ class _Collection:
         candidates = [name for name in names if self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
         if not candidates:
             return
-        kinds = {name: directory.find_kind(name) for name in names}
+        # First, since the kernel does not look up everything that a cut leaves.
+        left = self._leave(volume, directory, path, candidates)
+        kinds = {name: directory.find_kind(name) for name in candidates if name not in left}
         # Of a link the name goes, and never what it leads to.
-        for name in [name for name in candidates if kinds[name] is FileKind.LINK]:
+        for name in [name for name, kind in kinds.items() if kind is FileKind.LINK]:
             directory.unlink(name)
             self.removed.append(_show(path, name))
-        unsafe = self._find_unsafe(volume, directory, path)
-        left = [one for one in candidates if one in unsafe]
-        self.warnings += [f"{_show(path, one)} is left: {unsafe[one]}; {CHECK_HINT}" for one in left]
-        kinds = {name: kind for name, kind in kinds.items() if name not in unsafe}
-        self._remove(directory, path, [name for name in candidates if kinds.get(name) is FileKind.FILE])
-        for name in [name for name in candidates if kinds.get(name) is FileKind.DIRECTORY]:
+        self._remove(directory, path, [name for name, kind in kinds.items() if kind is FileKind.FILE])
+        for name in [name for name, kind in kinds.items() if kind is FileKind.DIRECTORY]:
             self._remove_directory(volume, path + b"/" + name)
             self.removed.append(_show(path, name))
+
+    def _leave(self, volume: BootVolume, directory: BootDirectory, path: bytes, names: Collection[bytes]) -> set[bytes]:
+        """Find names that the kernel must not remove, and take them away by themselves where the FAT says why."""
+        unsafe = self._find_unsafe(volume, directory, path)
+        look = self.looks.get(id(volume))
+        left: set[bytes] = set()
+        for name in names:
+            where = (path + b"/" + name).lstrip(b"/")
+            try:
+                trouble = look.find_trouble(where) if look is not None else None
+                is_detached = look is not None and look.leads_nowhere(where)
+            except (OSError, FatFormatError):
+                trouble, is_detached = None, False
+            if trouble is not None:
+                self.warnings.append(detach_path(volume, where, trouble))
+            elif name in unsafe:
+                self.warnings.append(f"/{_text(where)} is left: {unsafe[name]}; {CHECK_HINT}")
+            elif is_detached:
+                remove_detached(volume, directory, where)
+            else:
+                continue
+            left.add(name)
+        return left
 
     def _find_unsafe(self, volume: BootVolume, directory: BootDirectory, path: bytes) -> Mapping[bytes, str]:
         """One look at the FAT serves the whole collection: what is safe stays safe when other safe names go."""
@@ -228,7 +249,12 @@ def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[Verity
     for path in UKI_DIRECTORIES:
         found += run.list_candidates(volume, path, is_for_ukis=True)
     _free, unit = volume.free_bytes()
-    return {path: measure(volume, path, unit=unit) for path in found}
+    sizes = dict.fromkeys(found, 0)
+    for path in found:
+        # Not even its size can be told of what a cut left on a free cluster, and it frees nothing when it goes.
+        with contextlib.suppress(OSError):
+            sizes[path] = measure(volume, path, unit=unit)
+    return sizes
 
 
 def measure(volume: BootVolume, path: bytes, *, unit: int = 1) -> int:

@@ -15,7 +15,7 @@ from bootc_fast.boot.entries.beside import (
     UNSUPPORTED,
     check_names_fit,
     choose_beside,
-    detach_set,
+    detach_path,
     exchange_with_live,
     flush_both,
     is_same_directory,
@@ -178,7 +178,7 @@ class Publication:
             if shared is None:
                 return path
             self.beside = None
-            self.warnings.append(detach_set(self.boot, path, shared))
+            self.warnings.append(detach_path(self.boot, path, shared))
 
     def _read_whole_set(self) -> dict[bytes, bytes] | None:
         """The wanted set in memory; None where ``entries`` is a symlink, which an exchange would replace.

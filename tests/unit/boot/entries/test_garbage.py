@@ -8,13 +8,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.boot.fat_model import FatModel, seeded
+from unit.boot.fat_model import FREE, ROOT, FatModel, seeded
 from unit.boot.fat_volume import FatVolume
 from unit.boot.faults import FaultyVolume, Trigger
-from unit.boot.scenarios import KNOWN, A, B, C, D, bls_text, kernel_directory, menuentry, uki_path, uki_text
+from unit.boot.scenarios import (
+    KNOWN,
+    A,
+    B,
+    C,
+    D,
+    bls_text,
+    find_crossed,
+    kernel_directory,
+    menuentry,
+    uki_path,
+    uki_text,
+)
 
 from bootc_fast.boot.area.directory import RealVolume
-from bootc_fast.boot.entries.garbage import collect_volumes
+from bootc_fast.boot.entries.garbage import collect_volumes, find_garbage
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
 from bootc_fast.types import Loader
 
@@ -113,6 +125,74 @@ def test_no_crash_leaves_a_directory_with_an_initrd_and_no_kernel() -> None:
             if name.startswith(b"bootc_composefs-") and inode.start:
                 seen.add(frozenset(inode.children))
     assert seen == {frozenset({b"vmlinuz", b"initrd"}), frozenset({b"vmlinuz"}), frozenset()}
+
+
+GONE_DIRECTORY = kernel_directory(GONE, SYSTEMD)
+GONE_PATHS = [GONE_DIRECTORY, GONE_DIRECTORY + b"/initrd", GONE_DIRECTORY + b"/vmlinuz", uki_path(GONE)]
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("whose", ["free", "kernel"])
+@pytest.mark.parametrize("path", GONE_PATHS)
+def test_garbage_on_clusters_that_are_not_its_own_goes_and_frees_none(
+    path: bytes,
+    whose: str,
+    remembers: bool,  # noqa: FBT001 - a case
+) -> None:
+    volume = _volume({b"/loader/entries/bootc_x-2-1.conf": bls_text(A, "2", "bootc-x-0")})
+    kernel = kernel_directory(A, SYSTEMD) + b"/vmlinuz"
+    if whose == "kernel" and path == GONE_DIRECTORY:
+        kernel = kernel_directory(A, SYSTEMD)
+    model = volume.model
+    free = next(c for c in range(ROOT + 1, model.clusters) if model._fat(c) == FREE)
+    inode = model.find(path)
+    inode.start = free if whose == "free" else model.find(kernel).start
+    model._write_inode(inode)
+    model.start()
+    model = model.mount(model.disk)
+    model.remembers = remembers
+    model.start()
+    for number in range(2):
+        volume = FatVolume(model)
+        outcome = collect_volumes(volume, volume, _read(volume), known={A})
+        told = [warning.endswith("is taken away and they are left alone") for warning in outcome.warnings]
+        assert told == ([True] if number == 0 else [])
+        after = model.mount(model.cache)
+        for name in (b"/vmlinuz", b"/initrd"):
+            assert after.read(after.find(kernel_directory(A, SYSTEMD) + name)) == b"k" * 600
+        assert find_crossed(after) == []
+    assert not model.is_read_only
+    after.start()
+    volume = FatVolume(after)
+    assert collect_volumes(volume, volume, _read(volume), known={A}).warnings == ()
+    assert _left(volume, b"EFI/Linux") == _left(volume, b"EFI/Linux/bootc") == {"a"}
+
+
+def test_garbage_that_the_kernel_does_not_look_up_frees_nothing_and_stops_nothing() -> None:
+    volume = _volume({b"/loader/entries/bootc_x-2-1.conf": bls_text(A, "2", "bootc-x-0")})
+    model = volume.model
+    inode = model.find(GONE_DIRECTORY)
+    inode.start = next(c for c in range(ROOT + 1, model.clusters) if model._fat(c) == FREE)
+    model._write_inode(inode)
+    model.start()
+    volume = FatVolume(model.mount(model.disk))
+    with pytest.raises(OSError, match="Input/output error"):
+        volume.open_directory(GONE_DIRECTORY)
+    sizes = find_garbage(volume, _read(volume), known={A, B, C, D})
+    assert sizes[GONE_DIRECTORY.lstrip(b"/")] == 0
+    assert sizes[uki_path(GONE).lstrip(b"/")] == 1024
+
+
+def test_where_the_device_cannot_be_written_such_garbage_stays_and_is_told() -> None:
+    volume = _volume({b"/loader/entries/bootc_x-2-1.conf": bls_text(A, "2", "bootc-x-0")})
+    inode = volume.model.find(GONE_DIRECTORY + b"/initrd")
+    inode.start = volume.model.find(kernel_directory(A, SYSTEMD) + b"/vmlinuz").start
+    volume.model._write_inode(inode)
+    volume.is_device_writable = False
+    outcome = collect_volumes(volume, volume, _read(volume), known={A})
+    assert [GONE[:8] in one and "stays; check the partition" in one for one in outcome.warnings] == [True]
+    assert _left(volume, b"EFI/Linux") == {"a", "e"}
+    assert volume.model.read(volume.model.find(kernel_directory(A, SYSTEMD) + b"/vmlinuz")) == b"k" * 600
 
 
 @pytest.mark.parametrize("capacity", [16, 14, 8])
