@@ -26,7 +26,7 @@ class BootcFastError(Exception):
 
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint: str | None = hint
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy without asking ``__init__``, whose arguments differ from class to class.
@@ -243,8 +243,8 @@ class BootcFastErrorGroup(BootcFastError, ExceptionGroup[Exception]):  # noqa: N
 
     def __init__(self, message: str, exceptions: Sequence[Exception]) -> None:
         super(BootcFastError, self).__init__(message, exceptions)
-        self.hint = None
-        self.exit_code = max(map(code_of, exceptions))
+        self.hint: str | None = None
+        self.exit_code: int = max(map(code_of, exceptions))
 
     def derive(self, excs: Sequence[Exception]) -> BootcFastErrorGroup:  # type: ignore[override]
         """Make the group of a part of these, as ``split`` and ``except*`` do."""

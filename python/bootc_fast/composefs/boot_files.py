@@ -14,8 +14,9 @@ from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables
 from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
+from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import check_next_boot
+from bootc_fast.boot.entries.plan import check_next_boot, describe_dropped, find_dropped, order_after_finalize
 from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
@@ -101,6 +102,19 @@ def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> B
         ) from error
     wanted = choose_entry(menu, target, prefers_staged=False)
     return find_boots_instead(menu, menu.live.choice, wanted)
+
+
+def choose_finalized_order(
+    survey: Survey, menu: BootMenu, staged: VerityDigest
+) -> tuple[tuple[VerityDigest, ...], tuple[str, ...]]:
+    """Choose which deployments have boot entries after a finalize, by the host's policy files; blocks.
+
+    Returns:
+        The order that is wanted, and what is to be said of it.
+    """
+    policy, warnings = read_keep_policy(survey.host)
+    order = order_after_finalize(menu, staged=staged, booted=survey.booted.digest, kept=survey.kept, policy=policy)
+    return order, (*warnings, *describe_dropped(find_dropped(menu, order), policy))
 
 
 def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:

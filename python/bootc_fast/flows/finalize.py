@@ -17,12 +17,11 @@ from bootc_fast import _core
 from bootc_fast.boot.area.directory import flushing_what_is_needed
 from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.garbage import collect_garbage
-from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import describe_dropped, find_dropped, order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import confirm_next_boot, list_protected
+from bootc_fast.composefs.boot_files import choose_finalized_order, confirm_next_boot, list_protected
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
@@ -236,11 +235,8 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     if plan is not None:
         plan.refuse_conflicts()
-    policy, warnings = await run_blocking(read_keep_policy, run.host)
-    order = order_after_finalize(
-        boot.menu, staged=snapshot.staged, booted=survey.booted.digest, kept=survey.kept, policy=policy
-    )
-    run.warnings += [*warnings, *describe_dropped(find_dropped(boot.menu, order), policy)]
+    order, warnings = await run_blocking(choose_finalized_order, survey, boot.menu, snapshot.staged)
+    run.warnings += warnings
     menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=snapshot.staged, verify=run.options.verify)
     await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=list_protected(survey, boot.menu))
     if plan is None:

@@ -14,9 +14,9 @@ import anyio
 
 from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
-from bootc_fast.composefs.boot_files import check_boot_files, list_protected, look_boot
+from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, look_boot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
@@ -98,7 +98,7 @@ async def get_status(
     record = await _or_warn(notes, "the last finalize cannot be told", read_outcome, host)
     async with AsyncExitStack() as stack:
         boot = await _look_boot(survey, stack, notes, loader)
-        staged_status = await _judge_staged(survey, boot, stack, record) if survey.marker else None
+        staged_status = await _judge_staged(survey, boot, stack, record, notes) if survey.marker else None
         if survey.marker is not None and boot is not None:
             notes += await find_lost_arguments(survey, boot, survey.marker.digest)
         if boot is not None:
@@ -209,7 +209,7 @@ async def _verify_images(survey: Survey, boot: BootLook | None, stack: AsyncExit
 
 
 async def _judge_staged(
-    survey: Survey, boot: BootLook | None, stack: AsyncExitStack, record: OutcomeRecord | None
+    survey: Survey, boot: BootLook | None, stack: AsyncExitStack, record: OutcomeRecord | None, notes: list[str]
 ) -> StagedStatus:
     """Try what a finalize would do, as far as it writes nothing."""
     marker = survey.marker
@@ -222,7 +222,7 @@ async def _judge_staged(
     hints: list[str] = []
     # A finalize takes the strategy that was asked for this update before.
     strategy = record.on_conflict if record is not None and record.staged == marker.digest else None
-    for error in await _find_obstacles(survey, marker.digest, boot, stack, strategy):
+    for error in await _find_obstacles(survey, marker.digest, boot, stack, strategy=strategy, notes=notes):
         reasons.append(_describe_obstacle(error))
         hints += [error.hint] if isinstance(error, BootcFastError) and error.hint else []
     runs, why = await find_finalize_unit(survey.host)
@@ -243,16 +243,19 @@ async def _find_obstacles(
     staged: VerityDigest,
     boot: BootLook | None,
     stack: AsyncExitStack,
+    *,
     strategy: Strategy | None,
+    notes: list[str],
 ) -> list[BaseException]:
-    """Find what a finalize would fail with."""
+    """Find what a finalize would fail with, and in `notes` what it would warn of."""
     try:
         with single_error():
             survey.refuse_not_handled("finalizing", survey.booted.digest, staged)
             await run_blocking(check_staged_pieces, survey.host, staged)
             if boot is not None:
                 await check_boot_files(survey, staged, boot)
-                order = order_after_finalize(boot.menu, staged=staged, booted=survey.booted.digest, kept=survey.kept)
+                order, said = await run_blocking(choose_finalized_order, survey, boot.menu, staged)
+                notes += said
                 menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=staged)
                 protected = list_protected(survey, boot.menu)
                 await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=protected)
