@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import re
 import stat
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.booted import has_image_file
 from bootc_fast.machine.cmdline import parse_digest
+from bootc_fast.machine.keyfile import KeyFileError, parse_key_file
 from bootc_fast.text import escape, escape_bytes, reason_of
 from bootc_fast.types import BootType, Deployment, Origin, StagedMarker
 
@@ -146,7 +146,7 @@ def parse_origin(text: str, *, what: str) -> Origin:
     """Parse an origin file.
 
     Args:
-        text: INI, as GLib's key files are: no interpolation, ``#`` comments on their own line.
+        text: A key file.
         what: What is being read, for the error.
 
     Raises:
@@ -155,10 +155,9 @@ def parse_origin(text: str, *, what: str) -> Origin:
     Source:
         Spec host.md, "Origin file".
     """
-    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
     try:
-        parser.read_string(text)
-    except configparser.Error as error:
+        parser = parse_key_file(text)
+    except KeyFileError as error:
         raise InvalidStateError(f"{what}: {str(error).splitlines()[0]}") from error
     boot_digest = parser.get("boot", "digest", fallback=None)
     if boot_digest is not None and not _BOOT_DIGEST.fullmatch(boot_digest):

@@ -7,11 +7,11 @@ Source:
 
 from __future__ import annotations
 
-import configparser
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.machine.cmdline import describe_argument_change, split_cmdline
+from bootc_fast.machine.keyfile import KeyFileError, parse_key_file
 from bootc_fast.ostree.libostree import load_libostree
 from bootc_fast.text import reason_of, shorten_digest
 
@@ -99,11 +99,9 @@ def _find_missing_composefs(host: Host, target: OstreeDeployment) -> str | None:
             is_on = values[-1].removeprefix(_COMPOSEFS_ARGUMENT) in _COMPOSEFS_ON
             return None if is_on else f"{values[-1]} switches composefs off, and libostree wants it"
     for directory in ("etc", "usr/lib"):
-        with suppress(OSError, configparser.Error, UnicodeDecodeError):
+        with suppress(OSError, KeyFileError, UnicodeDecodeError):
             text = host.read_bytes(host.sysroot / target.path / directory / _PREPARE_ROOT).decode()
-            config = configparser.RawConfigParser(strict=False)
-            config.read_string(text)
-            value = config.get("composefs", "enabled", fallback="no").strip()
+            value = parse_key_file(text).get("composefs", "enabled", fallback="no").strip()
             return None if value in _COMPOSEFS_ON else _no_composefs(f"{directory}/{_PREPARE_ROOT}")
     return _no_composefs(f"usr/lib/{_PREPARE_ROOT}")
 

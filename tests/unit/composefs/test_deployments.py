@@ -248,6 +248,14 @@ def test_reads_all_of_an_origin(tmp_path: Path) -> None:
     assert origin.manifest_digest == f"sha256:{SHORT}"
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\v", "\f", "  \t"])
+def test_an_indented_line_is_a_line_of_its_own(blank: str) -> None:
+    """Found by fuzzing: a whole group was taken for more of the value before it."""
+    text = f"[origin]\ncontainer-image-reference=docker://x:1\n{blank}[boot]\n{blank}boot_type=uki\n{blank}# comment\n"
+    origin = deployments.parse_origin(text, what="x")
+    assert (origin.image_reference, origin.boot_type) == ("docker://x:1", BootType.UKI)
+
+
 def test_an_origin_of_an_older_version_may_lack_everything() -> None:
     assert deployments.parse_origin("[origin]\n", what="test") == deployments.Origin()
 
