@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
+.PHONY: test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ lint: setup build ## All linters; warnings are errors
 
 test: setup build ## All checks and tests
 	tools/test
+
+test-machines: setup build ## The machine stories that CI has no time for: units, sandboxes, automounts
+	unshare --mount --propagation private $(BIN)/python -m pytest -m machines tests
 
 faults: setup build ## Every system call of finalize and rollback fails once, with every error; prints the outcomes
 	BOOTC_FAST_FAULTS=all $(BIN)/python -m pytest -s tests/faults

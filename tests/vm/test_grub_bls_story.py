@@ -17,7 +17,7 @@ from vm.story import Story, add_console, change_image, play, prepare_host, prepa
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.vm, pytest.mark.machines, pytest.mark.timeout(3600)]
 
 
 def _go_back_in_version(root: Path) -> None:

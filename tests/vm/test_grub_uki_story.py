@@ -15,7 +15,7 @@ from bootc_fast.lab.rootfs import STUB_NAME
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.vm, pytest.mark.machines, pytest.mark.timeout(3600)]
 
 
 def play_story(work: Path) -> Story:
