@@ -18,7 +18,9 @@ setup: ## Install missing system packages and the locked Python packages
 $(STAMP): requirements/dev.lock requirements/ostree.lock pyproject.toml $(RUST_SOURCES)
 	@tools/setup
 	@mkdir -p build
-	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked
+	@echo "build: compiling the native module, a minute or two" >&2
+	@env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked >build/native.log 2>&1 || \
+	  { tail -n 60 build/native.log >&2; exit 1; }
 	@touch $@
 
 build: $(STAMP) ## Build the native module into the virtual environment
@@ -55,8 +57,10 @@ bench: setup build ## Benchmarks against the peers, release build; BENCH="--etc-
 	$(BIN)/python -m benches.report build/bench.json docs/benchmarks.md
 	cargo bench -q -p bootc-fast-core
 
-install: build ## Lay everything out under DESTDIR, as a package would
-	tools/install $(DESTDIR)
+install: ## Lay everything out under DESTDIR, as a package would; PYTHON_VERSION=3.13 where that tree has no python3 yet
+	@test -n "$(DESTDIR)" || { echo "install: into which root? Say:  make install DESTDIR=/path/to/root" >&2; exit 2; }
+	@BOOTC_FAST_SETUP=demo $(MAKE) --no-print-directory build
+	tools/install "$(DESTDIR)" $(PYTHON_VERSION)
 
 fmt: ## Format everything
 	cargo fmt --all
