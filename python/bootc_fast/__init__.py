@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bootc_fast.errors import FatFormatError as FatFormatError
     from bootc_fast.errors import FileSystemError as FileSystemError
     from bootc_fast.errors import ImageFormatError as ImageFormatError
+    from bootc_fast.errors import ImageReadError as ImageReadError
     from bootc_fast.errors import InvalidStateError as InvalidStateError
     from bootc_fast.errors import LimitExceededError as LimitExceededError
     from bootc_fast.errors import LockedError as LockedError
@@ -139,6 +140,7 @@ _HOMES = {
     "ImageFacts": "composefs.container",
     "ImageFormatError": "errors",
     "ImageName": "composefs.container",
+    "ImageReadError": "errors",
     "ImageSource": "etc.trees",
     "InvalidStateError": "errors",
     "LimitExceededError": "errors",
@@ -230,6 +232,7 @@ __all__ = [
     "ImageFacts",
     "ImageFormatError",
     "ImageName",
+    "ImageReadError",
     "ImageSource",
     "InvalidStateError",
     "LimitExceededError",

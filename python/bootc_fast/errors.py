@@ -87,6 +87,15 @@ class ImageFormatError(FileSystemError):
         self.offset = offset
 
 
+class ImageReadError(ImageFormatError):
+    """A part of an image cannot be read: a bad sector, or the file is shorter than the image.
+
+    ``offset`` is the first byte that is missing; ``__cause__`` is the OSError where a read failed.
+    """
+
+    exit_code = 11
+
+
 class LimitExceededError(ImageFormatError):
     """Input passes one of the named limits of ``rust/core/src/limits.rs``."""
 

@@ -16,6 +16,7 @@ use crate::verity::duplicate;
 use crate::{call, os_error};
 
 pyo3::import_exception!(bootc_fast.errors, ImageFormatError);
+pyo3::import_exception!(bootc_fast.errors, ImageReadError);
 pyo3::import_exception!(bootc_fast.errors, LimitExceededError);
 pyo3::import_exception!(bootc_fast.errors, UsageError);
 
@@ -25,12 +26,12 @@ const ROOT: &[u8] = b"";
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// The core's error as Python's, of a call that reads and writes nothing but the image.
-pub fn erofs_error(_py: Python<'_>, error: ErofsError) -> PyErr {
-    map_error(error, -1)
+pub fn erofs_error(py: Python<'_>, error: ErofsError) -> PyErr {
+    map_error(py, error, -1)
 }
 
 /// The core's error as Python's; `fd` is what the image is opened from, or what is written to.
-fn map_error(error: ErofsError, fd: RawFd) -> PyErr {
+fn map_error(py: Python<'_>, error: ErofsError, fd: RawFd) -> PyErr {
     const ENOENT: i32 = 2;
     const ENOTDIR: i32 = 20;
     let system = std::io::Error::from_raw_os_error;
@@ -43,6 +44,17 @@ fn map_error(error: ErofsError, fd: RawFd) -> PyErr {
         ErofsError::NotAFile { .. } => UsageError::new_err(message),
         // `detached` raises what `check` raised instead; this is for a cancellation that no `check` asked for.
         ErofsError::Cancelled(_) => PyRuntimeError::new_err(message),
+        ErofsError::CutOff { len, .. } => {
+            ImageReadError::new_err((message, i64::try_from(len).unwrap_or(-1)))
+        }
+        ErofsError::Unreadable { offset, source, path } => {
+            let at = i64::try_from(offset).unwrap_or(-1);
+            let words = os_error::words(&source);
+            let text = format!("the image cannot be read at offset {offset:#x}: {words}");
+            let made = ImageReadError::new_err((text, at));
+            made.set_cause(py, Some(os_error::of_path(&source, &path)));
+            made
+        }
         other => {
             let offset = other.offset().and_then(|offset| i64::try_from(offset).ok()).unwrap_or(-1);
             ImageFormatError::new_err((message, offset))
@@ -70,8 +82,9 @@ impl Image {
     #[staticmethod]
     fn open(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
         let file = duplicate(fd)?;
-        let image =
-            py.detach(|| erofs::Image::open(&file)).map_err(|error| map_error(error, file.as_raw_fd()))?;
+        let image = py
+            .detach(|| erofs::Image::open(&file))
+            .map_err(|error| map_error(py, error, file.as_raw_fd()))?;
         Ok(Self { inner: Arc::new(image) })
     }
 
@@ -111,7 +124,7 @@ impl Image {
             let flushed = out.flush().map_err(ErofsError::from);
             result.and(flushed)
         };
-        call::detached(py, check, work, |_, error| map_error(error, number))
+        call::detached(py, check, work, |py, error| map_error(py, error, number))
     }
 
     /// Writes a regular file's content that is in the image.
@@ -126,7 +139,7 @@ impl Image {
         let mut out: File = duplicate(out_fd)?;
         let number = out.as_raw_fd();
         let work = |cancel: &dyn Cancel| self.inner.copy_file(path, &mut out, cancel);
-        call::detached(py, check, work, |_, error| map_error(error, number))
+        call::detached(py, check, work, |py, error| map_error(py, error, number))
     }
 
     /// Reads everything; returns the number of entries, and the objects needed with their sizes.

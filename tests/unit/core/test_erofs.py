@@ -38,7 +38,7 @@ SUPERBLOCK_FIELDS: dict[str, tuple[int, bytes, str]] = {
     "root inode far outside": (14, pack("H", 0xFFFF), "an inode needs"),
     "root inode is a file": (14, None, "Not a directory"),  # type: ignore[dict-item]
     "epoch": (32, pack("I", 1_000_000_000), "epoch's nanoseconds"),
-    "number of blocks": (36, pack("I", HOLE), "the image needs"),
+    "number of blocks": (36, pack("I", HOLE), "the image is cut off at"),
     "metadata area": (40, pack("I", HOLE), "an inode needs"),
     "shared xattrs": (44, pack("I", HOLE), "a shared xattr needs"),
     "zero padding": (80, b"\x05", "compression (LZ4 with zero padding)"),

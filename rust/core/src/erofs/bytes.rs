@@ -1,20 +1,36 @@
 //! Bounded bytes: nothing here indexes, everything returns a `Result` that says what was wanted and where.
 
+use bootc_fast_sys::map::{Pages, Unreadable};
+
 use super::error::ErofsError;
 
-/// A part of the image that knows where it is.
+/// A part of the image that knows where it is; nothing is read before its bytes are asked for.
 #[derive(Clone, Copy)]
 pub struct Bytes<'a> {
-    data: &'a [u8],
-    /// Offset of `data` in the image.
+    image: Whole<'a>,
+    /// Offset in the image.
     base: u64,
-    /// Of the whole image, for messages.
-    image_len: u64,
+    len: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Whole<'a> {
+    Memory(&'a [u8]),
+    Pages(&'a Pages),
+}
+
+impl Whole<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(data) => data.len() as u64,
+            Self::Pages(pages) => pages.len() as u64,
+        }
+    }
 }
 
 impl std::fmt::Debug for Bytes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Bytes({:#x}+{:#x})", self.base, self.data.len())
+        write!(f, "Bytes({:#x}+{:#x})", self.base, self.len)
     }
 }
 
@@ -22,19 +38,25 @@ impl<'a> Bytes<'a> {
     /// The whole image.
     #[must_use]
     pub fn new(data: &'a [u8]) -> Self {
-        Self { data, base: 0, image_len: data.len() as u64 }
+        Self { image: Whole::Memory(data), base: 0, len: data.len() as u64 }
+    }
+
+    /// A whole file.
+    #[must_use]
+    pub fn of_pages(pages: &'a Pages) -> Self {
+        Self { image: Whole::Pages(pages), base: 0, len: pages.len() as u64 }
     }
 
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.data.len() as u64
+        self.len
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len == 0
     }
 
     /// Offset of the first byte in the image.
@@ -44,9 +66,27 @@ impl<'a> Bytes<'a> {
     }
 
     /// The bytes themselves.
-    #[must_use]
-    pub fn as_slice(&self) -> &'a [u8] {
-        self.data
+    ///
+    /// # Errors
+    /// [`ErofsError::Unreadable`].
+    pub fn read(&self) -> Result<&'a [u8], ErofsError> {
+        let range = usize::try_from(self.base).ok().zip(usize::try_from(self.len).ok());
+        let found = range.and_then(|(start, len)| match self.image {
+            Whole::Memory(data) => data.get(start..start.checked_add(len)?).map(Ok),
+            Whole::Pages(pages) => pages.get(start, len),
+        });
+        match found {
+            Some(Ok(data)) => Ok(data),
+            Some(Err(Unreadable { offset, source, path })) => {
+                Err(ErofsError::Unreadable { offset, source, path })
+            }
+            // `part` has seen to that.
+            None => Err(self.beyond("the image", self.base, self.len)),
+        }
+    }
+
+    fn beyond(&self, what: &'static str, offset: u64, len: u64) -> ErofsError {
+        ErofsError::OutOfBounds { what, offset, len, image_len: self.image.len() }
     }
 
     /// `len` bytes from `offset` on, counted from the start of this part.
@@ -54,12 +94,10 @@ impl<'a> Bytes<'a> {
     /// # Errors
     /// [`ErofsError::OutOfBounds`] naming `what`.
     pub fn part(&self, what: &'static str, offset: u64, len: u64) -> Result<Self, ErofsError> {
-        let range = usize::try_from(offset).ok().zip(usize::try_from(len).ok());
-        let data = range.and_then(|(start, len)| self.data.get(start..start.checked_add(len)?));
         let base = self.base.saturating_add(offset);
-        match data {
-            Some(data) => Ok(Self { data, base, image_len: self.image_len }),
-            None => Err(ErofsError::OutOfBounds { what, offset: base, len, image_len: self.image_len }),
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(Self { image: self.image, base, len }),
+            _ => Err(self.beyond(what, base, len)),
         }
     }
 
@@ -108,12 +146,8 @@ impl<'a> Bytes<'a> {
 
     fn array<const N: usize>(&self, what: &'static str, offset: u64) -> Result<[u8; N], ErofsError> {
         let part = self.part(what, offset, N as u64)?;
-        part.data.first_chunk::<N>().copied().ok_or(ErofsError::OutOfBounds {
-            what,
-            offset: part.base,
-            len: N as u64,
-            image_len: self.image_len,
-        })
+        let data = part.read()?;
+        data.first_chunk::<N>().copied().ok_or_else(|| self.beyond(what, part.base, N as u64))
     }
 }
 
@@ -127,7 +161,7 @@ mod tests {
         assert_eq!(bytes.u16("x", 1).unwrap(), 0x0302);
         assert_eq!(bytes.u64("x", 1).unwrap(), 0x0908_0706_0504_0302);
         let part = bytes.part("part", 4, 4).unwrap();
-        assert_eq!((part.base(), part.as_slice()), (4, &[5, 6, 7, 8][..]));
+        assert_eq!((part.base(), part.read().unwrap()), (4, &[5, 6, 7, 8][..]));
         let error = part.u32("field", 1).unwrap_err();
         assert_eq!(error.to_string(), "field needs 4 bytes at offset 0x5, the image has 0x9");
     }

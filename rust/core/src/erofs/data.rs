@@ -114,7 +114,7 @@ impl Image {
             if let Some(target) = rest.get_mut(..len) {
                 match extent {
                     Extent::Data(data) => {
-                        target.copy_from_slice(data.part("data", 0, len as u64)?.as_slice());
+                        target.copy_from_slice(data.part("data", 0, len as u64)?.read()?);
                     }
                     Extent::Hole(_) => target.fill(0),
                 }
@@ -139,7 +139,7 @@ impl Image {
         }
         match self.extent_at(inode, 0)? {
             None => Ok(Cow::Borrowed(&[])),
-            Some(Extent::Data(data)) if data.len() == inode.data_bytes => Ok(Cow::Borrowed(data.as_slice())),
+            Some(Extent::Data(data)) if data.len() == inode.data_bytes => data.read().map(Cow::Borrowed),
             Some(_) => {
                 let len = usize::try_from(inode.data_bytes).unwrap_or(usize::MAX);
                 let mut data = vec![0; len];

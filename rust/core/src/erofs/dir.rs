@@ -64,7 +64,7 @@ impl<'i> DirBlock<'i> {
             let what = "the name offset of a directory entry";
             return Err(ErofsError::BadValue { what, offset: entry.base(), found: start });
         };
-        let mut name = self.bytes.part("the name of a directory entry", start, len)?.as_slice();
+        let mut name = self.bytes.part("the name of a directory entry", start, len)?.read()?;
         if is_last {
             // Padded with zeros to the end of the block.
             name = name.split(|byte| *byte == 0).next().unwrap_or_default();

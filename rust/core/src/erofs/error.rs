@@ -19,6 +19,24 @@ pub enum ErofsError {
         /// Size of the image in bytes.
         image_len: u64,
     },
+    /// A part of the file cannot be read: a bad sector, or the file was cut off while it was in use.
+    #[error("the image cannot be read at offset {offset:#x}: {source}")]
+    Unreadable {
+        /// In bytes from the start of the image.
+        offset: u64,
+        /// The system call's.
+        source: std::io::Error,
+        /// The path that the kernel knows the image by.
+        path: Vec<u8>,
+    },
+    /// The file ends before the image does, by its superblock.
+    #[error("the image is cut off at offset {len:#x}, it should have {expected:#x} bytes")]
+    CutOff {
+        /// Size of the file in bytes.
+        len: u64,
+        /// What the superblock says.
+        expected: u64,
+    },
     /// A field has a value that it must not have.
     #[error("{what} is {found:#x} at offset {offset:#x}")]
     BadValue {
@@ -144,6 +162,8 @@ impl ErofsError {
     pub fn offset(&self) -> Option<u64> {
         match self {
             Self::OutOfBounds { offset, .. }
+            | Self::Unreadable { offset, .. }
+            | Self::CutOff { len: offset, .. }
             | Self::BadValue { offset, .. }
             | Self::BadName { offset, .. }
             | Self::UnsortedName { offset, .. }

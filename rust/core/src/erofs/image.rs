@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use memmap2::Mmap;
+use bootc_fast_sys::map::Pages;
 
 use super::bytes::Bytes;
 use super::error::ErofsError;
@@ -13,7 +13,7 @@ use crate::limits::MAX_IMAGE_BYTES;
 use crate::tree::FileType;
 
 enum Source {
-    Map(Mmap),
+    File(Pages),
     Memory(Vec<u8>),
 }
 
@@ -32,19 +32,19 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    /// Maps a file and reads its superblock: some microseconds, whatever its size.
+    /// Opens a file and reads its superblock: some microseconds, whatever its size.
     ///
-    /// The file must not be truncated while the image is in use: a read past its new end kills the process with
-    /// `SIGBUS`. Images are files with fs-verity, which nobody can truncate, or belong to root.
+    /// The rest is read as it is needed, before it is touched: a bad sector, or a file that was cut off meanwhile, is
+    /// [`ErofsError::Unreadable`] of whatever needs it (see [`Pages`]).
     ///
     /// # Errors
-    /// [`ErofsError::Io`] where it cannot be mapped, else what is wrong with the superblock.
+    /// [`ErofsError::Io`] where it cannot be opened, else what is wrong with the superblock.
     pub fn open(file: &File) -> Result<Self, ErofsError> {
         let len = file.metadata()?.len();
         if len > MAX_IMAGE_BYTES {
             return Err(ErofsError::Limit { name: "MAX_IMAGE_BYTES", limit: MAX_IMAGE_BYTES, found: len });
         }
-        Self::new(Source::Map(bootc_fast_sys::map::read_only(file)?))
+        Self::new(Source::File(Pages::open(file)?))
     }
 
     /// Takes an image in memory.
@@ -56,7 +56,7 @@ impl Image {
     }
 
     fn new(source: Source) -> Result<Self, ErofsError> {
-        let superblock = Superblock::read(&Bytes::new(source.as_slice()))?;
+        let superblock = Superblock::read(&source.bytes())?;
         let mut image = Self { source, superblock, long_prefixes: Vec::new() };
         image.long_prefixes = image.read_long_prefixes()?;
         Ok(image)
@@ -65,7 +65,7 @@ impl Image {
     /// The whole image.
     #[must_use]
     pub fn bytes(&self) -> Bytes<'_> {
-        Bytes::new(self.source.as_slice())
+        self.source.bytes()
     }
 
     /// The superblock.
@@ -123,10 +123,10 @@ impl Image {
 }
 
 impl Source {
-    fn as_slice(&self) -> &[u8] {
+    fn bytes(&self) -> Bytes<'_> {
         match self {
-            Self::Map(map) => map,
-            Self::Memory(data) => data,
+            Self::File(pages) => Bytes::of_pages(pages),
+            Self::Memory(data) => Bytes::new(data),
         }
     }
 }

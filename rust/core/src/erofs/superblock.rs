@@ -75,7 +75,10 @@ impl Superblock {
         let composefs = composefs_version(image)?;
         let parsed = Self::parse(&block, block_bits, compat, incompat, composefs)?;
         // A cut-off image must not pass for a smaller one.
-        image.part("the image", 0, parsed.in_blocks(parsed.block_count))?;
+        let expected = parsed.in_blocks(parsed.block_count);
+        if expected > image.len() {
+            return Err(ErofsError::CutOff { len: image.len(), expected });
+        }
         Ok(parsed)
     }
 
@@ -137,7 +140,7 @@ fn bad(what: &'static str, found: u32) -> ErofsError {
 
 fn sixteen(block: &Bytes<'_>, offset: u64) -> Result<[u8; 16], ErofsError> {
     let part = block.part("superblock field", offset, 16)?;
-    Ok(part.as_slice().try_into().unwrap_or_default())
+    Ok(part.read()?.try_into().unwrap_or_default())
 }
 
 /// Over the rest of the first block, the checksum itself taken as zero; over a whole block where the superblock
@@ -153,7 +156,7 @@ fn check_checksum(image: &Bytes<'_>, block: &Bytes<'_>, block_bits: u8) -> Resul
     let data = image.part("the checksummed block", SUPERBLOCK_OFFSET, covered)?;
     let head = data.part("magic", superblock::MAGIC, superblock::CHECKSUM)?;
     let tail = data.from("the checksummed block", after)?;
-    let found = crc32c(crc32c(crc32c(!0, head.as_slice()), &[0; 4]), tail.as_slice());
+    let found = crc32c(crc32c(crc32c(!0, head.read()?), &[0; 4]), tail.read()?);
     if found == expected { Ok(()) } else { Err(ErofsError::Checksum { expected, found }) }
 }
 

@@ -104,7 +104,7 @@ impl Image {
                 cancel.check()?;
                 let piece = len.saturating_sub(done).min(PIECE_BYTES);
                 match extent {
-                    Extent::Data(data) => out.write_all(data.part("data", done, piece)?.as_slice())?,
+                    Extent::Data(data) => out.write_all(data.part("data", done, piece)?.read()?)?,
                     Extent::Hole(_) => {
                         out.write_all(zeros.get(..usize::try_from(piece).unwrap_or(0)).unwrap_or_default())?;
                     }

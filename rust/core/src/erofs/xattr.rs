@@ -123,9 +123,9 @@ impl Image {
         let name_len = u64::from(bytes.u8("an xattr", field::NAME_BYTES)?);
         let index = bytes.u8("an xattr", field::NAME_INDEX)?;
         let value_len = u64::from(bytes.u16("an xattr", field::VALUE_BYTES)?);
-        let suffix = bytes.part("the name of an xattr", field::ENTRY_BYTES, name_len)?.as_slice();
+        let suffix = bytes.part("the name of an xattr", field::ENTRY_BYTES, name_len)?.read()?;
         let value_start = field::ENTRY_BYTES.saturating_add(name_len);
-        let value = bytes.part("the value of an xattr", value_start, value_len)?.as_slice();
+        let value = bytes.part("the value of an xattr", value_start, value_len)?.read()?;
         let (prefix, infix) = self.xattr_prefix(index).ok_or(ErofsError::BadValue {
             what: "the name index of an xattr",
             offset: bytes.base(),
@@ -190,7 +190,7 @@ impl Image {
         let what = "the long xattr prefixes";
         let len = buffer.len() as u64;
         let Some(packed) = packed else {
-            buffer.copy_from_slice(self.bytes().part(what, at, len)?.as_slice());
+            buffer.copy_from_slice(self.bytes().part(what, at, len)?.read()?);
             return Ok(());
         };
         if self.read_at(packed, at, buffer)? < buffer.len() {
