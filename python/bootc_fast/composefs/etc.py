@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.survey import open_image
-from bootc_fast.errors import MountError
+from bootc_fast.composefs.survey import check_staged_pieces, open_image
+from bootc_fast.errors import FileSystemError, MountError
 from bootc_fast.etc.merge import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
 from bootc_fast.etc.policy import read_merge_policy
 from bootc_fast.machine.directories import hold_directory
+from bootc_fast.machine.held import Held
 from bootc_fast.machine.mounts import clone_directory
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AsyncExitStack
 
     from bootc_fast.composefs.survey import OpenImage
@@ -41,6 +46,37 @@ async def open_etc(host: Host, stack: AsyncExitStack) -> int:
         return await stack.enter_async_context(clone_directory(fd))
     except MountError:
         return fd
+
+
+@asynccontextmanager
+async def hold_staged_etc(host: Host, staged: VerityDigest) -> AsyncIterator[int]:
+    """Open the /etc that a merge writes, for the length of a block; yields its descriptor.
+
+    Neither the deployment's directory nor its ``etc`` may be a symlink: what they led to would be written, the running
+    /etc for one, or that of the deployment to roll back to.
+
+    Raises:
+        InvalidStateError: One of them is a symlink.
+        FileSystemError: It cannot be opened.
+    """
+    path = host.state_dir(staged) / "etc"
+    held = Held()
+
+    def open_it() -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with host.open_directory(host.state_deploy) as deploy_fd:
+            state_fd = held.add(os.open(staged, flags, dir_fd=deploy_fd))
+        return held.add(os.open("etc", flags, dir_fd=state_fd))
+
+    try:
+        await run_blocking(check_staged_pieces, host, staged)
+        fd = await run_blocking(open_it)
+    except OSError as error:
+        raise FileSystemError(f"opening {path}: {reason_of(error)}") from error
+    try:
+        yield fd
+    finally:
+        held.close()
 
 
 async def plan_merge(

@@ -176,22 +176,28 @@ def check_staged_pieces(host: Host, digest: VerityDigest) -> None:
     """Check that a staged deployment has what it needs outside the boot partition.
 
     Raises:
-        InvalidStateError: Pieces are missing; the message names all of them.
+        InvalidStateError: Pieces are missing, or symlinks; the message names all of them.
         FileSystemError: They cannot be looked at.
     """
     directories = (host.state_dir(digest), host.state_dir(digest) / "etc")
     try:
         missing = [str(path) for path in directories if not _is(host, path, stat.S_ISDIR)]
+        links = [str(path) for path in directories if _is(host, path, stat.S_ISLNK, follow=False)]
         if not _is(host, host.image_file(digest), stat.S_ISREG):
             missing.append(str(host.image_file(digest)))
     except OSError as error:
         raise FileSystemError(f"looking at the staged deployment: {describe_error(error)}") from error
+    if links:
+        raise InvalidStateError(
+            f"looking at the staged deployment: {' and '.join(links)} is a symlink",
+            hint="what it leads to would be overwritten: remove it and stage the update again",
+        )
     if missing:
         raise InvalidStateError(f"looking at the staged deployment: missing {', '.join(missing)}", hint=_STAGE_HINT)
 
 
-def _is(host: Host, path: Path, is_kind: Callable[[int], bool]) -> bool:
-    found = host.find_status(path)
+def _is(host: Host, path: Path, is_kind: Callable[[int], bool], *, follow: bool = True) -> bool:
+    found = host.find_status(path, follow=follow)
     return found is not None and is_kind(found.st_mode)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.etc.destination import check_destination
 from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, list_entries, make_patches
 from bootc_fast.etc.plan import (
     AppliedMerge,
@@ -18,11 +17,8 @@ from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, EtcSource, ImageSource, OpenTrees, open_trees
 from bootc_fast.events import ignore_event
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from bootc_fast.events import EventSink
 
 __all__ = [
@@ -142,48 +138,3 @@ async def merge_etc(
     operations = tuple(await plan.list_operations(dest_fd))
     counts = {**plan.report.counts, "operations": len(operations)}
     return AppliedMerge(replace(plan.report, counts=counts), operations)
-
-
-def check_destination(dest_fd: int, sources: Iterable[EtcSource]) -> None:
-    """Refuse a destination that would be read while it is written.
-
-    Args:
-        dest_fd: The directory.
-        sources: What is merged; images cannot overlap with it.
-
-    Raises:
-        UsageError: It is one of the directories, or inside one, or has one inside.
-        FileSystemError: They cannot be looked at.
-    """
-    directories = [source.dir_fd for source in sources if isinstance(source, DirectorySource)]
-    try:
-        dest, above = _identity(dest_fd), _ancestors(dest_fd)
-        overlaps = any(dest in _ancestors(fd) or _identity(fd) in above for fd in directories)
-    except OSError as error:
-        raise FileSystemError(f"looking at the destination: {reason_of(error)}") from error
-    if overlaps:
-        raise UsageError(
-            "merging /etc: the destination is one of the merged directories, or one lies inside the other",
-            hint="name a directory of its own with --into",
-        )
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino
-
-
-def _ancestors(fd: int) -> list[tuple[int, int]]:
-    """The directory and all above it, up to the root."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    chain: list[tuple[int, int]] = []
-    at = os.open(".", flags, dir_fd=fd)
-    try:
-        while (found := _identity(at)) not in chain:
-            chain.append(found)
-            above = os.open("..", flags, dir_fd=at)
-            os.close(at)
-            at = above
-    finally:
-        os.close(at)
-    return chain

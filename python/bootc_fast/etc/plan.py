@@ -15,10 +15,11 @@ import anyio.from_thread
 
 from bootc_fast import _core
 from bootc_fast.errors import EtcConflictError
+from bootc_fast.etc.destination import check_destination, find_places
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
 from bootc_fast.events import StepDone, StepProgress, StepStarted, ignore_event
-from bootc_fast.machine.native import run_native
+from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import count
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias
 
+    from bootc_fast.etc.destination import Place
     from bootc_fast.etc.trees import EtcSource, OpenTree, OpenTrees
     from bootc_fast.events import EventSink
 
@@ -70,8 +72,9 @@ class EtcPlan:
         report: What the merge does, for people and programs.
     """
 
-    def __init__(self, native: _core.EtcPlan, report: EtcReport) -> None:
+    def __init__(self, native: _core.EtcPlan, report: EtcReport, places: tuple[Place, ...]) -> None:
         self._native = native
+        self._places = places
         self.report = report
 
     @property
@@ -106,8 +109,10 @@ class EtcPlan:
             Operations in the order in which they would be carried out; none where nothing is to be done.
 
         Raises:
-            FileSystemError: The directory cannot be read.
+            FileSystemError: The directory cannot be read, or what is to be written has no room in it.
+            UsageError: It is one of the merged directories, or inside one, or has one inside.
         """
+        await run_blocking(check_destination, dest_fd, self._places)
         return _to_operations(await run_native(_core.list_etc_operations, self._native, dest_fd))
 
     async def apply(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> EtcReport:
@@ -128,6 +133,7 @@ class EtcPlan:
             EtcConflictError: The plan has conflicts that no strategy settles; nothing was written.
             FileSystemError: Writing or syncing failed; ``__cause__`` is the OSError.
             InvalidStateError: An object that the new image names is missing.
+            UsageError: The directory is one of the merged ones, or inside one, or has one inside.
 
         Source:
             Spec etc-merge.md, "Writing R".
@@ -138,6 +144,7 @@ class EtcPlan:
         """Like ``apply``, and tell which operations it took."""
         # The core refuses as well; asked first, it is told before a step has started.
         self.refuse_conflicts()
+        await run_blocking(check_destination, dest_fd, self._places)
 
         def send_progress(done: int, total: int) -> None:
             anyio.from_thread.run_sync(on_event, StepProgress(APPLY_STEP, done, total))
@@ -221,7 +228,9 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
         new_image=await open_whole_image(trees["new"].source),
     )
     report = _to_report(native)
-    return EtcPlan(native, replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start}))
+    report = replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start})
+    places = await run_blocking(find_places, tuple(side.source for side in trees.values()))
+    return EtcPlan(native, report, places)
 
 
 def _to_side(opened: OpenTree) -> _core.Side:

@@ -23,13 +23,13 @@ from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import choose_finalized_order, confirm_next_boot, list_protected
 from bootc_fast.composefs.deployments import read_marker
+from bootc_fast.composefs.etc import hold_staged_etc
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.finalize_run import LOOK_TIMEOUT_S, FinalizeOptions, FinalizeRun, Snapshot, take_snapshot
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.booted import read_booted
-from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
@@ -244,7 +244,7 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]
     if not menu_plan.is_noop and not run.options.dry_run:
         # Only a second run asks whether the merge, too, is what it would be.
         return menu_plan, True
-    async with hold_directory(run.host, run.host.state_dir(snapshot.staged) / "etc") as dest_fd:
+    async with hold_staged_etc(run.host, snapshot.staged) as dest_fd:
         return menu_plan, bool(await plan.list_operations(dest_fd))
 
 
@@ -257,7 +257,7 @@ async def _prepare(run: FinalizeRun, snapshot: Snapshot) -> EtcReport | None:
         # Now, so that the commit finds little left to flush: its time is short.
         tasks.start_soon(run_blocking, _flush, snapshot)
         if snapshot.plan is not None:
-            async with hold_directory(host, host.state_dir(snapshot.staged) / "etc") as dest_fd:
+            async with hold_staged_etc(host, snapshot.staged) as dest_fd:
                 report = await snapshot.plan.apply(dest_fd, on_event=run.steps.on_event)
     return report
 

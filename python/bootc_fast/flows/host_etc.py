@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.etc import open_etc
-from bootc_fast.composefs.survey import check_staged_pieces, open_image, read_survey
+from bootc_fast.composefs.etc import hold_staged_etc, open_etc
+from bootc_fast.composefs.survey import open_image, read_survey
 from bootc_fast.errors import UsageError
 from bootc_fast.etc.merge import diff_etc
 from bootc_fast.etc.policy import MergePolicy, read_merge_policy
@@ -100,8 +100,7 @@ async def open_merge_trees(
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
     dest_fd = into_fd
     if into_fd is None and survey.marker is not None:
-        await run_blocking(check_staged_pieces, host, survey.marker.digest)
-        dest_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(survey.marker.digest) / "etc"))
+        dest_fd = await stack.enter_async_context(hold_staged_etc(host, survey.marker.digest))
     return Trees(trees.pristine, trees.current, trees.new, policy, dest_fd)
 
 
