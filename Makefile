@@ -44,7 +44,7 @@ faults: setup build ## Every system call of finalize and rollback fails once, wi
 soak: setup build ## 200 updates and rollbacks in one process, and a /etc of a million files: figures that must not grow
 	BOOTC_FAST_SOAK=200 $(BIN)/python -m pytest -s tests/soak
 
-powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; an hour
+powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; hours
 	tools/make-rootfs trixie build/rootfs/trixie
 	PYTHONPATH=tests $(BIN)/python -m powercut $(POWERCUT)
 

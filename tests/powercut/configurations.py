@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What the product itself gives to vfat.
 _MOUNT = "umask=0077,errors=continue"
@@ -106,7 +106,28 @@ def _product() -> list[Configuration]:
                           fill=(directory, slots), steps=("finalize",))
             for slots in range(16)
         ]  # fmt: skip
-    return found
+    return [*found, *_after_cuts({one.name: one for one in found})]
+
+
+# What a cut left, by the deployment that boots from it and by number: the first ones have something that is not whole.
+_CUTS = (("old", 0), ("old", 3), ("old", 7), ("new", 0))
+
+
+def _after_cuts(sources: dict[str, Configuration]) -> list[Configuration]:
+    """Runs on what a first cut left, in which power fails again."""
+    kinds = (
+        ("second", "a second cut, in the run that follows", None, ("bls-512", "garbage-512", "garbage-fat16",
+                                                                   "foreign-512", "grub-512")),
+        ("complete", "boot-complete after a cut", ("boot-complete",), ("bls-512", "bls-4k", "bls-fat16")),
+        ("doctor", "doctor --repair after a cut", ("doctor",), ("garbage-512", "garbage-fat16")),
+    )  # fmt: skip
+    return [
+        replace(sources[source], name=f"{kind}-{source}-{boots}{number}", group=group,
+                steps=steps or sources[source].steps, cut_of=(source, boots, number))
+        for kind, group, steps, names in kinds
+        for source in names
+        for boots, number in _CUTS
+    ]  # fmt: skip
 
 
 def _bootc() -> list[Configuration]:

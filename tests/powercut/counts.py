@@ -26,11 +26,14 @@ class Row:
     states: int = 0
     bad: int = 0
     noted: int = 0
+    taken_up: int = 0
     runs: int = 0
     wrong: int = 0
+    repaired: int = 0
     repairs: int = 0
     spoiled: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    after: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: Result, again: Again | None) -> None:
         """Add a recording's numbers."""
@@ -40,8 +43,11 @@ class Row:
         self.noted += result.noted
         self.reasons.update(result.reasons)
         if again is not None:
+            self.taken_up += bool(again.runs)
+            self.repaired += bool(again.repairs)
             self.runs += again.runs
-            self.wrong += sum(again.wrong.values())
+            self.wrong += again.failed
+            self.after.update(again.wrong + again.spoiled)
             self.repairs += again.repairs
             self.spoiled += sum(again.spoiled.values())
 
@@ -55,7 +61,19 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def make_tables(results: Sequence[Result], agains: dict[str, Again], *, randoms: int, seed: int, kernel: str) -> str:
+def _describe_how(how: tuple[set[str], set[int], set[int]]) -> str:
+    kernels, seeds, randoms = how
+    which = f"Linux {', '.join(sorted(kernels))}; seed {', '.join(map(str, sorted(seeds)))}"
+    return f"{which}; {min(randoms, default=0)} random subsets of each flush epoch with more than 8 writes.\n\n"
+
+
+def make_tables(
+    results: Sequence[Result],
+    agains: dict[str, Again],
+    boots: Counter[str],
+    *,
+    how: tuple[set[str], set[int], set[int]],
+) -> str:
     """Make the text between the marks of the document."""
     rows: dict[str, Row] = {}
     for result in results:
@@ -72,8 +90,7 @@ def make_tables(results: Sequence[Result], agains: dict[str, Again], *, randoms:
 
     own = [line(group, row) for group, row in rows.items() if not is_peer[group]]
     peer = [line(group, row) for group, row in rows.items() if is_peer[group]]
-    text = f"Linux {kernel}; seed {seed}; {randoms} random subsets of each flush epoch with more than 8 writes.\n\n"
-    text += _table(head, [*own, line("**all**", total), *peer])
+    text = _describe_how(how) + _table(head, [*own, line("**all**", total), *peer])
     reasons = {group: row.reasons for group, row in rows.items() if row.reasons}
     for group, found in reasons.items():
         text += (
@@ -81,12 +98,26 @@ def make_tables(results: Sequence[Result], agains: dict[str, Again], *, randoms:
         )
     if agains:
         again = [
-            [group, *map(_number, (row.runs, row.wrong, row.repairs, row.spoiled))]
-            for group, row in rows.items()
+            [name, *map(_number, (row.taken_up, row.runs, row.wrong, row.repaired, row.repairs, row.spoiled))]
+            for name, row in [*rows.items(), ("**all**", total)]
             if row.runs or row.repairs
         ]
+        head = [
+            "boot partition",
+            "recordings",
+            "taken up",
+            "wrong after it",
+            "recordings",
+            "repaired",
+            "no longer good",
+        ]
         text += "\nWhat the product makes of states that a cut left, and what `fsck.fat -a` does:\n\n"
-        text += _table(["boot partition", "taken up", "wrong after it", "repaired", "no longer good"], again)
+        text += _table(head, again)
+        if total.after:
+            found = (f"{reason} ({_number(count)})" for reason, count in total.after.most_common())
+            text += "\nWrong: " + "; ".join(found) + ".\n"
+    if boots:
+        text += "\nOVMF and systemd-boot: " + ", ".join(f"{count:,} {what}" for what, count in boots.items()) + ".\n"
     return text
 
 

@@ -178,6 +178,7 @@ def do_step(step: str, boot: Boot) -> object:
         "boot": ("lab", "boot", host),
         "rollback": ("--root", host, "rollback"),
         "revert": ("--root", host, "rollback"),
+        "boot-complete": ("--root", host, "boot-complete"),
         "doctor": ("--root", host, "doctor", "--repair"),
     }
     return call_product(*commands[step])
@@ -203,6 +204,15 @@ def record(plan: dict[str, str], device: Path, disk: Path) -> None:
     shutil.rmtree(host)
 
 
+def stage_on(plan: dict[str, str], host: Path, image: Path, one: recording.Recording) -> None:
+    """Stage on a host; what that leaves on the boot partition is thrown away."""
+    recording.write_image(image, plan["size_mib"] << 20, one.base)
+    boot = Boot(plan, host, image)
+    boot.mount("loop")
+    say(plan["name"], "old", do_step("stage", boot))
+    boot.unmount()
+
+
 def take_up(one: recording.Recording) -> recording.Recording:
     """Run the product on states: the events are each state's sectors, then its name; so is what is returned."""
     plan = one.facts
@@ -211,10 +221,12 @@ def take_up(one: recording.Recording) -> recording.Recording:
     hosts = {key: WORK / f"{name}-{key}" for key in ("old", "new")}
     for host in hosts.values():
         shutil.copytree(HOSTS / plan["host"], host, symlinks=True)
+    if plan["steps"][0] == "stage":
+        stage_on(plan, hosts["old"], image, one)
     recording.write_image(image, size, one.base)
     boot = Boot(plan, hosts["new"], image)
     boot.mount("loop")
-    for step in ("finalize", "boot"):
+    for step in [*(["stage"] if plan["steps"][0] == "stage" else []), "finalize", "boot"]:
         say(name, "new", do_step(step, boot))
     boot.unmount()
     marker = hosts["old"] / "run/composefs/staged-deployment"
@@ -231,10 +243,12 @@ def take_up(one: recording.Recording) -> recording.Recording:
         marker.write_bytes(staged)
         boot = Boot(plan, hosts[kind], image)
         boot.mount("loop")
+        # What runs first at each boot, whatever it has to tell; then what is asked for.
+        _code, told = call_product("--root", boot.host, "boot-complete")
         code, text = call_product("--root", boot.host, *argv)
         boot.unmount()
         say(name, event.name, kind, argv, code)
-        out.facts["said"][event.name] = [code, text]
+        out.facts["said"][event.name] = [code, told + text]
         after = recording.read_image(image)
         zero = dict.fromkeys(one.base.keys() - after.keys(), recording.ZERO)
         changed = {at: data for at, data in {**after, **zero}.items() if one.base.get(at) != data}
@@ -288,6 +302,7 @@ def rehearse() -> None:
         ("lab", "boot", host),
         ("--root", host, "rollback"),
         ("--root", host, "doctor", "--repair"),
+        ("--root", host, "boot-complete"),
         ("lab", "stage", host, "--from", TREE),
         ("--root", host, "rollback", "--to", "a"),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loader_emulation import DIGEST, MENUENTRY, compare_fedora, compare_systemd, compare_upstream, list_menu, make_entry
 from powercut.ext4 import Ext4
 from powercut.fat import Fat, GrubFat, Memo
+from powercut.recording import Write
 
 from bootc_fast.types import Loader
 
@@ -281,6 +282,13 @@ class States:
         if is_replayed:
             ext4.replay()
         return Content(ext4.files(), (), ())
+
+    def make_judge(self) -> Judge:
+        """Make the recording's judge; what was staged within it is known from its end."""
+        judge = Judge(self.recording.facts)
+        if self.recording.facts["steps"][0] == "stage":
+            judge.learn_staged(self.read({e.sector: e.data for e in self.recording.events if isinstance(e, Write)}))
+        return judge
 
     def judge(self, judge: Judge, cut: Cut) -> Verdict:
         """Judge a cut; on ext4 also as GRUB sees it, which replays no journal and may still see the old set."""

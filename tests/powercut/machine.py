@@ -43,6 +43,12 @@ _LIBRARIES = {
 _NOT_NEEDED = ("test", "idlelib", "ensurepip", "lib2to3", "pydoc_data", "__pycache__")
 
 
+def install_product(product: Path) -> None:
+    """Lay the product out for the machine's Python."""
+    version = next((ROOTFS / "usr/lib").glob("python3.*")).name.removeprefix("python")
+    subprocess.run([REPOSITORY / "tools/install", product, version], check=True)
+
+
 @dataclass
 class Guest:
     """What a machine boots: a kernel, an initramfs; made once, with another plan each time."""
@@ -89,8 +95,7 @@ class Guest:
         """Python of the tree that was installed by `tools/make-rootfs`, its libraries, and the product."""
         product = self.work / "product"
         if not product.exists():
-            version = next((ROOTFS / "usr/lib").glob("python3.*")).name.removeprefix("python")
-            subprocess.run([REPOSITORY / "tools/install", product, version], check=True)
+            install_product(product)
         skip = shutil.ignore_patterns(*_NOT_NEEDED)
         for source in (ROOTFS / "usr/lib").glob("python3.*"):
             shutil.copytree(source, tree / "usr/lib" / source.name, symlinks=True, ignore=skip)

@@ -88,13 +88,19 @@ def ask_firmware(recording: Recording, changed: Mapping[int, bytes], work: Path,
     return None
 
 
+def has_loader(recording: Recording) -> bool:
+    """Tell whether there is room for systemd-boot on it."""
+    facts = recording.facts
+    return bool(facts["options"]) and facts["loader"] == "systemd-boot" and facts["free"] is None
+
+
 def ask_samples(recordings: Iterable[Recording], *, each: int, timeout_s: float, seed: int) -> Counter[str]:
     """Boot states of every class of every recording that has a loader; print and count what came out."""
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="bootc-fast-powercut.") as scratch:
         for one in recordings:
             facts = one.facts
-            if facts["loader"] != "systemd-boot" or facts["free"] is not None:
+            if not has_loader(one):
                 continue
             seen: Counter[tuple[object, ...]] = Counter()
             for cut, verdict in judged_states(one, randoms=10, seed=seed):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections import Counter
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powercut.cuts import cut_everywhere
-from powercut.judge import Judge, States
-from powercut.recording import Write, load
+from powercut.judge import States
+from powercut.recording import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +70,13 @@ class Result:
         return "\n".join(lines)
 
 
-def judged_states(recording: Recording, *, randoms: int, seed: int) -> Iterator[tuple[Cut, Verdict]]:
-    """Yield every cut of a recording with what it is worth."""
+def judged_states(recording: Recording, *, randoms: int, seed: int, every: int = 1) -> Iterator[tuple[Cut, Verdict]]:
+    """Yield the cuts of a recording, all or one of so many, with what they are worth."""
     facts = recording.facts
     rng = random.Random(f"{seed} {facts['name']}")  # noqa: S311 - to be had again
-    judge, states = Judge(facts), States(recording)
-    if facts["new"] is None:
-        last = {event.sector: event.data for event in recording.events if isinstance(event, Write)}
-        judge.learn_staged(states.read(last))
-    for cut in cut_everywhere(recording.events, rng, randoms):
+    states = States(recording)
+    judge = states.make_judge()
+    for cut in itertools.islice(cut_everywhere(recording.events, rng, randoms), 0, None, every):
         yield cut, states.judge(judge, cut)
 
 
@@ -86,12 +85,12 @@ def is_staging(recording: Recording, cut: Cut) -> bool:
     return recording.facts["steps"][0] == "stage" and cut.epoch == 0
 
 
-def replay(recording: Recording, *, randoms: int, seed: int, staging: Result | None = None) -> Result:
-    """Judge all states of a recording; those that are bootc's own are counted apart."""
+def replay(recording: Recording, *, randoms: int, seed: int, staging: Result | None = None, every: int = 1) -> Result:
+    """Judge states of a recording, all or one of so many; those that are bootc's own are counted apart."""
     result = Result(recording.facts["name"], recording.facts["group"])
     other = staging or Result("staging", STAGING)
     started = time.monotonic()
-    for cut, verdict in judged_states(recording, randoms=randoms, seed=seed):
+    for cut, verdict in judged_states(recording, randoms=randoms, seed=seed, every=every):
         (other if is_staging(recording, cut) else result).add(cut, verdict)
     result.seconds = time.monotonic() - started
     return result

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from powercut.configurations import CONFIGURATIONS
 from powercut.hosts import Maker, strip
-from powercut.judge import Judge, States
+from powercut.judge import States
 from powercut.machine import Guest, run_guest
 from powercut.recording import Mark, Recording, Write, load, read_image, save, write_image
-from powercut.replay import RECORDINGS, judged_states
+from powercut.replay import RECORDINGS, is_staging, judged_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,10 @@ _RESULT_BYTES = 1 << 30
 # What fsck.fat says of every file system that was not unmounted, or counts.
 _HARMLESS = re.compile(
     r"^fsck\.fat|files, \d+/|[Dd]irty bit|not properly unmounted|Automatically removing|Leaving filesystem|unchanged"
-    r"|Reclaimed|differences between boot|Free cluster summary|^\s+\d+:\d|^\s*$"
+    r"|Reclaimed|differences between boot|mostly harmless|Not automatically fixing|Free cluster summary|^\s+\d+:\d"
+    # The FAT's copy, and parts of a long name that no file follows, are nobody's; what is corrected is said before.
+    r"|FATs differ but appear to be intact|Using first FAT|Orphaned long file name part|Auto-(?:correcting|deleting)"
+    r"|^\s*$"
 )
 
 
@@ -50,6 +53,7 @@ class Again:
             what ``fsck.fat -n`` finds.
         repairs: How many states ``fsck.fat -a`` was given.
         spoiled: Those that booted before it and do not after.
+        failed: On how many states something was wrong after the product's run.
     """
 
     runs: int = 0
@@ -57,10 +61,12 @@ class Again:
     repairs: int = 0
     spoiled: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    failed: int = 0
 
     def describe(self) -> str:
         """One line, and an example of each reason."""
-        lines = [f"{self.runs} taken up, {dict(self.wrong)}; {self.repairs} repaired, {dict(self.spoiled)}"]
+        runs = f"{self.runs} taken up, {self.failed} wrong, {dict(self.wrong)}"
+        lines = [f"{runs}; {self.repairs} repaired, {dict(self.spoiled)}"]
         return "\n".join([*lines, *(f"    {reason}: {example}" for reason, example in self.examples.items())])
 
 
@@ -68,6 +74,8 @@ def choose(recording: Recording, count: int, *, randoms: int, seed: int) -> list
     """Choose states: of every class (step, notes, problems) in turn, until there are enough."""
     classes: dict[tuple[object, ...], list[tuple[Cut, Verdict]]] = defaultdict(list)
     for cut, verdict in judged_states(recording, randoms=randoms, seed=seed):
+        if is_staging(recording, cut):
+            continue
         classes[cut.step, cut.is_done, verdict.boots, verdict.notes, verdict.problems].append((cut, verdict))
     rng = random.Random(f"{seed} choose {recording.facts['name']}")  # noqa: S311 - to be had again
     for states in classes.values():
@@ -89,8 +97,12 @@ def plan_run(cut: Cut, verdict: Verdict) -> tuple[str, list[str], str]:
 
 
 def check_image(recording: Recording, changed: Mapping[int, bytes], image: Path) -> list[str]:
-    """Return what ``fsck.fat -n`` finds but lost clusters, free counts and the dirty mark."""
+    """Return what ``fsck.fat -n`` finds but lost clusters, free counts and the dirty mark; ``e2fsck -n`` on ext4."""
     write_image(image, recording.facts["size_mib"] << 20, recording.base, changed)
+    if not recording.facts["options"]:
+        argv = ["e2fsck", "-fn", image]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, env=_environment())
+        return [f"exit code {done.returncode}"] if done.returncode else []
     done = subprocess.run(["fsck.fat", "-n", image], check=False, capture_output=True, text=True, env=_environment())
     lines = [line.strip() for line in done.stdout.splitlines() if not _HARMLESS.search(line)]
     return sorted({re.sub(r"[0-9a-fA-F]{64,}|\d+", "#", line) for line in lines})
@@ -109,7 +121,8 @@ def repair_image(recording: Recording, changed: Mapping[int, bytes], image: Path
 
 def judge_repairs(recording: Recording, chosen: list[tuple[Cut, Verdict]], image: Path) -> Again:
     """Let ``fsck.fat -a`` loose on states, and judge what it leaves."""
-    again, judge, states = Again(), Judge(recording.facts), States(recording)
+    again, states = Again(), States(recording)
+    judge = states.make_judge()
     for cut, before in chosen:
         after = judge.judge(states.read(repair_image(recording, cut.changed, image)), cut)
         again.repairs += 1
@@ -161,7 +174,8 @@ def judge_runs(
     recording: Recording, chosen: list[tuple[Cut, Verdict]], left: Recording, again: Again, image: Path
 ) -> None:
     """Judge what the product left."""
-    judge, states = Judge(recording.facts), States(recording)
+    states = States(recording)
+    judge = states.make_judge()
     changed: dict[int, bytes] = {}
     for event in left.events:
         if isinstance(event, Write):
@@ -174,8 +188,9 @@ def judge_runs(
             wrong = [*after.problems, *(note for note in after.notes if note != "no entry for the old deployment")]
             wrong += [f"boots {after.boots}, not {wanted}"] if after.boots != wanted else []
             wrong += [f"exit code {code}"] if code else []
-            wrong += [f"fsck.fat: {line}" for line in check_image(recording, changed, image)]
+            wrong += [f"fsck: {line}" for line in check_image(recording, changed, image)]
             again.runs += 1
+            again.failed += bool(wrong)
             for one in wrong:
                 again.wrong[one] += 1
                 again.examples.setdefault(one, f"{cut.name} {list(cut.chosen)} {before.notes} {text[-600:]}")
@@ -191,7 +206,7 @@ def take_up(
     seed: int,
     product: Path | None = None,
 ) -> dict[str, Again]:
-    """Take up states of recordings on FAT: by ``fsck.fat -a``, and by the product.
+    """Take up states of recordings: by ``fsck.fat -a``, and by the product.
 
     Args:
         recordings: By name.
@@ -207,7 +222,8 @@ def take_up(
         chosen: dict[str, list[tuple[Cut, Verdict]]] = {}
         for name, one in recordings.items():
             found = choose(one, max(states, repairs), randoms=randoms, seed=seed)
-            results[name] = judge_repairs(one, found[:repairs], work / "image")
+            fixable = found[:repairs] if can_be_repaired(one) else []
+            results[name] = judge_repairs(one, fixable, work / "image")
             chosen[name] = found[:states]
         if states:
             if product:
@@ -219,11 +235,17 @@ def take_up(
 
 
 def can_be_taken_up(recording: Recording) -> bool:
-    """Tell whether the product wrote it, on FAT, as a first run."""
+    """Tell whether the product wrote it, as a first run."""
     facts = recording.facts
-    if any(code for code, _text in facts["said"].values()):
+    if any(code for code, _text in facts.get("said", {}).values()):
         return False  # refused before, and again
-    return facts["who"] == "product" and bool(facts["options"]) and not facts["cut_of"]
+    return facts["who"] == "product" and not facts["cut_of"]
+
+
+def can_be_repaired(recording: Recording) -> bool:
+    """Tell whether ``fsck.fat`` has something to do there: the product wrote it, on FAT."""
+    facts = recording.facts
+    return facts["who"] == "product" and bool(facts["options"])
 
 
 def main() -> None:

@@ -41,7 +41,9 @@ def test_every_configuration_is_recorded_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", PRODUCT)
 def test_whenever_power_fails_an_old_or_a_new_default_boots_whole(name: str) -> None:
-    result = replay(all_recordings()[name], randoms=RANDOMS, seed=SEED)
+    recording = all_recordings()[name]
+    # A journal makes long epochs: of its states every fourth, which `make powercut` looks at all of.
+    result = replay(recording, randoms=RANDOMS, seed=SEED, every=1 if recording.facts["options"] else 4)
     assert result.states
     assert not result.bad, f"seed {SEED}, {RANDOMS} random subsets\n{result.describe()}"
     said = all_recordings()[name].facts["said"]
