@@ -10,7 +10,6 @@ import sys
 
 from bootc_fast.cli.parser import build_parser
 
-CANCELLED = 8
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,20 +26,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_closed_streams()
     _make_streams_lenient()
+    words = sys.argv[1:] if argv is None else argv
     try:
         arguments = build_parser().parse_args(argv)
         from bootc_fast.cli.runtime import call_guarded
     except KeyboardInterrupt:
         # While modules were imported: nothing was begun.
-        sys.stderr.write("error: cancelled by SIGINT\n")
-        return CANCELLED
+        from bootc_fast.errors import CancelledByUserError
+
+        return _tell(CancelledByUserError("cancelled by SIGINT"), words)
     except ImportError as error:
-        return _tell_missing(error, sys.argv[1:] if argv is None else argv)
+        return _tell(error, words)
     return call_guarded(arguments.run, arguments)
 
 
-def _tell_missing(error: ImportError, words: Sequence[str]) -> int:
-    """Say which library is missing; what says it needs none."""
+def _tell(error: Exception, words: Sequence[str]) -> int:
+    """Say what kept a command from being found, as a library that is missing; what says it needs none."""
     from bootc_fast.cli.failure import encode_error, exit_code_of, render_error, want_json_of
     from bootc_fast.cli.render import print_json, write_stderr
 

@@ -15,7 +15,7 @@ import pytest
 from schemas import SCHEMAS, validate
 from unit.cli.test_manners import _leaves
 
-from bootc_fast import lab
+from bootc_fast import cli, lab
 from bootc_fast.cli.parser import build_parser
 from bootc_fast.errors import EtcConflictError, VerityMismatchError
 from bootc_fast.types import BootType, EtcConflict, Loader, Strategy
@@ -169,6 +169,19 @@ def test_a_command_line_that_is_wrong_is_an_object_too(capsys: pytest.CaptureFix
     validate("error", document)
     assert (document["exit_code"], document["errors"][0]["type"]) == (2, "UsageError")
     assert f"error: {document['errors'][0]['message']}" in err.splitlines()
+
+
+def test_a_signal_before_anything_was_begun_is_an_object_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", interrupt)
+    code, out, err = flowkit.run(capsys, "status", "--json")
+    assert (code, err) == (8, "error: cancelled by SIGINT\n")
+    validate("error", json.loads(out))
+    assert flowkit.run(capsys, "status") == (8, "", "error: cancelled by SIGINT\n")
 
 
 def test_without_json_a_failure_prints_nothing_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
