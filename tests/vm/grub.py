@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vm.story import REPOSITORY
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 PREFIX = "(hd0,gpt2)/boot/grub2"
@@ -33,8 +34,15 @@ blscfg --path (hd0,gpt2)/boot/loader/entries
 """
 
 
-def make_image(suite: str, out: Path, *modules: str) -> Path:
-    """Make the EFI program with the suite's own ``grub-mkimage``; its configuration is at `PREFIX`."""
+def make_image(suite: str, out: Path, *modules: str, without: Collection[str] = ()) -> Path:
+    """Make the EFI program with the suite's own ``grub-mkimage``; its configuration is at `PREFIX`.
+
+    Args:
+        suite: Of Debian.
+        out: The program.
+        modules: What it has besides what all have.
+        without: Commands that a function of the configuration is to take the place of: a real one would win.
+    """
     tree = REPOSITORY / "build/rootfs" / f"grub-{suite}"
     subprocess.run([REPOSITORY / "tools/make-rootfs", "--extract", suite, tree, "grub-efi-amd64-bin"], check=True)
     # The suite's libraries, by its own dynamic linker: this machine's may be older.
@@ -42,7 +50,7 @@ def make_image(suite: str, out: Path, *modules: str) -> Path:
     argv = [
         *(libraries / "ld-linux-x86-64.so.2", "--library-path", libraries, tree / "usr/bin/grub-mkimage"),
         *("--format=x86_64-efi", f"--prefix={PREFIX}", f"--directory={tree / 'usr/lib/grub/x86_64-efi'}"),
-        *(f"--output={out}", *_MODULES, *modules),
+        *(f"--output={out}", *(name for name in (*_MODULES, *modules) if name not in without)),
     ]
     subprocess.run(argv, check=True)
     return out

@@ -73,6 +73,12 @@ class _Splitter:
             if part:
                 self.add(part)
 
+    def add_block(self, text: bytes) -> None:
+        self.end_word()
+        self.add(text)
+        self.is_known = False
+        self.end_word()
+
     def add_quoted(self, inside: bytes) -> None:
         self.add(b"")
         at = 0
@@ -96,6 +102,9 @@ def _find_quote_end(value: bytes, at: int) -> int:
 
 def split_words(value: bytes, variables: Mapping[bytes, bytes] | None = None) -> tuple[GrubWord, ...]:
     """Split a value as GRUB's script does.
+
+    What GRUB does not take for a sentence, so that it does not run the command (a quote that is open, a ``$`` without a
+    name), stays as it is written: it is looked for, and missing.
 
     Args:
         value: As it stands in the entry, quotes too.
@@ -123,6 +132,12 @@ def split_words(value: bytes, variables: Mapping[bytes, bytes] | None = None) ->
         elif char == b"\\":
             run.add(value[at + 1 : at + 2])
             at += 1
+        elif char == b"{":
+            # A block is an argument of its own, also without a blank before it.
+            end = value.find(b"}", at)
+            end = len(value) - 1 if end < 0 else end
+            run.add_block(value[at : end + 1])
+            at = end
         elif char in (b";", b"&", b"|", b"<", b">") or (char == b"#" and run.text is None and run.words):
             break
         else:

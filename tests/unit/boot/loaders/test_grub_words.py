@@ -44,6 +44,16 @@ def test_a_word_with_a_variable_or_a_device_names_no_file_that_is_known() -> Non
         assert not word.is_known, value
 
 
+def test_a_block_is_a_word_of_its_own_and_no_file() -> None:
+    for value, words in [
+        (b"/a{b,c}", [(b"/a", True), (b"{b,c}", False)]),
+        (b"/a {b} /c", [(b"/a", True), (b"{b}", False), (b"/c", True)]),
+        (b"/a '{b}' \\{c", [(b"/a", True), (b"{b}", True), (b"{c", True)]),
+        (b"/a{b", [(b"/a", True), (b"{b", False)]),
+    ]:
+        assert [(word.text, word.is_known) for word in split_words(value)] == words, value
+
+
 def test_known_variables_are_put_in_and_split_only_outside_of_quotes() -> None:
     variables = {b"a": b"/one /two", b"none": b"", b"x_1": b"y"}
     for value, words in [
