@@ -7,14 +7,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.survey import check_staged_pieces, open_image
-from bootc_fast.errors import FileSystemError, MountError
+from bootc_fast.errors import MountError
 from bootc_fast.etc.merge import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
 from bootc_fast.etc.policy import read_merge_policy
-from bootc_fast.machine.directories import hold_directory
-from bootc_fast.machine.held import Held
+from bootc_fast.machine.directories import hold_directory, hold_opened
 from bootc_fast.machine.mounts import clone_directory
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.survey import OpenImage
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.machine.held import Held
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Strategy, VerityDigest
 
@@ -60,23 +59,16 @@ async def hold_staged_etc(host: Host, staged: VerityDigest) -> AsyncIterator[int
         FileSystemError: It cannot be opened.
     """
     path = host.state_dir(staged) / "etc"
-    held = Held()
 
-    def open_it() -> int:
+    def open_it(held: Held) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with host.open_directory(host.state_deploy) as deploy_fd:
             state_fd = held.add(os.open(staged, flags, dir_fd=deploy_fd))
         return held.add(os.open("etc", flags, dir_fd=state_fd))
 
-    try:
-        await run_blocking(check_staged_pieces, host, staged)
-        fd = await run_blocking(open_it)
-    except OSError as error:
-        raise FileSystemError(f"opening {path}: {reason_of(error)}") from error
-    try:
+    await run_blocking(check_staged_pieces, host, staged)
+    async with hold_opened(path, open_it) as fd:
         yield fd
-    finally:
-        held.close()
 
 
 async def plan_merge(
