@@ -90,6 +90,7 @@ class Results:
                 "seed": seed,
                 "states": again.runs,
                 "failed": again.failed,
+                "unmountable": again.unmountable,
                 "bad": dict(again.wrong),
             }
         if again.examples:
@@ -119,6 +120,7 @@ class Results:
                     runs=runs.get("states", 0),
                     wrong=Counter(runs.get("bad", {})),
                     failed=runs.get("failed", 0),
+                    unmountable=runs.get("unmountable", 0),
                     repairs=repairs.get("states", 0),
                     spoiled=Counter(repairs.get("bad", {})),
                 )

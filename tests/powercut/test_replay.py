@@ -60,10 +60,13 @@ def test_what_fsck_makes_of_a_good_state_is_good(name: str, tmp_path: Path) -> N
     assert not again.spoiled, again.describe()
 
 
-def test_the_same_judge_finds_what_the_sequence_without_barriers_loses() -> None:
-    results = [replay(all_recordings()[name], randoms=RANDOMS, seed=SEED) for name in PEER]
-    assert sum(result.bad for result in results) > 100
-    assert any("no entry of ours" in result.reasons for result in results)
+@pytest.mark.parametrize("name", PEER)
+def test_the_same_judge_finds_what_the_sequence_without_barriers_loses(name: str) -> None:
+    recording = all_recordings()[name]
+    result = replay(recording, randoms=RANDOMS, seed=SEED, every=1 if recording.facts["options"] else 8)
+    lost = {"no entry of ours", "user.cfg is missing or cannot be read", "user.cfg is torn"}
+    assert result.bad > result.states // 10
+    assert lost.intersection(result.reasons)
 
 
 def test_there_are_ten_thousand_states() -> None:
