@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from bootc_fast.etc.plan import AppliedMerge as AppliedMerge
     from bootc_fast.etc.policy import MergePolicy as MergePolicy
     from bootc_fast.etc.policy import PolicyRule as PolicyRule
+    from bootc_fast.etc.policy import Preference as Preference
+    from bootc_fast.etc.policy import PreferenceRule as PreferenceRule
     from bootc_fast.etc.trees import DirectorySource as DirectorySource
     from bootc_fast.etc.trees import EtcSource as EtcSource
     from bootc_fast.etc.trees import ImageSource as ImageSource
@@ -158,6 +160,8 @@ _HOMES = {
     "OstreeImage": "ostree.deployment",
     "OutcomeRecord": "report.finalize",
     "PolicyRule": "etc.policy",
+    "Preference": "etc.policy",
+    "PreferenceRule": "etc.policy",
     "PreparedRestart": "restart.prepared",
     "RestartWay": "restart.ways",
     "Result": "types",
@@ -250,6 +254,8 @@ __all__ = [
     "OstreeImage",
     "OutcomeRecord",
     "PolicyRule",
+    "Preference",
+    "PreferenceRule",
     "PreparedRestart",
     "RestartWay",
     "Result",

@@ -204,6 +204,7 @@ def plan_etc(
     *,
     rules: Sequence[tuple[bytes, str]] = ...,
     default: str = "fail",
+    preferences: Sequence[tuple[bytes, str]] = ...,
     new_image: Image | None = None,
     check: _Check = None,
 ) -> EtcPlan:
@@ -217,11 +218,13 @@ def plan_etc(
         new: N, /etc of the staged image.
         rules: Pattern and strategy (``fail``, ``current``, ``new``); the first that matches counts.
         default: Strategy where none matches.
+        preferences: Pattern, and whose version of a leaf wins that both sides changed: ``current``, ``new`` (the other
+            one's content is kept beside it) or ``machine-made`` (new, and nothing is kept); the first counts.
         new_image: The whole new image, to see which links lead nowhere.
         check: See the top of this file.
 
     Raises:
-        ValueError: A strategy is unknown.
+        ValueError: A strategy or a preference is unknown.
         InvalidStateError: An object is missing.
         UsageError: A content can only be read with a descriptor that its side lacks.
         FileSystemError, OSError: Reading failed.

@@ -225,6 +225,7 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
         *(_to_side(trees[name]) for name in _SIDES),
         rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
         default=str(policy.default),
+        preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
         new_image=await open_whole_image(trees["new"].source),
     )
     report = _to_report(native)

@@ -7,6 +7,7 @@ A policy file is TOML::
     [[path]]
     pattern = "ssh/sshd_config.d/**"
     on-conflict = "current"
+    on-both-changed = "new"
 
 Patterns are matched against the whole path below /etc: ``*`` and ``?`` stay within one name, a name ``**`` stands for
 any number of names, ``[a-z]`` and ``[!a-z]`` are sets, a backslash takes the next character literally. Of several
@@ -18,7 +19,8 @@ also with ``fail``.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
@@ -51,17 +53,60 @@ class PolicyRule:
     strategy: Strategy
 
 
+class Preference(StrEnum):
+    """Whose version of a leaf wins where both sides changed the same of it, which is no conflict.
+
+    ``machine-made`` is ``new`` for what a program makes anew: the version in /etc is not kept beside it.
+    """
+
+    CURRENT = "current"
+    NEW = "new"
+    MACHINE_MADE = "machine-made"
+
+
 @dataclass(frozen=True, slots=True)
-class MergePolicy:
-    """Chooses the strategy for a conflict; the core matches the patterns (``rust/core/src/etc/policy.rs``).
+class PreferenceRule:
+    """One ``on-both-changed`` of a ``[[path]]`` entry.
 
     Attributes:
-        default: Where no rule matches.
+        pattern: As written, without a leading ``/`` or ``/etc/``.
+        preference: For the leaves that it matches.
+    """
+
+    pattern: str
+    preference: Preference
+
+
+MACHINE_MADE = tuple(
+    PreferenceRule(pattern, Preference.MACHINE_MADE)
+    for pattern in (
+        "ld.so.cache",
+        "udev/hwdb.bin",
+        "pki/ca-trust/extracted/**",
+        "ca-certificates/extracted/**",
+        "ssl/certs/ca-certificates.crt",
+        "ssl/certs/java/cacerts",
+        "selinux/*/policy/**",
+        "selinux/*/contexts/files/*.bin",
+    )
+)
+"""What ``ldconfig``, ``systemd-hwdb``, ``update-ca-trust``, ``update-ca-certificates`` and ``semodule`` make of files
+that are merged on their own: made for the old image, it does not fit the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergePolicy:
+    """Chooses who wins; the core matches the patterns (``rust/core/src/etc/policy.rs``).
+
+    Attributes:
+        default: Strategy of a conflict where no rule matches.
         rules: The most important first: the first that matches counts.
+        preferences: For leaves that both sides changed, in the same order; where none matches, the admin's wins.
     """
 
     default: Strategy = Strategy.FAIL
     rules: tuple[PolicyRule, ...] = ()
+    preferences: tuple[PreferenceRule, ...] = MACHINE_MADE
 
 
 def make_rule(pattern: str, strategy: Strategy) -> PolicyRule:
@@ -74,12 +119,21 @@ def make_rule(pattern: str, strategy: Strategy) -> PolicyRule:
     Raises:
         ValueError: The pattern is empty, too long, or names ``.`` or ``..``.
     """
+    return PolicyRule(_checked(pattern), strategy)
+
+
+def make_preference(pattern: str, preference: Preference) -> PreferenceRule:
+    """Make a rule for leaves that both sides changed, else like ``make_rule``."""
+    return PreferenceRule(_checked(pattern), preference)
+
+
+def _checked(pattern: str) -> str:
     inner = pattern.removeprefix("/etc/").removeprefix("/").rstrip("/")
     if not inner or len(inner) > MAX_PATTERN_CHARACTERS:
         raise ValueError(f"a pattern has 1 to {MAX_PATTERN_CHARACTERS} characters")
     if {".", "..", ""} & set(inner.split("/")):
         raise ValueError("a pattern has no empty names, '.' or '..'")
-    return PolicyRule(inner, strategy)
+    return inner
 
 
 def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> MergePolicy:
@@ -102,20 +156,35 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
         refuse_unknown_keys(table)
         if not isinstance(entries, list):
             raise TypeError("'path' is no array of tables: write [[path]]")
-        return MergePolicy(default, (*(_parse_entry(entry) for entry in entries), *base.rules))
+        return _add_entries(replace(base, default=default), entries)
     except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
         raise InvalidStateError(f"{what}: {error}", hint="its form is described in docs/merge-policy.md") from error
 
 
-def _parse_entry(entry: object) -> PolicyRule:
-    if not isinstance(entry, dict):
-        raise TypeError("'path' is no array of tables: write [[path]]")
-    table = dict(entry)
-    pattern, strategy = table.pop("pattern", None), table.pop("on-conflict", None)
-    if not isinstance(pattern, str) or not isinstance(strategy, str):
-        raise TypeError("each [[path]] needs a pattern and on-conflict, both strings")
-    refuse_unknown_keys(table)
-    return make_rule(pattern, Strategy(strategy))
+def _add_entries(base: MergePolicy, entries: list[object]) -> MergePolicy:
+    """Put the entries of a file before all others."""
+    rules: list[PolicyRule] = []
+    preferences: list[PreferenceRule] = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise TypeError("'path' is no array of tables: write [[path]]")
+        table = dict(entry)
+        pattern = table.pop("pattern", None)
+        choices = {key: table.pop(key) for key in ("on-conflict", "on-both-changed") if key in table}
+        refuse_unknown_keys(table)
+        if not choices or not all(isinstance(text, str) for text in (pattern, *choices.values())):
+            raise TypeError("each [[path]] needs a pattern, and on-conflict or on-both-changed or both, all strings")
+        if "on-conflict" in choices:
+            rules.append(make_rule(pattern, Strategy(choices["on-conflict"])))
+        if "on-both-changed" in choices:
+            preferences.append(make_preference(pattern, _parse_preference(choices["on-both-changed"])))
+    return replace(base, rules=(*rules, *base.rules), preferences=(*preferences, *base.preferences))
+
+
+def _parse_preference(text: str) -> Preference:
+    if text not in (Preference.CURRENT, Preference.NEW):
+        raise ValueError(f"on-both-changed is {text!r}, neither 'current' nor 'new'")
+    return Preference(text)
 
 
 def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> MergePolicy:
@@ -138,4 +207,4 @@ def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> Mer
         text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
         if text is not None:
             policy = parse_policy(text, what=f"reading {path}", base=policy)
-    return policy if on_conflict is None else MergePolicy(on_conflict)
+    return policy if on_conflict is None else replace(policy, default=on_conflict, rules=())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
-use bootc_fast_core::etc::policy::{Policy, matches};
+use bootc_fast_core::etc::policy::{Policy, Preference, matches};
 use bootc_fast_core::etc::result::{Change, Conflict, MergeResult, SideName, Strategy};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -189,7 +189,8 @@ impl EtcPlan {
 /// Decides the result of a merge; writes nothing.
 #[pyfunction]
 #[pyo3(signature = (
-    pristine, current, new, *, rules = Vec::new(), default = "fail", new_image = None, check = None,
+    pristine, current, new, *, rules = Vec::new(), default = "fail", preferences = Vec::new(), new_image = None,
+    check = None,
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
 pub fn plan_etc(
@@ -199,16 +200,22 @@ pub fn plan_etc(
     new: Py<Side>,
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
+    preferences: Vec<(Vec<u8>, String)>,
     new_image: Option<Py<Image>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
-    let policy = Arc::new(Policy::new(
+    let preferences = preferences
+        .into_iter()
+        .map(|(pattern, name)| Ok((pattern, preference(&name)?)))
+        .collect::<PyResult<Vec<_>>>()?;
+    let policy = Policy::new(
         rules
             .into_iter()
             .map(|(pattern, name)| Ok((pattern, strategy(&name)?)))
             .collect::<PyResult<Vec<_>>>()?,
         strategy(default)?,
-    ));
+    );
+    let policy = Arc::new(policy.with_preferences(preferences));
     let again = check.as_ref().map(|check| check.clone_ref(py));
     let plan = EtcPlan::decide(py, [pristine, current, new], policy, new_image, check)?;
     // What was replaced between its scan and its reading is looked at once more, as what it is now.
@@ -224,6 +231,12 @@ pub fn policy_pattern_matches(pattern: &[u8], path: &[u8]) -> bool {
 fn strategy(name: &str) -> PyResult<Strategy> {
     let error = || PyValueError::new_err(format!("strategy {name:?} is none of fail, current, new"));
     Strategy::from_name(name).ok_or_else(error)
+}
+
+fn preference(name: &str) -> PyResult<Preference> {
+    let error =
+        || PyValueError::new_err(format!("preference {name:?} is none of current, new, machine-made"));
+    Preference::from_name(name).ok_or_else(error)
 }
 
 fn plan_error(error: PlanError) -> PyErr {

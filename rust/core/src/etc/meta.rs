@@ -57,6 +57,8 @@ pub(super) struct Blend<'t> {
     pub(super) kept: Vec<&'static str>,
     /// Names of what both changed, each otherwise.
     pub(super) ignored: Vec<&'static str>,
+    /// Both changed something, each otherwise, and R has N's.
+    pub(super) is_overruled: bool,
     /// All attributes, the label too, are C's.
     pub(super) is_current: bool,
     /// The label is the admin's, and neither P's nor N's.
@@ -66,9 +68,16 @@ pub(super) struct Blend<'t> {
 impl<'t> Blend<'t> {
     /// Merges one by one: where C is as P, N's; else C's. Without a P, every difference is C's.
     ///
-    /// `content`: whose content R gets, and so what is computed from content.
-    pub(super) fn of(p: Option<Node<'t>>, c: Node<'t>, n: Node<'t>, content: Node<'t>) -> Self {
-        let mut picker = Picker::default();
+    /// `content`: whose content R gets, and so what is computed from content. `is_new_preferred`: what both changed,
+    /// each otherwise, is N's.
+    pub(super) fn of(
+        p: Option<Node<'t>>,
+        c: Node<'t>,
+        n: Node<'t>,
+        content: Node<'t>,
+        is_new_preferred: bool,
+    ) -> Self {
+        let mut picker = Picker { is_new_preferred, ..Picker::default() };
         let owner = |node: Node<'_>| (node.stat().uid, node.stat().gid);
         let uid = picker.pick("owner", p.map(|p| owner(p).0), owner(c).0, owner(n).0);
         let gid = picker.pick("group", p.map(|p| owner(p).1), owner(c).1, owner(n).1);
@@ -82,9 +91,9 @@ impl<'t> Blend<'t> {
         let computed = content.xattrs().filter(|xattr| is_ignored(xattr.name) && xattr.name != LABEL);
         xattrs.extend(computed.map(|xattr| (xattr.name, Cow::Borrowed(xattr.value))));
         xattrs.extend(label.map(|label| (LABEL, Cow::Borrowed(label))));
-        let Picker { kept, ignored } = picker;
+        let Picker { kept, ignored, is_overruled, .. } = picker;
         let is_label_kept = kept_label.is_some();
-        Self { permissions: mode, uid, gid, xattrs, kept, ignored, is_current, is_label_kept }
+        Self { permissions: mode, uid, gid, xattrs, kept, ignored, is_overruled, is_current, is_label_kept }
     }
 }
 
@@ -92,12 +101,18 @@ impl<'t> Blend<'t> {
 struct Picker {
     kept: Vec<&'static str>,
     ignored: Vec<&'static str>,
+    is_new_preferred: bool,
+    is_overruled: bool,
 }
 
 impl Picker {
     /// `p` is `None` where there is no P to compare with.
     fn pick<T: PartialEq + Copy>(&mut self, what: &'static str, p: Option<T>, c: T, n: T) -> T {
         if c == n || p == Some(c) {
+            return n;
+        }
+        if self.is_new_preferred && p != Some(n) {
+            self.is_overruled = true;
             return n;
         }
         if !self.kept.contains(&what) {

@@ -2,18 +2,56 @@
 
 use super::result::Strategy;
 
+/// Whose version of a leaf wins where both sides changed the same of it, which is no conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Preference {
+    /// The admin's, as everywhere.
+    Current,
+    /// The image's; the admin's content is kept as `<name>.bootc-saved`.
+    New,
+    /// The image's: a program made both, and makes it anew.
+    MachineMade,
+}
+
+impl Preference {
+    /// From its name: `current`, `new`, `machine-made`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "current" => Some(Self::Current),
+            "new" => Some(Self::New),
+            "machine-made" => Some(Self::MachineMade),
+            _ => None,
+        }
+    }
+}
+
 /// Patterns with their strategies, the first that matches a path wins; else the default.
 #[derive(Debug, Clone)]
 pub struct Policy {
     rules: Vec<(Vec<u8>, Strategy)>,
     default: Strategy,
+    preferences: Vec<(Vec<u8>, Preference)>,
 }
 
 impl Policy {
     /// Patterns as [`matches()`] takes them, most important first.
     #[must_use]
     pub fn new(rules: Vec<(Vec<u8>, Strategy)>, default: Strategy) -> Self {
-        Self { rules, default }
+        Self { rules, default, preferences: Vec::new() }
+    }
+
+    /// The same with patterns for leaves that both sides changed, most important first.
+    #[must_use]
+    pub fn with_preferences(self, preferences: Vec<(Vec<u8>, Preference)>) -> Self {
+        Self { preferences, ..self }
+    }
+
+    /// Whose version wins where both sides changed this leaf below /etc.
+    #[must_use]
+    pub fn prefer(&self, path: &[u8]) -> Preference {
+        let found = self.preferences.iter().find(|(pattern, _)| matches(pattern, path));
+        found.map_or(Preference::Current, |(_, preference)| *preference)
     }
 
     /// What a conflict at this path below /etc gets.

@@ -104,6 +104,15 @@ pub enum Warning {
         /// `chattr +i`; else only `chattr +a`.
         is_immutable: bool,
     },
+    /// Both sides changed it, and the image's is in R.
+    Overruled {
+        /// Below /etc.
+        path: Vec<u8>,
+        /// A program makes it anew; else the policy says so.
+        is_machine_made: bool,
+        /// Where the admin's content is kept.
+        saved_as: Option<Vec<u8>>,
+    },
     /// Labels (`security.selinux`) that the admin gave are kept, on so many paths: relabelling is no edit, and yet stays.
     LabelsKept {
         /// The first of them, below /etc.
@@ -120,6 +129,7 @@ impl Warning {
         let (Self::MountNotCrossed { path }
         | Self::SocketIgnored { path }
         | Self::Vanished { path }
+        | Self::Overruled { path, .. }
         | Self::FlagsNotCarried { path, .. }
         | Self::LabelsKept { path, .. }) = self;
         path
@@ -137,6 +147,18 @@ impl Warning {
             }
             Self::FlagsNotCarried { is_immutable: false, .. } => {
                 "append-only here (chattr +a), which is not carried over"
+            }
+            Self::Overruled { is_machine_made: true, .. } => {
+                "changed here and in the new image; made by a program, so the image's is taken"
+            }
+            Self::Overruled { saved_as: None, .. } => {
+                "changed here and in the new image; the image's is taken, as merge.toml says"
+            }
+            Self::Overruled { saved_as: Some(name), .. } => {
+                return Cow::Owned(format!(
+                    "changed here and in the new image; the image's is taken, as merge.toml says, the one from here is kept as /etc/{}",
+                    name.escape_ascii()
+                ));
             }
             Self::LabelsKept { count: 1, .. } => "the SELinux label that it was given here is kept",
             Self::LabelsKept { count, .. } => {

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::{Drafts, Merger};
 use crate::etc::draft::{Chosen, Draft};
-use crate::etc::result::{Conflict, Strategy};
+use crate::etc::policy::Preference;
+use crate::etc::result::{Conflict, Strategy, Warning};
 use crate::limits::MAX_NAME_BYTES;
 use crate::tree::Node;
 
@@ -30,7 +31,7 @@ impl<'a> Merger<'a> {
         let is_saved = strategy == Strategy::New || !n.is_dir();
         let mut saved_as = None;
         if is_saved {
-            let name = free_name(c, n, suffix, out);
+            let name = free_name(c, Some(n), suffix, out);
             let parent_len = self.path.len().saturating_sub(c.name().len());
             saved_as = Some([self.path.get(..parent_len).unwrap_or_default(), &name].concat());
             let saved = Draft::whole(loser);
@@ -42,11 +43,32 @@ impl<'a> Merger<'a> {
     }
 }
 
+impl<'a> Merger<'a> {
+    /// Whether the image's version of the leaf at `self.path` wins where both sides changed it.
+    pub(super) fn is_new_preferred(&self) -> bool {
+        self.policy.prefer(&self.path) != Preference::Current
+    }
+
+    /// Reports that it did. `lost`: C's leaf, where R does not have its content; kept beside unless a program makes it.
+    pub(super) fn overruled(&mut self, lost: Option<Node<'a>>, n: Option<Node<'a>>, out: &mut Drafts<'a>) {
+        let is_machine_made = self.policy.prefer(&self.path) == Preference::MachineMade;
+        let saved_as = lost.filter(|_| !is_machine_made).map(|c| {
+            let name = free_name(c, n, b".bootc-saved", out);
+            let parent_len = self.path.len().saturating_sub(c.name().len());
+            let path = [self.path.get(..parent_len).unwrap_or_default(), &name].concat();
+            out.push(Draft { name: Cow::Owned(name), ..Draft::whole(Chosen::current(c)) });
+            path
+        });
+        let path = self.path.clone();
+        self.report.warnings.push(Warning::Overruled { path, is_machine_made, saved_as });
+    }
+}
+
 /// `<name><suffix>`, numbered where C, N or R have that, cut where it would be too long.
-fn free_name(c: Node<'_>, n: Node<'_>, suffix: &[u8], out: &Drafts<'_>) -> Vec<u8> {
+fn free_name(c: Node<'_>, n: Option<Node<'_>>, suffix: &[u8], out: &Drafts<'_>) -> Vec<u8> {
     let is_taken = |name: &[u8]| {
         c.parent().child(name).is_some()
-            || n.parent().child(name).is_some()
+            || n.is_some_and(|n| n.parent().child(name).is_some())
             || out.iter().any(|draft| draft.name == name)
     };
     let mut number = 0u64;

@@ -50,7 +50,7 @@ impl<'a> Merger<'a> {
         c: Node<'a>,
         n: Node<'a>,
     ) -> Result<Draft<'a>, ContentError> {
-        let blend = Blend::of(p, c, n, n);
+        let blend = Blend::of(p, c, n, n, false);
         if !blend.kept.is_empty() {
             self.kept(blend.kept.join(", "));
         }

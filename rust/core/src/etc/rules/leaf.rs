@@ -32,6 +32,10 @@ impl<'a> Merger<'a> {
             }
         }
         match n {
+            None if p_leaf.is_some() && self.is_new_preferred() => {
+                self.overruled(Some(c), None, out);
+                Ok(())
+            }
             None => {
                 self.kept(reason(p, c, "changed; the image dropped it"));
                 out.push(Draft::whole(Chosen::current(c)));
@@ -50,7 +54,7 @@ impl<'a> Merger<'a> {
             return;
         };
         self.label_kept();
-        let blend = Blend::of(Some(p), c, n, n);
+        let blend = Blend::of(Some(p), c, n, n, false);
         out.push(Draft::made(n.name(), Made::blended(blend, Chosen::new_image(n), Vec::new())));
     }
 
@@ -63,7 +67,8 @@ impl<'a> Merger<'a> {
         is_content_unchanged: bool,
         out: &mut Drafts<'a>,
     ) -> Result<(), ContentError> {
-        let mut is_content_ignored = false;
+        let is_new_preferred = self.is_new_preferred();
+        let (mut is_content_ignored, mut is_content_lost) = (false, false);
         let origin = if is_content_unchanged {
             Chosen::new_image(n)
         } else {
@@ -71,13 +76,18 @@ impl<'a> Merger<'a> {
                 None => return self.vanished(Some(p), Some(n), out),
                 Some(true) => Chosen::new_image(n),
                 Some(false) => {
-                    is_content_ignored = !self.same_image_content(p, n)?;
-                    Chosen::current(c)
+                    let is_changed_by_both = !self.same_image_content(p, n)?;
+                    is_content_lost = is_changed_by_both && is_new_preferred;
+                    is_content_ignored = is_changed_by_both && !is_new_preferred;
+                    if is_content_lost { Chosen::new_image(n) } else { Chosen::current(c) }
                 }
             }
         };
         let is_content_kept = origin.side == Chosen::current(c).side;
-        let blend = Blend::of(Some(p), c, n, origin.node);
+        let blend = Blend::of(Some(p), c, n, origin.node, is_new_preferred);
+        if is_content_lost || blend.is_overruled {
+            self.overruled(is_content_lost.then_some(c), Some(n), out);
+        }
         let content = content_word(c);
         let word = |is_in: bool| is_in.then_some(content);
         let kept: Vec<_> = word(is_content_kept).into_iter().chain(blend.kept.iter().copied()).collect();
@@ -120,11 +130,16 @@ impl<'a> Merger<'a> {
             out.extend(image(Some(n)));
             return Ok(());
         }
-        self.kept(reason(p, c, "type changed"));
         let is_image_unchanged = match p {
             Some(p) => self.is_image_leaf_unchanged(p, n)?,
             None => false,
         };
+        if !is_image_unchanged && self.is_new_preferred() {
+            self.overruled(Some(c), Some(n), out);
+            out.extend(image(Some(n)));
+            return Ok(());
+        }
+        self.kept(reason(p, c, "type changed"));
         if !is_image_unchanged {
             self.ignored(if p.is_some() { "changed by the image" } else { "added by the image" });
         }

@@ -23,6 +23,11 @@ impl<'a> Merger<'a> {
                 Ok(())
             }
             (Some(p), Some(n)) if !p.is_dir() => {
+                if !n.is_dir() && self.is_new_preferred() && !self.is_image_leaf_unchanged(p, n)? {
+                    self.overruled(None, Some(n), out);
+                    out.extend(image(Some(n)));
+                    return Ok(());
+                }
                 self.deleted("");
                 if n.is_dir() {
                     self.ignored("the image made it a directory");
