@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
+    from bootc_fast.flows.unstage import unstage as unstage
     from bootc_fast.ostree.deployment import OstreeBoot as OstreeBoot
     from bootc_fast.ostree.deployment import OstreeDeployment as OstreeDeployment
     from bootc_fast.ostree.deployment import OstreeImage as OstreeImage
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from bootc_fast.report.status import HostStatus as HostStatus
     from bootc_fast.report.status import NextBoot as NextBoot
     from bootc_fast.report.status import StagedStatus as StagedStatus
+    from bootc_fast.report.unstage import UnstageOutcome as UnstageOutcome
     from bootc_fast.restart.prepared import PreparedRestart as PreparedRestart
     from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
     from bootc_fast.restart.ways import RestartWay as RestartWay
@@ -178,6 +180,7 @@ _HOMES = {
     "StepTimeoutError": "errors",
     "Strategy": "types",
     "TrialFailedError": "errors",
+    "UnstageOutcome": "report.unstage",
     "UsageError": "errors",
     "VerityDigest": "types",
     "VerityMismatchError": "errors",
@@ -195,6 +198,7 @@ _HOMES = {
     "report_last_finalize": "flows.boot_complete",
     "reset_restart": "restart.ways",
     "rollback": "flows.rollback",
+    "unstage": "flows.unstage",
 }
 
 __all__ = [
@@ -272,6 +276,7 @@ __all__ = [
     "StepTimeoutError",
     "Strategy",
     "TrialFailedError",
+    "UnstageOutcome",
     "UsageError",
     "VerityDigest",
     "VerityMismatchError",
@@ -289,6 +294,7 @@ __all__ = [
     "report_last_finalize",
     "reset_restart",
     "rollback",
+    "unstage",
 ]
 
 

@@ -58,6 +58,7 @@ COMMANDS = (
         aliases=("finalize",),
     ),
     Command("rollback", "cmd_rollback", "boot the previous deployment next, or undo that"),
+    Command("unstage", "cmd_unstage", "drop the staged update"),
     Command("doctor", "cmd_doctor", "find and mend what power cuts leave on the boot partition"),
     Command("soft-reboot", "cmd_soft_reboot", "enter what boots next without the firmware, or undo that"),
     Command("etc", "cmd_etc", "compare and merge /etc trees"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bootc_fast.errors import NotBootcHostError
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.ostree.sysroot import is_ostree_host
 
@@ -132,6 +133,16 @@ class Backend(Protocol):
     def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
         """List what is to be noted once the new order is in force: what for, and a call that blocks."""
         ...
+
+
+async def refuse_ostree(host: Host, what: str, *, hint: str) -> None:
+    """Refuse what only composefs hosts have.
+
+    Raises:
+        NotBootcHostError: It is an ostree host; the hint is what there is in its place.
+    """
+    if await run_blocking(is_ostree_host, host):
+        raise NotBootcHostError(f"{what}: this is an ostree host", hint=hint)
 
 
 async def open_backend(host: Host, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> Backend:

@@ -31,7 +31,7 @@ from bootc_fast.report.boots import find_missed, make_memory, read_memory, write
 from bootc_fast.report.failure import failure_fields, failure_lines
 from bootc_fast.report.finalize import read_boot_id, read_outcome, reserve_record, set_aside, write_outcome
 from bootc_fast.report.journal import send_missed
-from bootc_fast.report.rollback import REBOOT_TEXT
+from bootc_fast.report.rollback import drop_reboot_marker
 from bootc_fast.text import describe_error, flatten, shorten_digest
 from bootc_fast.types import Result
 
@@ -109,10 +109,8 @@ def forget_soft_reboot(root: Path | str = "/") -> bool:
         host = open_host(root)
         booted = read_booted(host)
         was_asked_for = drop_outdated_marker(host, booted)
-        wanted = host.read_bytes(host.reboot_marker).decode("utf-8", "replace").removeprefix(REBOOT_TEXT)
-        if wanted in (booted.digest, read_origin(host, booted.digest).manifest_digest):
-            was_asked_for = True
-            host.remove_file(host.reboot_marker)
+        names = booted.digest, read_origin(host, booted.digest).manifest_digest
+        was_asked_for = drop_reboot_marker(host, *names) or was_asked_for
     except (BootcFastError, OSError):
         # Not a host of ours, nothing there, or nothing that can be read: whoever needs it says so.
         pass

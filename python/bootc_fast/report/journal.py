@@ -94,6 +94,39 @@ def send_rollback(
         send_boot_order(host, operation="rollback", next_boot=outcome.next_boot)
 
 
+def send_unstage(host: Host, *, booted: str, unstaged: str, removed: Sequence[str]) -> None:
+    """Tell that a staged update was dropped; blocks, never raises."""
+    fields = {
+        "BOOTC_FAST_OPERATION": "unstage",
+        "BOOTC_FAST_BOOTED": booted,
+        "BOOTC_FAST_STAGED": unstaged,
+        "BOOTC_FAST_REMOVED": "\n".join(removed),
+    }
+    message = f"The staged update {unstaged} was dropped; the boot order stays"
+    _send(host, message, message_ids.UPDATE_UNSTAGED, fields, is_notice=True)
+
+
+def send_hold(host: Host, *, staged: str, is_held: bool) -> None:
+    """Tell that a staged update is held, or not any more; blocks, never raises."""
+    verb = "will not be finalized at shutdown" if is_held else "may be finalized at shutdown again"
+    fields = {
+        "BOOTC_FAST_OPERATION": "hold",
+        "BOOTC_FAST_STAGED": staged,
+        "BOOTC_FAST_HELD": "yes" if is_held else "no",
+    }
+    _send(host, f"The staged update {staged} {verb}", message_ids.UPDATE_HELD, fields, is_notice=True)
+
+
+def send_pin(host: Host, *, deployment: str, is_pinned: bool) -> None:
+    """Tell that a deployment is pinned, or not any more; blocks, never raises."""
+    fields = {
+        "BOOTC_FAST_OPERATION": "pin" if is_pinned else "unpin",
+        "BOOTC_FAST_DEPLOYMENT": deployment,
+    }
+    message = f"The deployment {deployment} is {'pinned' if is_pinned else 'not pinned any more'}"
+    _send(host, message, message_ids.PIN_CHANGED, fields, is_notice=True)
+
+
 async def report_failure(
     host: Host, outcome: FinalizeOutcome, error: BaseException, *, recall: Recall | None, dry_run: bool
 ) -> None:

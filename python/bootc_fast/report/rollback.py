@@ -76,9 +76,33 @@ def note_reboot(host: Host, outcome: RollbackOutcome) -> None:
 
 
 def _remove_reboot_marker(host: Host) -> None:
-    try:
-        text = host.read_bytes(host.reboot_marker)
-    except (OSError, InvalidStateError):
-        return
-    if text.startswith(REBOOT_TEXT.encode()):
+    if _read_reboot_marker(host) is not None:
         host.remove_file(host.reboot_marker)
+
+
+def drop_reboot_marker(host: Host, *names: str | None) -> bool:
+    """Take the marker away where it asks for a deployment that goes by one of these names; blocks.
+
+    Args:
+        host: Whose.
+        names: Its digest, its image's manifest digest; None is no name.
+
+    Returns:
+        Whether it asked for that.
+
+    Raises:
+        FileSystemError: It cannot be removed.
+    """
+    wanted = _read_reboot_marker(host)
+    if wanted is None or wanted not in names:
+        return False
+    return host.remove_file(host.reboot_marker)
+
+
+def _read_reboot_marker(host: Host) -> str | None:
+    """Read what a reboot is wanted for; None where the marker is absent, unreadable, or somebody else's."""
+    try:
+        text = host.read_bytes(host.reboot_marker).decode("utf-8", "replace")
+    except (OSError, InvalidStateError):
+        return None
+    return text.removeprefix(REBOOT_TEXT) if text.startswith(REBOOT_TEXT) else None

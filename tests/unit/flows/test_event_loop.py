@@ -67,6 +67,7 @@ def test_no_flow_of_a_composefs_host_blocks_the_loop(
     _play(case.root, "etc", "diff", "--patch")
     _play(case.root, "etc", "merge")
     _play(case.root, "finalize", "--dry-run")
+    _play(case.root, "unstage", "--dry-run")
     _play(case.root, "soft-reboot", "--mode=auto", "--dry-run")
     (case.root / "etc/fresh").mkdir()
     _play(case.root, "finalize")
@@ -83,6 +84,8 @@ def test_no_flow_of_a_composefs_host_blocks_the_loop(
     next(path for path in case.host.boot_dir.rglob("*.conf") if path.parent.name == "entries").write_text("")
     _play(case.root, "doctor", "--repair")
     _play(case.root, "status", "--json")
+    lab.stage_files(case.host, flowkit.OLD)
+    _play(case.root, "unstage")
     said = capsys.readouterr()
     assert "Next boot: rollback deployment" in said.out
     assert "1 conflict" in said.err

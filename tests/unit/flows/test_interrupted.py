@@ -15,6 +15,7 @@ import anyio
 import flowkit
 import pytest
 import trio
+from killing import KILLABLE, MOST_CALLS, kill_at, run_injected
 from trio.testing import MockClock
 
 from bootc_fast import events, finalize_staged
@@ -203,35 +204,6 @@ async def test_a_tidy_that_fails_or_hangs_is_a_warning(tmp_path: Path, monkeypat
     assert outcome.warnings == ("removing unused boot files: Input/output error",)
 
 
-# Every system call that changes something. Each is killed at its first, second, … call until a run gets through.
-KILLABLE = {
-    "flush": "fsync,syncfs",
-    "rename": "rename,renameat,renameat2",
-    "unlink": "unlink,unlinkat",
-    "make": "mkdir,mkdirat,symlinkat,linkat",
-    "attributes": "fchown,fchownat,fchmod,fchmodat,utimensat,ftruncate",
-    "lock": "flock",
-}
-MOST_CALLS = 40
-
-
-def _run_injected(case: Case, calls: str, number: int, what: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a finalize in which something befalls the n-th of some system calls of a thread."""
-    argv = ["strace", "-f", "-qqq", "-o", os.devnull, f"--trace={calls}", f"--inject={calls}:{what}:when={number}"]
-    command = [sys.executable, "-m", "bootc_fast", "finalize", "--root", str(case.root)]
-    # Byte code written at start-up would be counted, and its files are none of the host's.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([*argv, *command], capture_output=True, env=environment, check=False)
-
-
-def _kill_at(case: Case, calls: str, number: int) -> bool:
-    """Kill a finalize at the n-th of some system calls; says whether it got that far."""
-    done = _run_injected(case, calls, number, "signal=SIGKILL")
-    if done.returncode != 0:
-        assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), done.stderr
-    return done.returncode != 0
-
-
 BLS = (Loader.SYSTEMD_BOOT, BootType.BLS)
 USER_CFG = (Loader.GRUB, BootType.UKI)
 
@@ -247,7 +219,7 @@ def test_kill_9_at_any_change_leaves_a_host_that_boots_and_a_rerun_completes(
     kills = 0
     for number in range(1, MOST_CALLS):
         case = flowkit.make_case(tmp_path / str(number), loader, boot_type)
-        if not _kill_at(case, calls, number):
+        if not kill_at(case, calls, number):
             break
         kills += 1
         _bootable(case)
@@ -261,7 +233,7 @@ def test_kill_9_at_any_change_leaves_a_host_that_boots_and_a_rerun_completes(
 def test_a_record_says_that_a_killed_finalize_was_interrupted(tmp_path: Path) -> None:
     case = flowkit.make_case(tmp_path / "h")
     # The first rename puts the record in its place; the second is a file of the merge.
-    assert _kill_at(case, KILLABLE["rename"], 2)
+    assert kill_at(case, KILLABLE["rename"], 2)
     assert flowkit.read_record(case.root)["result"] == "interrupted"
 
 
@@ -272,7 +244,7 @@ def test_a_system_call_that_fails_once_is_a_clear_error_or_a_warning_and_a_rerun
     failures = 0
     for number in range(1, MOST_CALLS):
         case = flowkit.make_case(tmp_path / str(number))
-        done = _run_injected(case, KILLABLE[name], number, f"error={error}")
+        done = run_injected(case, KILLABLE[name], number, f"error={error}")
         if done.returncode == 0 and not done.stderr:
             break
         failures += 1

@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind
-from bootc_fast.boot.entries.reader import ENTRIES, STAGED_ENTRIES
+from bootc_fast.boot.entries.reader import ENTRIES, STAGED_ENTRIES, USER_CFG, USER_CFG_STAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,23 +20,29 @@ if TYPE_CHECKING:
 MAX_TEXT_BYTES = 4 << 20
 """Of one file: the largest grub.cfg seen have some 100 KiB. Where one is longer, nothing is removed."""
 
-_CONFIGS = (b"user.cfg", b"user.cfg.staged", b"custom.cfg", b"grub.cfg")
+_CONFIGS = (USER_CFG, USER_CFG_STAGED, b"custom.cfg", b"grub.cfg")
 _GRUB_DIRECTORIES = (b"grub2", b"grub")
 
 
-def read_mentions(boot: BootVolume, esp: BootVolume | None) -> bytes:
+def read_mentions(boot: BootVolume, esp: BootVolume | None, *, with_staged: bool = True) -> bytes:
     """Read all of them, in lower case as FAT and EFI compare names.
+
+    Args:
+        boot: The boot partition.
+        esp: The ESP.
+        with_staged: The staged set, too.
 
     Raises:
         OSError: One cannot be read, so that nothing may be removed.
     """
     parts: list[bytes] = []
-    for path in (ENTRIES, STAGED_ENTRIES):
+    configs = [name for name in _CONFIGS if with_staged or name != USER_CFG_STAGED]
+    for path in (ENTRIES, STAGED_ENTRIES) if with_staged else (ENTRIES,):
         parts += _read_directory(boot, path)
     for volume in (boot, esp):
         if volume is not None:
             for directory in (*_GRUB_DIRECTORIES, *_vendor_directories(volume)):
-                parts += filter(None, (volume.read_file(directory + b"/" + name, MAX_TEXT_BYTES) for name in _CONFIGS))
+                parts += filter(None, (volume.read_file(directory + b"/" + name, MAX_TEXT_BYTES) for name in configs))
     return b"\0".join(parts).lower()
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import NEW_SUFFIX, find_linked, find_shared, find_unsafe, remove_files, replace_file
-from bootc_fast.boot.area.room import TEMPORARY_NAMES
 from bootc_fast.boot.entries.beforehand import check_beforehand
 from bootc_fast.boot.entries.beside import (
     UNSUPPORTED,
@@ -18,7 +17,6 @@ from bootc_fast.boot.entries.beside import (
     detach_path,
     exchange_with_live,
     flush_both,
-    is_same_directory,
     remove_outdated,
     remove_set,
     write_set,
@@ -29,10 +27,9 @@ from bootc_fast.boot.entries.reader import (
     ENTRIES,
     GRUB_DIRECTORY,
     OWN_LEFTOVER,
-    STAGED_ENTRIES,
     USER_CFG,
-    USER_CFG_STAGED,
 )
+from bootc_fast.boot.entries.staged_set import list_user_cfgs, remove_staged_set
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError
 from bootc_fast.text import reason_of
@@ -57,10 +54,6 @@ def _refuse_unread(menu: BootMenu) -> None:
     """Say that entries cannot be read, where it would else be said that they are not what they must be."""
     if menu.odd.unread:
         raise OSError(menu.odd.failure or errno.EIO, "; ".join(menu.odd.unread))
-
-
-def _user_cfg_names(directory: BootDirectory) -> list[bytes]:
-    return [name for name in directory.list_names() if name.startswith((USER_CFG, *TEMPORARY_NAMES))]
 
 
 @dataclass
@@ -296,7 +289,7 @@ class Publication:
     def _take_user_cfg_back(self) -> None:
         with opened(self.boot, GRUB_DIRECTORY) as directory:
             if self.menu.live.user_cfg is None:
-                unsafe = find_unsafe(self.boot, GRUB_DIRECTORY, directory, _user_cfg_names(directory))
+                unsafe = find_unsafe(self.boot, GRUB_DIRECTORY, directory, list_user_cfgs(directory))
                 remove_files(directory, [USER_CFG], linked=unsafe)
                 return
             is_old = directory.read(USER_CFG, MAX_USER_CFG_BYTES) == self.menu.live.user_cfg
@@ -345,29 +338,9 @@ class Publication:
         if not self.plan.removes_staged:
             return
         try:
-            self._remove_staged_entries()
-            directory = self.boot.open_directory(GRUB_DIRECTORY)
-            if directory is not None:
-                with contextlib.closing(directory):
-                    unsafe = find_unsafe(self.boot, GRUB_DIRECTORY, directory, _user_cfg_names(directory))
-                    self.warnings += remove_files(directory, [USER_CFG_STAGED], linked=unsafe)
+            self.warnings += remove_staged_set(self.boot)
         except OSError as error:
             self.warnings.append(f"removing the staged boot entries: {reason_of(error)}")
-
-    def _remove_staged_entries(self) -> None:
-        if is_same_directory(self.boot, STAGED_ENTRIES):
-            self.warnings.append("entries.staged is the same directory as entries, and is left")
-            return
-        directory = self.boot.open_plain_directory(STAGED_ENTRIES)
-        if directory is None:
-            return
-        with contextlib.closing(directory):
-            names = directory.list_names()
-            unsafe = find_unsafe(self.boot, STAGED_ENTRIES, directory, names)
-            self.warnings += remove_files(directory, names, linked=unsafe)
-            left = directory.list_names()
-        if not left:
-            self.boot.remove_directory(STAGED_ENTRIES)
 
     def confirm(self) -> None:
         """Step 10: read the menu once more; what the removals damaged is written again from memory.
