@@ -66,6 +66,11 @@ if TYPE_CHECKING:
     from bootc_fast.flows.host_etc import diff_host as diff_host
     from bootc_fast.flows.next_boot import NextBootOutcome as NextBootOutcome
     from bootc_fast.flows.next_boot import enter_next_boot as enter_next_boot
+    from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
+    from bootc_fast.flows.hold import hold as hold
+    from bootc_fast.flows.pin import PinOutcome as PinOutcome
+    from bootc_fast.flows.pin import pin as pin
+    from bootc_fast.flows.pin import unpin as unpin
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
@@ -140,6 +145,7 @@ _HOMES = {
     "FinalizeOptions": "flows.finalize_run",
     "FinalizeOutcome": "types",
     "Finding": "flows.doctor",
+    "HoldOutcome": "flows.hold",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
     "ImageFormatError": "errors",
@@ -161,6 +167,7 @@ _HOMES = {
     "OstreeDeployment": "ostree.deployment",
     "OstreeImage": "ostree.deployment",
     "OutcomeRecord": "report.finalize",
+    "PinOutcome": "flows.pin",
     "PolicyRule": "etc.policy",
     "Preference": "etc.policy",
     "PreferenceRule": "etc.policy",
@@ -192,12 +199,15 @@ _HOMES = {
     "enter_next_boot": "flows.next_boot",
     "finalize_staged": "flows.finalize",
     "get_status": "flows.status",
+    "hold": "flows.hold",
     "ignore_event": "events",
     "make_document": "report.host_v1",
     "merge_etc": "etc.merge",
+    "pin": "flows.pin",
     "report_last_finalize": "flows.boot_complete",
     "reset_restart": "restart.ways",
     "rollback": "flows.rollback",
+    "unpin": "flows.pin",
     "unstage": "flows.unstage",
 }
 
@@ -236,6 +246,7 @@ __all__ = [
     "FinalizeOptions",
     "FinalizeOutcome",
     "Finding",
+    "HoldOutcome",
     "HostStatus",
     "ImageFacts",
     "ImageFormatError",
@@ -257,6 +268,7 @@ __all__ = [
     "OstreeDeployment",
     "OstreeImage",
     "OutcomeRecord",
+    "PinOutcome",
     "PolicyRule",
     "Preference",
     "PreferenceRule",
@@ -288,12 +300,15 @@ __all__ = [
     "enter_next_boot",
     "finalize_staged",
     "get_status",
+    "hold",
     "ignore_event",
     "make_document",
     "merge_etc",
+    "pin",
     "report_last_finalize",
     "reset_restart",
     "rollback",
+    "unpin",
     "unstage",
 ]
 

@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "--to",
-        metavar="DIGEST|previous|booted",
-        help="the deployment to boot next, by its digest or 8 characters of it; naming the next boot changes nothing",
+        metavar="DIGEST|VERSION|TAG|previous|booted",
+        help="the deployment to boot next, by its digest or 8 characters of it, or by the version or image tag that "
+        "one deployment has; naming the next boot changes nothing",
     )
     parser.add_argument("--apply", action="store_true", help="restart, unless the running deployment boots next")
     parser.add_argument(
@@ -79,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also take a target that the boot loader gave up on, after as many boots as its entry had tries",
     )
+    parser.add_argument(
+        "--keep-staged",
+        action="store_true",
+        help="leave a staged update staged: it boots next once it is finalized (see 'bootc-fast hold')",
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -93,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         allow_non_container=arguments.allow_non_container,
         verify=arguments.verify,
         force=arguments.force,
+        keep_staged=arguments.keep_staged,
     )
     with show_progress(arguments) as on_event:
         outcome = run_async(lambda: rollback(arguments.root, options, on_event=on_event))
@@ -125,6 +132,7 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
     if outcome.kept_staged:
         staged = shorten_digest(outcome.kept_staged)
         lines.append(f"notice: The staged update {staged} stays, and boots next once it is finalized at shutdown")
+        lines.append("  (`bootc-fast hold` keeps it from that)")
     which = "current" if outcome.is_revert else "rollback"
     is_first = outcome.boots_instead is None
     prefix = _PREFIXES[is_first, outcome.dry_run]

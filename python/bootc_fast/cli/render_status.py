@@ -143,7 +143,7 @@ class StatusText:
         if one.ostree is not None:
             yield from self._row("Commit", self._commit(one.ostree))
         else:
-            yield from self._row("Verity", self._digest(one.digest))
+            yield from self._row("Verity", self._digest(one.digest) + (", pinned" if one.is_pinned else ""))
         if self.verbose and one.entry_name:
             yield from self._row("Entry", one.entry_name)
 

@@ -38,7 +38,7 @@ class Change:
         target: The one that is to boot next.
         is_changed: Another one boots next now.
         dropped_staged: The staged deployment that is dropped.
-        kept_staged: The staged deployment that stays, since nothing is changed.
+        kept_staged: The staged deployment that stays, since nothing is changed, or that was asked for.
         changes_nothing: The target was named, and boots next already: nothing is written, nothing dropped.
         image_reference: Of the target's origin.
         manifest_digest: Of the target's origin.
@@ -86,8 +86,10 @@ class Backend(Protocol):
         """Take the lock, where it is held from the look to the commit."""
         ...
 
-    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
-        """Look, and choose where a rollback leads."""
+    async def choose_target(
+        self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool, keep_staged: bool
+    ) -> Change:
+        """Look, and choose where a rollback leads; with `keep_staged` what is staged stays so."""
         ...
 
     async def choose_next(self, due: VerityDigest | None) -> Change:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ class ComposefsBackend:
         self._boot: BootLook | None = None
         self._plan: MenuPlan | None = None
         self._change: Change | None = None
+        self._stays = False
 
     @property
     def _looked(self) -> tuple[Survey, BootLook]:
@@ -84,26 +86,30 @@ class ComposefsBackend:
         self._boot = await look_boot(self._survey, self.stack, loader=self._loader, read_only=read_only)
         return self._survey, self._boot
 
-    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
+    async def choose_target(
+        self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool, keep_staged: bool
+    ) -> Change:
         """Choose by the boot entries."""
         del allow_non_container
         survey, boot = await self._look(read_only=self._read_only, needs_marker=False)
         plan = await run_blocking(plan_rollback, survey, boot.menu, to=to, force=force, verify=verify)
         self.warnings += [*boot.warnings, *plan.warnings]
-        self._plan = plan
+        # Its marker without its entries would be an update that no finalize can apply.
+        self._plan = plan = replace(plan, removes_staged=False) if keep_staged and survey.marker is not None else plan
         target, default, marker = plan.order[0], boot.menu.default, survey.marker
         origin, current = survey.find_origin(target), survey.find_origin(survey.booted.digest)
         changes_nothing = to is not None and is_next_boot(boot.menu, target)
         other = marker.digest if marker and marker.digest != target else None
+        stays = self._stays = changes_nothing or keep_staged
         if survey.marker_problem is not None:
-            fate = "stays" if changes_nothing else "is dropped"
+            fate = "stays" if stays else "is dropped"
             self.warnings.append(f"{survey.marker_problem}: what is staged {fate}")
         self._change = Change(
             booted=survey.booted.digest,
             target=target,
             is_changed=(default.digest if default else None) != target,
-            dropped_staged=None if changes_nothing else other,
-            kept_staged=other if changes_nothing else None,
+            dropped_staged=None if stays else other,
+            kept_staged=other if stays else None,
             changes_nothing=changes_nothing,
             image_reference=origin.image_reference if origin else None,
             manifest_digest=origin.manifest_digest if origin else None,
@@ -220,7 +226,7 @@ class ComposefsBackend:
         Raises:
             FileSystemError: It stays; everything else is done.
         """
-        is_garbage = self._looked[0].marker_problem is not None and not self._chosen.changes_nothing
+        is_garbage = self._looked[0].marker_problem is not None and not self._stays
         if self._chosen.dropped_staged is None and not is_garbage:
             return
         try:
@@ -235,9 +241,10 @@ class ComposefsBackend:
     def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
         """Note what the next boot would else miss, and touch what programs watch."""
         survey, change = self._looked[0], self._chosen
+        dropped = "noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)
         return [
             ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),
-            ("noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)),
+            *([] if change.kept_staged else [dropped]),
             ("touching the state directory", self._touch_state),
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
 from bootc_fast.flows.backend import Change
 from bootc_fast.flows.rollback_plan import choose_ostree_target
 from bootc_fast.machine.host import hold_lock
@@ -52,9 +52,13 @@ class OstreeBackend:
     async def lock(self) -> None:
         """Nothing: libostree's own lock guards what is read and written, and ours is taken for that only."""
 
-    async def choose_target(self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool) -> Change:
+    async def choose_target(
+        self, to: str | None, *, allow_non_container: bool, force: bool, verify: bool, keep_staged: bool
+    ) -> Change:
         """Choose by libostree's list; no loader gives up on its entries."""
         del force, verify
+        if keep_staged:
+            raise UsageError("rolling back: --keep-staged is for composefs hosts: libostree drops what is staged")
 
         def choose(survey: OstreeSurvey) -> OstreeDeployment:
             return choose_ostree_target(survey, to, allow_non_container=allow_non_container)

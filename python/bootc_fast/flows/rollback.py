@@ -48,8 +48,8 @@ class RollbackOptions:
 
     Attributes:
         to: None swaps: the rollback target boots next, or where a rollback is queued already the booted deployment.
-            ``"previous"``, ``"booted"`` or a digest (8 characters of it or more) name the target; naming what boots
-            next already changes nothing.
+            ``"previous"``, ``"booted"``, a digest (8 characters of it or more), or a version or image tag that one
+            deployment has name the target; naming what boots next already changes nothing.
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
@@ -59,6 +59,7 @@ class RollbackOptions:
         verify: Refuse a target whose kernel and initrd, or UKI, are not those that were staged, or whose UKI Secure
             Boot would refuse.
         force: Also take a target whose entry has no tries left: the loader gave up on it.
+        keep_staged: A staged update stays staged: it boots next once it is finalized.
     """
 
     to: str | None = None
@@ -70,6 +71,7 @@ class RollbackOptions:
     allow_non_container: bool = False
     verify: bool = True
     force: bool = False
+    keep_staged: bool = False
 
     @property
     def wants_restart(self) -> bool:
@@ -90,9 +92,10 @@ async def rollback(
     allow_non_container: bool = False,
     verify: bool = True,
     force: bool = False,
+    keep_staged: bool = False,
     on_event: EventSink = ignore_event,
 ) -> RollbackOutcome:
-    """Change which deployment boots next; a staged update is dropped once the new order is on disk.
+    """Change which deployment boots next; a staged update is dropped once the new order is on disk, unless it is kept.
 
     Cancellation: at any moment. Before the commit nothing has changed; the commit (10 s at most) waits, and a
     rollback that has committed returns its outcome. On an ostree host the commit is libostree's, and ends at its next
@@ -110,6 +113,7 @@ async def rollback(
         allow_non_container: Go back to a deployment that is not container-based, too.
         verify: Refuse a target that is not what was staged.
         force: Also take a target that the loader gave up on.
+        keep_staged: A staged update stays staged.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -134,7 +138,9 @@ async def rollback(
     Source:
         Spec commands.md, "rollback".
     """
-    named = RollbackOptions(to, dry_run, timeout_s, loader, apply, soft_reboot, allow_non_container, verify, force)
+    named = RollbackOptions(
+        to, dry_run, timeout_s, loader, apply, soft_reboot, allow_non_container, verify, force, keep_staged
+    )
     if options is not None and named != RollbackOptions():
         raise TypeError("rollback() takes options, or keywords in their place")
     options = options or named
@@ -163,6 +169,7 @@ async def _roll_back(backend: Backend, options: RollbackOptions, steps: Steps) -
             allow_non_container=options.allow_non_container,
             force=options.force,
             verify=options.verify,
+            keep_staged=options.keep_staged,
         )
     missing: int | None = None
     ways: Ways[Any] = Ways(backend.host, (), target=change.target)

@@ -23,6 +23,7 @@ from bootc_fast.errors import (
     TrialFailedError,
     UsageError,
 )
+from bootc_fast.flows.naming import MIN_PREFIX_CHARS, find_named, find_tag, list_names
 from bootc_fast.report.rollback import BOOTED, PREVIOUS
 from bootc_fast.text import escape_bytes, shorten_digest
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from bootc_fast.ostree.deployment import OstreeDeployment, OstreeSurvey
     from bootc_fast.types import VerityDigest
 
-_MIN_PREFIX_CHARS = 8
 _CHOOSING = "choosing what to roll back to"
 OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
@@ -86,21 +86,17 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
 
 
 def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
-    text, order = to.lower(), menu.own_order
-    found = [digest for digest in order if digest == text]
-    if not found and len(text) >= _MIN_PREFIX_CHARS:
-        found = [digest for digest in order if digest.startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {text}")
+    found = find_named(to, list_names(survey, menu, menu.own_order), doing=_CHOOSING)
+    if found is not None:
+        return found
     menu.odd.refuse_unread(_CHOOSING)
+    text = to.lower()
     has_state = any(one.digest.startswith(text) for one in survey.deployments) and bool(text)
     if has_state:
-        raise NoRollbackTargetError(f"choosing what to roll back to: {text} has no boot entry")
+        raise NoRollbackTargetError(f"{_CHOOSING}: {text} has no boot entry")
     raise UsageError(
-        f"choosing what to roll back to: there is no deployment {text}",
-        hint="name a digest that `bootc-fast status` shows, 'previous' or 'booted'",
+        f"{_CHOOSING}: there is no deployment {to}",
+        hint="name a digest, version or image tag that `bootc-fast status` shows, 'previous' or 'booted'",
     )
 
 
@@ -162,11 +158,17 @@ def choose_ostree_target(survey: OstreeSurvey, to: str | None, *, allow_non_cont
 
 
 def _find_ostree_named(survey: OstreeSurvey, to: str) -> OstreeDeployment:
-    found = [
-        one for one in survey.order if one.name == to or (len(to) >= _MIN_PREFIX_CHARS and one.name.startswith(to))
-    ]
+    found = [one for one in survey.order if one.name == to or (len(to) >= MIN_PREFIX_CHARS and one.name.startswith(to))]
     if len(found) > 1:
         raise UsageError(f"choosing what to roll back to: {len(found)} deployments begin with {to}")
+    if not found:
+        own = [one for one in survey.order if one.stateroot == survey.booted.stateroot]
+        found = [one for one in own if to and to in {one.image.version, find_tag(one.reference or "")}]
+    if len(found) > 1:
+        raise UsageError(
+            f"choosing what to roll back to: {len(found)} deployments have the version or tag {to}",
+            hint=f"name one by its commit: {', '.join(one.name for one in found)}",
+        )
     if not found:
         raise UsageError(
             f"choosing what to roll back to: there is no deployment {to}",

@@ -14,6 +14,7 @@ import anyio
 
 from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
+from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
 from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, look_boot
@@ -218,7 +219,7 @@ async def _judge_staged(
         return StagedStatus(will_be_applied=True, reasons=("it is the next boot already",), is_finalized=True)
     reasons: list[str] = []
     if marker.finalization_locked:
-        reasons.append("finalization is locked (download-only); `bootc upgrade --from-downloaded` unlocks it")
+        reasons.append("it is held (download-only): `bootc-fast hold --release` or `bootc upgrade --from-downloaded`")
     hints: list[str] = []
     # A finalize takes the strategy that was asked for this update before.
     strategy = record.on_conflict if record is not None and record.staged == marker.digest else None
@@ -357,7 +358,11 @@ def _arrange(
     record: OutcomeRecord | None,
     notes: list[str],
 ) -> HostStatus:
-    described = _describe_all(survey, boot.menu if boot else None)
+    policy, policy_warnings = read_keep_policy(survey.host)
+    described = {
+        digest: replace(one, is_pinned=digest in policy.pinned)
+        for digest, one in _describe_all(survey, boot.menu if boot else None).items()
+    }
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
     with_entry = menu.own_order if menu else ()
@@ -380,7 +385,7 @@ def _arrange(
         missing_verity_allowed=survey.booted.missing_verity_allowed,
         last_finalize=record,
         is_read_only=is_read_only(survey.host),
-        warnings=(*notes, *(boot.warnings if boot else ())),
+        warnings=tuple(dict.fromkeys((*notes, *policy_warnings, *(boot.warnings if boot else ())))),
     )
 
 

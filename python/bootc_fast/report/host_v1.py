@@ -90,7 +90,7 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
         "image": _image_status(one),
         "cachedUpdate": _cached_update(one),
         "incompatible": one.ostree is not None and one.ostree.is_changed_locally,
-        "pinned": one.ostree is not None and one.ostree.is_pinned,
+        "pinned": one.is_pinned or (one.ostree is not None and one.ostree.is_pinned),
         "downloadOnly": False,
         "softRebootCapable": one.soft_reboot is not None and one.soft_reboot.is_possible,
         **_backend(one, status),

@@ -32,7 +32,8 @@ class RollbackOutcome:
         is_revert: The booted deployment boots next: a queued rollback was undone.
         is_changed: The boot order was, or would be, another one than before.
         dropped_staged: The staged deployment that was dropped; None where none was.
-        kept_staged: The staged deployment that stays, since nothing was changed: it boots next once it is finalized.
+        kept_staged: The staged deployment that stays, since nothing was changed, or that was asked for: it boots next
+            once it is finalized.
         image_reference: Of the next boot's origin.
         manifest_digest: Of the next boot's origin.
         etc_changes_missing: How many local changes of the running /etc the next boot's /etc does not have; None where

@@ -38,6 +38,7 @@ class DeploymentStatus:
         problems: What is broken, in words for people.
         remarks: What is to be known about it though nothing is broken, in words for people.
         soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
+        is_pinned: It keeps its boot entry and its boot files whatever is updated.
         ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
     """
 
@@ -53,6 +54,7 @@ class DeploymentStatus:
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     soft_reboot: SoftRebootVerdict | None = None
+    is_pinned: bool = False
     ostree: OstreeDeployment | None = None
 
 

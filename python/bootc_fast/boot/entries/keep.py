@@ -8,20 +8,26 @@ A policy file is TOML::
     keep = 3
     pinned = ["<digest>"]
 
-``/etc/bootc-fast/boot.toml`` overrides ``/usr/lib/bootc-fast/boot.toml`` key by key.
+``/etc/bootc-fast/boot.toml`` overrides ``/usr/lib/bootc-fast/boot.toml`` key by key. What ``bootc-fast pin``
+pins stands in a file of the same form in the state directory, and is added to theirs: it belongs to the host and not to
+a deployment, whose /etc comes and goes with it.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
+from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest
 
@@ -31,6 +37,9 @@ DEFAULT_KEEP = 2
 MAX_KEEP = 50
 """Entries of ours in one menu; ranks in file names have two digits."""
 MAX_POLICY_BYTES = 1 << 16
+
+
+MAX_PINS = MAX_KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +101,48 @@ def read_keep_policy(host: Host) -> tuple[KeepPolicy, tuple[str, ...]]:
             policy = parse_keep_policy(text, what=f"reading {path}", base=policy) if text is not None else policy
         except (InvalidStateError, FileSystemError) as error:
             warnings.append(f"{error}: passed over")
+    try:
+        policy = replace(policy, pinned=tuple(dict.fromkeys((*policy.pinned, *read_pins(host)))))
+    except (InvalidStateError, FileSystemError) as error:
+        warnings.append(f"{error}: passed over")
     return policy, tuple(warnings)
+
+
+def find_pins_file(host: Host) -> Path:
+    """Where ``bootc-fast pin`` writes."""
+    return host.last_finalize.parent / "boot.toml"
+
+
+def read_pins(host: Host) -> tuple[VerityDigest, ...]:
+    """Read what ``bootc-fast pin`` has pinned, not what a policy file pins; blocks.
+
+    Raises:
+        InvalidStateError: The file cannot be understood.
+        FileSystemError: It cannot be read.
+    """
+    path = find_pins_file(host)
+    text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
+    return () if text is None else parse_keep_policy(text, what=f"reading {path}").pinned
+
+
+def write_pins(host: Host, pins: Sequence[VerityDigest]) -> None:
+    """Replace what is pinned, atomically and flushed; blocks.
+
+    Args:
+        host: Whose; its lock is held, its /sysroot writable.
+        pins: All of them.
+
+    Raises:
+        InvalidStateError: They are more than `MAX_PINS`: ranks in file names have two digits.
+        FileSystemError: It could not be written; what was pinned before still is.
+    """
+    if len(pins) > MAX_PINS:
+        raise InvalidStateError(f"pinning: {MAX_PINS} deployments are pinned already")
+    path = find_pins_file(host)
+    try:
+        if host.find_status(path.parent) is None:
+            host.make_directory(path.parent)
+    except OSError as error:
+        raise FileSystemError(f"writing {path}: {reason_of(error)}") from error
+    names = ", ".join(f'"{digest}"' for digest in pins)
+    host.write_file(path, f"# Written by `bootc-fast pin` and `unpin`.\npinned = [{names}]\n".encode())
