@@ -63,11 +63,11 @@ if TYPE_CHECKING:
     from bootc_fast.flows.doctor import doctor as doctor
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
+    from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
+    from bootc_fast.flows.hold import hold as hold
     from bootc_fast.flows.host_etc import diff_host as diff_host
     from bootc_fast.flows.next_boot import NextBootOutcome as NextBootOutcome
     from bootc_fast.flows.next_boot import enter_next_boot as enter_next_boot
-    from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
-    from bootc_fast.flows.hold import hold as hold
     from bootc_fast.flows.pin import PinOutcome as PinOutcome
     from bootc_fast.flows.pin import pin as pin
     from bootc_fast.flows.pin import unpin as unpin

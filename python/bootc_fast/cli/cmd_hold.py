@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_errors, print_json, print_lines
 from bootc_fast.cli.runtime import run_async
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--release", action="store_true", help="let the staged update be finalized again")
     add_bootloader(parser)
+    add_progress(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_errors, print_json, print_lines
 from bootc_fast.cli.runtime import run_async
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # What `unpin` stands for.
     parser.add_argument("--undo", action="store_true", help=argparse.SUPPRESS)
     add_bootloader(parser)
+    add_progress(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
