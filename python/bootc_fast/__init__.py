@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from bootc_fast.flows.doctor import doctor as doctor
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
+    from bootc_fast.flows.forget_failure import ForgetOutcome as ForgetOutcome
+    from bootc_fast.flows.forget_failure import forget_failure as forget_failure
     from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
     from bootc_fast.flows.hold import hold as hold
     from bootc_fast.flows.host_etc import diff_host as diff_host
@@ -95,6 +97,8 @@ if TYPE_CHECKING:
     from bootc_fast.restart.ways import RestartWay as RestartWay
     from bootc_fast.restart.ways import SoftRebootMode as SoftRebootMode
     from bootc_fast.restart.ways import reset_restart as reset_restart
+    from bootc_fast.trial.states import TrialRecord as TrialRecord
+    from bootc_fast.trial.states import TrialState as TrialState
     from bootc_fast.types import BootsInstead as BootsInstead
     from bootc_fast.types import BootType as BootType
     from bootc_fast.types import Deployment as Deployment
@@ -145,6 +149,7 @@ _HOMES = {
     "FinalizeOptions": "flows.finalize_run",
     "FinalizeOutcome": "types",
     "Finding": "flows.doctor",
+    "ForgetOutcome": "flows.forget_failure",
     "HoldOutcome": "flows.hold",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
@@ -187,6 +192,8 @@ _HOMES = {
     "StepTimeoutError": "errors",
     "Strategy": "types",
     "TrialFailedError": "errors",
+    "TrialRecord": "trial.states",
+    "TrialState": "trial.states",
     "UnstageOutcome": "report.unstage",
     "UsageError": "errors",
     "VerityDigest": "types",
@@ -198,6 +205,7 @@ _HOMES = {
     "doctor": "flows.doctor",
     "enter_next_boot": "flows.next_boot",
     "finalize_staged": "flows.finalize",
+    "forget_failure": "flows.forget_failure",
     "get_status": "flows.status",
     "hold": "flows.hold",
     "ignore_event": "events",
@@ -246,6 +254,7 @@ __all__ = [
     "FinalizeOptions",
     "FinalizeOutcome",
     "Finding",
+    "ForgetOutcome",
     "HoldOutcome",
     "HostStatus",
     "ImageFacts",
@@ -288,6 +297,8 @@ __all__ = [
     "StepTimeoutError",
     "Strategy",
     "TrialFailedError",
+    "TrialRecord",
+    "TrialState",
     "UnstageOutcome",
     "UsageError",
     "VerityDigest",
@@ -299,6 +310,7 @@ __all__ = [
     "doctor",
     "enter_next_boot",
     "finalize_staged",
+    "forget_failure",
     "get_status",
     "hold",
     "ignore_event",

@@ -14,5 +14,7 @@ RESTART_PREPARED: Final = "e05d0ba0f73e42e592d34909c48e81b3"
 UPDATE_UNSTAGED: Final = "2a188392d893446e90c28fabcbe2c0d5"
 UPDATE_HELD: Final = "7b3b5bb360fb46a3a3fca52c2eb45c5d"
 PIN_CHANGED: Final = "77eec36680d945f5b7b2ff6a933bdc1f"
+TRIAL_FAILED: Final = "841a92cbbd874d72beaa40edf8b56f9a"
+FAILURE_FORGOTTEN: Final = "8695aff6c9c043e48a2a0a25b0963c20"
 # ostree's and bootc's own; tools look for it.
 ROLLBACK: Final = "26f3b1eb24464d12aa5e7b544a6b5468"

@@ -15,7 +15,7 @@ PACKAGE = Path(bootc_fast.__file__).parent
 # What docs/architecture.md leads through. A new room needs a place in the import contract, there and here.
 ROOMS = {
     ".", "boot", "boot/area", "boot/efi", "boot/entries", "boot/loaders", "cli", "composefs", "etc", "flows", "lab",
-    "machine", "ostree", "report", "restart",
+    "machine", "ostree", "report", "restart", "trial",
 }  # fmt: skip
 GROUND = {"__main__", "errors", "events", "message_ids", "text", "types"}
 

@@ -68,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not check that what the boot entry names is there and what was staged, nor its signature",
     )
     parser.add_argument(
+        "--force", action="store_true", help="also take a deployment that failed its trial (see 'forget-failure')"
+    )
+    parser.add_argument(
         "--no-verify-signatures",
         action="store_true",
         help="with Secure Boot on, do not refuse a UKI or kernel that the firmware, or shim, would refuse",
@@ -150,6 +153,7 @@ def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
         loader=arguments.bootloader,
         verify_signatures=not arguments.no_verify_signatures,
         verify=arguments.verify,
+        force=arguments.force,
     )
     with show_progress(arguments) as on_event:
         try:

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also take a target that the boot loader gave up on, after as many boots as its entry had tries",
+        help="also take a target that failed its trial, or on which the boot loader gave up",
     )
     parser.add_argument(
         "--keep-staged",

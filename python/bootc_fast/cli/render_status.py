@@ -10,6 +10,7 @@ from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.cli.render import Painted, paint
 from bootc_fast.etc.render import render_entries
 from bootc_fast.text import count, escape, shorten_digest
+from bootc_fast.trial.states import TrialState
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ _RESET = "`bootc-fast soft-reboot --reset` clears that"
 _ONCE = frozenset({OverrideKind.ONE_SHOT.value, OverrideKind.GRUB_NEXT.value})
 # Without -v: each of them is enough to say no.
 _MAX_REASONS = 2
+_TRIALS = {
+    TrialState.NEW: "new, not tried yet",
+    TrialState.TRIAL: "on trial, until a boot of it is complete",
+    TrialState.GOOD: "good",
+    TrialState.FAILED: "failed",
+}
 _FOREIGN = "NOT a deployment of this host"
 
 
@@ -120,6 +127,9 @@ class StatusText:
         facts = [one.facts.version or one.version or "unknown", built, kind]
         yield from self._row("Version", ", ".join(fact for fact in facts if fact))
         yield from self._identity(one)
+        if one.trial is not None and (self.verbose or one.trial.state is TrialState.TRIAL):
+            since = f" since {one.trial.time}" if one.trial.time else ""
+            yield from self._row("Trial", f"{_TRIALS[one.trial.state]}{since}")
         if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
             yield from self._soft_reboot(one.soft_reboot)
         for remark in one.remarks:

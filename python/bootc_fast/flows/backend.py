@@ -132,7 +132,7 @@ class Backend(Protocol):
         """Drop the staged update, so that no finalize at shutdown changes the order again."""
         ...
 
-    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+    def list_notes(self) -> list[tuple[str, Callable[[], object]]]:
         """List what is to be noted once the new order is in force: what for, and a call that blocks."""
         ...
 

@@ -20,6 +20,7 @@ from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_su
 from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError, VerityMismatchError
 from bootc_fast.flows.backend import Change
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
+from bootc_fast.flows.trial_notes import note_tried_again
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.mounts import open_writable
@@ -28,6 +29,7 @@ from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import note_withdrawn
 from bootc_fast.restart.composefs import make_composefs_ways
 from bootc_fast.text import describe_error, shorten_digest
+from bootc_fast.trial.states import read_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,8 +94,9 @@ class ComposefsBackend:
         """Choose by the boot entries."""
         del allow_non_container
         survey, boot = await self._look(read_only=self._read_only, needs_marker=False)
-        plan = await run_blocking(plan_rollback, survey, boot.menu, to=to, force=force, verify=verify)
-        self.warnings += [*boot.warnings, *plan.warnings]
+        states, unread = await run_blocking(read_states, self.host)
+        plan = await run_blocking(plan_rollback, survey, boot.menu, to=to, force=force, verify=verify, states=states)
+        self.warnings += [*boot.warnings, *unread, *plan.warnings]
         # Its marker without its entries would be an update that no finalize can apply.
         self._plan = plan = replace(plan, removes_staged=False) if keep_staged and survey.marker is not None else plan
         target, default, marker = plan.order[0], boot.menu.default, survey.marker
@@ -238,13 +241,14 @@ class ComposefsBackend:
             error.hint = f"the new boot order is on disk; remove {self.host.staged_marker} before the next shutdown"
             raise
 
-    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+    def list_notes(self) -> list[tuple[str, Callable[[], object]]]:
         """Note what the next boot would else miss, and touch what programs watch."""
         survey, change = self._looked[0], self._chosen
         dropped = "noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)
         return [
             ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),
             *([] if change.kept_staged else [dropped]),
+            ("noting the trial", partial(note_tried_again, self.host, survey, change.target)),
             ("touching the state directory", self._touch_state),
         ]
 

@@ -173,6 +173,6 @@ class OstreeBackend:
     async def drop_staged(self) -> None:
         """Nothing: libostree drops it with the order."""
 
-    def list_notes(self) -> list[tuple[str, Callable[[], None]]]:
+    def list_notes(self) -> list[tuple[str, Callable[[], object]]]:
         """Nothing: libostree has noted its own."""
         return []

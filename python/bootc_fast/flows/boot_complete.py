@@ -21,8 +21,9 @@ from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import list_protected, look_boot
 from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
 from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
-from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError
+from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError, TrialFailedError
 from bootc_fast.flows.steps import single_error
+from bootc_fast.flows.trial_notes import is_boot_complete, note_boot
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
@@ -30,9 +31,10 @@ from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.boots import find_missed, make_memory, read_memory, write_memory
 from bootc_fast.report.failure import failure_fields, failure_lines
 from bootc_fast.report.finalize import read_boot_id, read_outcome, reserve_record, set_aside, write_outcome
-from bootc_fast.report.journal import send_missed
+from bootc_fast.report.journal import send_missed, send_trial_failed
 from bootc_fast.report.rollback import drop_reboot_marker
 from bootc_fast.text import describe_error, flatten, shorten_digest
+from bootc_fast.trial.verdict import describe_failure
 from bootc_fast.types import Result
 
 if TYPE_CHECKING:
@@ -149,6 +151,7 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
     try:
         async with open_writable(host) as writable:
             await run_blocking(_remember, verdict, writable)
+            await _note_trials(verdict, writable, menu)
     except (BootcFastError, OSError) as error:
         verdict.warnings.append(f"warning: what is told here will be told again: {describe_error(error)}")
     if verdict.lines:
@@ -354,6 +357,28 @@ def _remember(verdict: _Verdict, host: Host) -> None:
     memory = make_memory(host, survey.booted.digest, survey.deployments, waiting)
     if memory != read_memory(host):
         attempt("remembering this boot", write_memory, host, memory)
+
+
+async def _note_trials(verdict: _Verdict, host: Host, menu: BootMenu | None) -> None:
+    """Note what runs as good where this boot is complete, and tell, once, which deployments failed their trial."""
+    survey = verdict.survey
+    is_complete = await is_boot_complete(host)
+    try:
+        failed, warnings = await note_boot(host, survey, menu, is_complete=is_complete)
+    except (BootcFastError, OSError) as error:
+        verdict.warnings.append(f"warning: noting how trials ended: {describe_error(error)}")
+        return
+    verdict.warnings += [f"warning: {warning}" for warning in warnings]
+    for digest, record in failed.items():
+        failure = describe_failure(record) or ""
+        verdict.tell(
+            TrialFailedError.exit_code,
+            f"error: deployment {shorten_digest(digest)} {failure}",
+            f"hint: it is not finalized again; `bootc-fast forget-failure {digest[:16]}` makes it like any other",
+        )
+        await run_blocking(
+            lambda: send_trial_failed(host, deployment=digest, tries=record.tries, failure=failure)  # noqa: B023
+        )
 
 
 def _tell_journal(verdict: _Verdict) -> None:

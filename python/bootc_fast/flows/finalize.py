@@ -29,6 +29,7 @@ from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.finalize_run import LOOK_TIMEOUT_S, FinalizeOptions, FinalizeRun, Snapshot, take_snapshot
 from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.flows.trial_notes import note_finalized
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
@@ -37,6 +38,8 @@ from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import Recall, recall_finalize, record_outcome, write_outcome
 from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize
 from bootc_fast.text import describe_error
+from bootc_fast.trial.states import read_states
+from bootc_fast.trial.verdict import refuse_failed
 from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ async def finalize_staged(
     loader: Loader | None = None,
     verify_signatures: bool = True,
     verify: bool = True,
+    force: bool = False,
     on_event: EventSink = ignore_event,
 ) -> FinalizeOutcome:
     """Merge /etc into the staged deployment and make it the next boot.
@@ -83,6 +87,7 @@ async def finalize_staged(
         loader: Wins over what the host says.
         verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
         verify: Refuse boot files that are missing, or not those that were staged; signatures are not looked at without.
+        force: Also take a deployment that failed its trial.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -94,6 +99,7 @@ async def finalize_staged(
         EtcConflictError: The merge has conflicts that no strategy settles.
         VerityMismatchError: An image, kernel or UKI is not what its digest says.
         SignatureError: Secure Boot would refuse the UKI.
+        TrialFailedError: The deployment failed its trial before.
         BootEntryError: Boot entries are missing or did not become what was wanted.
         FileSystemError: A file system refused; also EspError, MountError, ImageFormatError.
         StepTimeoutError: It took too long.
@@ -104,7 +110,7 @@ async def finalize_staged(
     Source:
         Spec commands.md, "composefs-finalize-staged".
     """
-    named = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures, verify)
+    named = FinalizeOptions(on_conflict, dry_run, timeout_s, loader, verify_signatures, verify, force)
     if options is not None and named != FinalizeOptions():
         raise TypeError("finalize_staged() takes options, or keywords in their place")
     options = options or named
@@ -233,6 +239,10 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]
     """Plan the boot entries; returns the plan, and whether /etc has anything left to merge."""
     plan, boot, survey = snapshot.plan, snapshot.boot, snapshot.survey
     assert boot is not None  # noqa: S101 the look has filled it, or raised
+    states, unread = await run_blocking(read_states, run.host)
+    run.warnings += unread
+    if not run.options.force:
+        refuse_failed(states, snapshot.staged, boot.menu, doing="finalizing")
     if plan is not None:
         plan.refuse_conflicts()
     order, warnings = await run_blocking(choose_finalized_order, survey, boot.menu, snapshot.staged)
@@ -293,8 +303,13 @@ async def _clean_up(run: FinalizeRun, snapshot: Snapshot) -> None:
         with run.steps.run("tidy", "Removing what is no longer needed", timeout_s=TIDY_TIMEOUT_S):
             await run.or_warn("removing .updated", host.remove_file, host.state_dir(snapshot.staged) / "var/.updated")
             await run.or_warn("removing unused boot files", _collect, snapshot)
+            await run.or_warn("noting the trial", _note, snapshot)
     except StepTimeoutError as error:
         run.warnings.append(describe_error(error))
+
+
+def _note(snapshot: Snapshot) -> None:
+    snapshot.warnings += note_finalized(snapshot.survey.host, snapshot.survey, snapshot.staged)
 
 
 def _collect(snapshot: Snapshot) -> None:

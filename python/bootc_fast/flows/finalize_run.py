@@ -44,6 +44,7 @@ class FinalizeOptions:
         loader: Wins over what the host says.
         verify_signatures: With Secure Boot on, refuse a UKI or kernel that the loader would refuse.
         verify: Refuse boot files that are missing, or not those that were staged.
+        force: Also take a deployment that failed its trial.
     """
 
     on_conflict: Strategy | None = None
@@ -52,6 +53,7 @@ class FinalizeOptions:
     loader: Loader | None = None
     verify_signatures: bool = True
     verify: bool = True
+    force: bool = False
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ class RollbackOptions:
         allow_non_container: On an ostree host: go back to a deployment that is not container-based, too.
         verify: Refuse a target whose kernel and initrd, or UKI, are not those that were staged, or whose UKI Secure
             Boot would refuse.
-        force: Also take a target whose entry has no tries left: the loader gave up on it.
+        force: Also take a target that failed its trial, or on which the loader gave up.
         keep_staged: A staged update stays staged: it boots next once it is finalized.
     """
 
@@ -112,7 +112,7 @@ async def rollback(
         soft_reboot: Prepare a faster way than a full reboot.
         allow_non_container: Go back to a deployment that is not container-based, too.
         verify: Refuse a target that is not what was staged.
-        force: Also take a target that the loader gave up on.
+        force: Also take a target that failed its trial.
         keep_staged: A staged update stays staged.
         on_event: Gets the steps; must not block.
 
@@ -126,7 +126,7 @@ async def rollback(
         InvalidStateError: The target has no image or state, or its state no etc.
         VerityMismatchError: The target's kernel and initrd, or its UKI, are not those that were staged.
         SignatureError: Secure Boot would refuse the target's UKI.
-        TrialFailedError: The loader gave up on the target.
+        TrialFailedError: The target failed its trial, or the loader gave up on it.
         BootEntryError: The target's boot files are missing, or the new order did not become what was wanted.
         FileSystemError: A file system, or libostree, refused.
         StepTimeoutError: It took too long.
@@ -252,7 +252,7 @@ async def _commit(backend: Backend, ways: Ways[Any], outcome: RollbackOutcome, s
 async def _tidy(backend: Backend, outcome: RollbackOutcome, change: Change, steps: Steps) -> None:
     """Tell whoever waits for it; the new order is in force, so that what fails is a warning."""
 
-    async def attempt(what: str, function: Callable[..., None], *args: object) -> None:
+    async def attempt(what: str, function: Callable[..., object], *args: object) -> None:
         try:
             await run_blocking(function, *args)
         except (BootcFastError, OSError) as error:

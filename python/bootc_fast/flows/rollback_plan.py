@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.choose import (
     choose_entry,
-    describe_given_up,
     find_rollback_target,
     is_rollback_queued,
 )
@@ -20,18 +19,21 @@ from bootc_fast.errors import (
     FileSystemError,
     InvalidStateError,
     NoRollbackTargetError,
-    TrialFailedError,
     UsageError,
 )
 from bootc_fast.flows.naming import MIN_PREFIX_CHARS, find_named, find_tag, list_names
 from bootc_fast.report.rollback import BOOTED, PREVIOUS
 from bootc_fast.text import escape_bytes, shorten_digest
+from bootc_fast.trial.verdict import refuse_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.ostree.deployment import OstreeDeployment, OstreeSurvey
+    from bootc_fast.trial.states import TrialRecord
     from bootc_fast.types import VerityDigest
 
 _CHOOSING = "choosing what to roll back to"
@@ -39,7 +41,13 @@ OTHER_HINT = "`bootc-fast status` lists the deployments; --to names another one"
 
 
 def plan_rollback(
-    survey: Survey, menu: BootMenu, *, to: str | None = None, force: bool = False, verify: bool = True
+    survey: Survey,
+    menu: BootMenu,
+    *,
+    to: str | None = None,
+    force: bool = False,
+    verify: bool = True,
+    states: Mapping[VerityDigest, TrialRecord] | None = None,
 ) -> MenuPlan:
     """Choose what boots next, check that it can, and plan the boot entries. Pure.
 
@@ -47,8 +55,9 @@ def plan_rollback(
         survey: The host's deployments.
         menu: Its boot entries.
         to: As for :func:`rollback`.
-        force: Also take a target that the loader gave up on.
+        force: Also take a target that failed its trial.
         verify: Refuse a target whose boot files are missing.
+        states: What is known of trials; None knows what boot counters say.
 
     Returns:
         The plan; its first deployment is the chosen one.
@@ -60,7 +69,7 @@ def plan_rollback(
     target = _choose_target(survey, shown, to)
     survey.refuse_not_handled("rolling back", survey.booted.digest, target)
     if not force:
-        _refuse_given_up(shown, target)
+        refuse_failed(states or {}, target, shown, doing="rolling back to")
     _check_target(survey, shown, target, verify=verify)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
     return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None, verify=verify)
@@ -98,15 +107,6 @@ def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
         f"{_CHOOSING}: there is no deployment {to}",
         hint="name a digest, version or image tag that `bootc-fast status` shows, 'previous' or 'booted'",
     )
-
-
-def _refuse_given_up(menu: BootMenu, target: VerityDigest) -> None:
-    """Refuse a target that the loader tried until no tries were left: under a new name it would be first again."""
-    entry = choose_entry(menu, target, prefers_staged=False)
-    given_up = None if entry is None else describe_given_up(entry, menu)
-    if given_up is not None:
-        message = f"rolling back to {shorten_digest(target)}: it {given_up}"
-        raise TrialFailedError(message, hint=f"--force takes it all the same; {OTHER_HINT}")
 
 
 def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verify: bool) -> None:

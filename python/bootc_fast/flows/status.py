@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from bootc_fast.boot.entries.ahead import check_ahead
-from bootc_fast.boot.entries.choose import choose_entry, describe_given_up, is_rollback_queued
+from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
@@ -36,6 +36,8 @@ from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, Sta
 from bootc_fast.restart.prepared import read_prepared
 from bootc_fast.restart.soft import judge_soft_reboots
 from bootc_fast.text import describe_error, escape_bytes, flatten
+from bootc_fast.trial.states import read_states
+from bootc_fast.trial.verdict import describe_failure, judge_deployment, refuse_failed
 from bootc_fast.types import Deployment
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
+    from bootc_fast.trial.states import States, TrialRecord
     from bootc_fast.types import Loader, Strategy, VerityDigest
 
 T = TypeVar("T")
@@ -253,6 +256,8 @@ async def _find_obstacles(
         with single_error():
             survey.refuse_not_handled("finalizing", survey.booted.digest, staged)
             await run_blocking(check_staged_pieces, survey.host, staged)
+            states, _unread = await run_blocking(read_states, survey.host)
+            refuse_failed(states, staged, boot.menu if boot else None, doing="finalizing")
             if boot is not None:
                 await check_boot_files(survey, staged, boot)
                 order, said = await run_blocking(choose_finalized_order, survey, boot.menu, staged)
@@ -280,7 +285,7 @@ def _describe_obstacle(error: BaseException) -> str:
     return f"{text}: {', '.join(names)}" + (f" and {more} more" if more else "")
 
 
-def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, DeploymentStatus]:
+def _describe_all(survey: Survey, menu: BootMenu | None, trials: States) -> dict[VerityDigest, DeploymentStatus]:
     """Describe every deployment that has a state directory, an entry, or is booted or staged."""
     # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
     found = (*menu.live.entries, *menu.live.files) if menu else ()
@@ -294,10 +299,10 @@ def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, D
         digest: _describe(
             survey.host,
             states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
-            menu,
             choose_entry(menu, digest, prefers_staged=digest == marked) if menu else None,
             boots_next=digest == default,
             needs_entry=menu is not None and digest not in needs_no_entry,
+            trial=judge_deployment(trials, digest, menu, is_staged=digest == marked),
         )
         for digest in dict.fromkeys(wanted)
     }
@@ -306,17 +311,16 @@ def _describe_all(survey: Survey, menu: BootMenu | None) -> dict[VerityDigest, D
 def _describe(
     host: Host,
     deployment: Deployment,
-    menu: BootMenu | None,
     entry: MenuEntry | None,
     *,
     boots_next: bool,
     needs_entry: bool,
+    trial: TrialRecord | None,
 ) -> DeploymentStatus:
     origin = deployment.origin
     reference = origin.image_reference if origin else None
     problems = list(deployment.problems)
     remarks: list[str] = []
-    given_up = None if menu is None or entry is None else describe_given_up(entry, menu)
     not_handled = origin.not_handled if origin else None
     if not_handled is not None:
         remarks.append(f"not handled: {not_handled}")
@@ -325,8 +329,9 @@ def _describe(
     elif entry is None and needs_entry and not_handled is None:
         # What an update leaves of the deployment before the last is in nobody's way.
         remarks.append("kept, not bootable: it has no boot entry")
-    if given_up is not None:
-        remarks.append(f"{given_up}; a rollback to it wants --force")
+    failure = describe_failure(trial)
+    if failure is not None:
+        remarks.append(f"{failure}; it is not taken again without --force")
     return DeploymentStatus(
         digest=deployment.digest,
         deployment=deployment,
@@ -339,6 +344,7 @@ def _describe(
         boots_next=boots_next,
         problems=tuple(problems),
         remarks=tuple(remarks),
+        trial=trial,
     )
 
 
@@ -359,9 +365,10 @@ def _arrange(
     notes: list[str],
 ) -> HostStatus:
     policy, policy_warnings = read_keep_policy(survey.host)
+    states, unread = read_states(survey.host)
     described = {
         digest: replace(one, is_pinned=digest in policy.pinned)
-        for digest, one in _describe_all(survey, boot.menu if boot else None).items()
+        for digest, one in _describe_all(survey, boot.menu if boot else None, states).items()
     }
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
@@ -385,7 +392,7 @@ def _arrange(
         missing_verity_allowed=survey.booted.missing_verity_allowed,
         last_finalize=record,
         is_read_only=is_read_only(survey.host),
-        warnings=tuple(dict.fromkeys((*notes, *policy_warnings, *(boot.warnings if boot else ())))),
+        warnings=tuple(dict.fromkeys((*notes, *policy_warnings, *unread, *(boot.warnings if boot else ())))),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bootc_fast.ostree.sysroot import OstreeImage
     from bootc_fast.report.finalize import OutcomeRecord
     from bootc_fast.report.status import DeploymentStatus, HostStatus
+    from bootc_fast.trial.states import TrialRecord
 
 API_VERSION = "org.containers.bootc/v1"
 KIND = "BootcHost"
@@ -102,7 +103,17 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
             "problems": list(one.problems),
             "remarks": list(one.remarks),
             "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
+            "trial": None if one.trial is None else _encode_trial(one.trial),
         },
+    }
+
+
+def _encode_trial(trial: TrialRecord) -> Document:
+    return {
+        "state": trial.state.value,
+        "since": trial.time or None,
+        "tries": trial.tries,
+        "reasons": list(trial.reasons),
     }
 
 

@@ -127,6 +127,24 @@ def send_pin(host: Host, *, deployment: str, is_pinned: bool) -> None:
     _send(host, message, message_ids.PIN_CHANGED, fields, is_notice=True)
 
 
+def send_trial_failed(host: Host, *, deployment: str, tries: int | None, failure: str) -> None:
+    """Tell that a deployment failed its trial; blocks, never raises."""
+    fields = {
+        "BOOTC_FAST_OPERATION": "boot-complete",
+        "BOOTC_FAST_DEPLOYMENT": deployment,
+        "BOOTC_FAST_TRIES": tries,
+        "BOOTC_FAST_REASONS": failure,
+    }
+    _send(host, f"The deployment {deployment} {failure}", message_ids.TRIAL_FAILED, fields, is_error=True)
+
+
+def send_forgotten(host: Host, *, deployment: str) -> None:
+    """Tell that a deployment's failure was forgotten; blocks, never raises."""
+    fields = {"BOOTC_FAST_OPERATION": "forget-failure", "BOOTC_FAST_DEPLOYMENT": deployment}
+    message = f"The failed trial of deployment {deployment} was forgotten"
+    _send(host, message, message_ids.FAILURE_FORGOTTEN, fields, is_notice=True)
+
+
 async def report_failure(
     host: Host, outcome: FinalizeOutcome, error: BaseException, *, recall: Recall | None, dry_run: bool
 ) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bootc_fast.report.finalize import OutcomeRecord
     from bootc_fast.restart.prepared import PreparedRestart
     from bootc_fast.restart.soft import SoftRebootVerdict
+    from bootc_fast.trial.states import TrialRecord
     from bootc_fast.types import BootType, Deployment, Loader, VerityDigest
 
 
@@ -38,6 +39,7 @@ class DeploymentStatus:
         problems: What is broken, in words for people.
         remarks: What is to be known about it though nothing is broken, in words for people.
         soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
+        trial: What is known of its trial; None where nothing is.
         is_pinned: It keeps its boot entry and its boot files whatever is updated.
         ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
     """
@@ -54,6 +56,7 @@ class DeploymentStatus:
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     soft_reboot: SoftRebootVerdict | None = None
+    trial: TrialRecord | None = None
     is_pinned: bool = False
     ostree: OstreeDeployment | None = None
 

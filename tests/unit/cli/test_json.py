@@ -33,6 +33,7 @@ CALLS = {
     "bootc-fast hold": ("hold", ["hold", "--json"]),
     "bootc-fast pin": ("pin", ["pin", "--json", "booted"]),
     "bootc-fast unpin": ("pin", ["unpin", "--json", "booted"]),
+    "bootc-fast forget-failure": ("forget-failure", ["forget-failure", "--json", "BOOTED"]),
     "bootc-fast doctor": ("doctor", ["doctor", "--json"]),
     "bootc-fast soft-reboot": ("soft-reboot", ["soft-reboot", "--json", "--dry-run"]),
     "bootc-fast etc diff": ("etc-diff", ["etc", "diff", "--json", "--patch"]),
@@ -56,7 +57,7 @@ def _with_json() -> list[str]:
 
 def _call(capsys: pytest.CaptureFixture[str], case: flowkit.Case, words: list[str]) -> tuple[int, Any, str]:
     image = str(case.host.root / "sysroot/composefs/images" / case.booted)
-    known = {"IMAGE": image, "HOST": str(case.root)}
+    known = {"IMAGE": image, "HOST": str(case.root), "BOOTED": case.booted}
     argv = [known.get(word, word) for word in words]
     if words[0] not in ("digest", "image", "lab"):
         argv += ["--root", str(case.root)]

@@ -117,6 +117,13 @@ def _record(case: Case) -> None:
     path.write_text(json.dumps(record))
 
 
+def _trials(case: Case) -> None:
+    record = {"state": "failed", "time": TEXT, "number": 1, "tries": 3, "reasons": [TEXT, "\udc9b\n"]}
+    path = case.root / "sysroot/state/bootc-fast/deployments.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": 1, "deployments": {case.booted: record, case.staged: record}}))
+
+
 def _policy(case: Case) -> None:
     path = case.root / "etc/bootc-fast/merge.toml"
     path.parent.mkdir(exist_ok=True)
@@ -174,7 +181,7 @@ KINDS: dict[str, Callable[[Case], None]] = {
 }
 # Where what was put in must be seen again, escaped: else this would test nothing.
 SEEN = {
-    "etc", "conflict", "entries", "origin", "record", "policy", "policy_key", "command_line_digest",
+    "etc", "conflict", "entries", "origin", "record", "trials", "policy", "policy_key", "command_line_digest",
     "mounts", "marker", "loader_variables",
 }  # fmt: skip
 
@@ -213,6 +220,8 @@ def _commands(case: Case) -> list[list[str]]:
         [*on_host, "doctor", "--json"],
         [*on_host, "unstage", "--dry-run", "-v"],
         [*on_host, "unstage", "--dry-run", "--json"],
+        [*on_host, "forget-failure", TEXT],
+        [*on_host, "forget-failure", case.staged],
         [*on_host, "hold"],
         [*on_host, "hold", "--release"],
         [*on_host, "pin", TEXT],

@@ -68,6 +68,7 @@ def test_no_flow_of_a_composefs_host_blocks_the_loop(
     _play(case.root, "etc", "merge")
     _play(case.root, "finalize", "--dry-run")
     _play(case.root, "unstage", "--dry-run")
+    _play(case.root, "forget-failure", case.staged)
     _play(case.root, "hold")
     _play(case.root, "hold", "--release")
     _play(case.root, "pin", "booted")

@@ -36,7 +36,11 @@ def _status(updated: Updated) -> str:
 
 @pytest.mark.parametrize(
     ("counters", "said"),
-    [("+0-3", "gave up after 3 boots"), ("+0-1", "gave up after 1 boot"), ("+0", "gave up: it has no tries left")],
+    [
+        ("+0-3", "was tried 3 times and failed: "),
+        ("+0-1", "was tried 1 time and failed: "),
+        ("+0", "failed its trial: the boot loader gave up on it"),
+    ],
 )
 def test_a_target_that_gave_up_is_said_and_taken_by_force_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], counters: str, said: str
@@ -63,7 +67,7 @@ def test_the_booted_deployment_that_gave_up_is_no_silent_revert(
     updated = _make(tmp_path, capsys)
     _give_up(updated, updated.booted, "+0-5")
     code, _, err = updated.roll_back()
-    assert (code, "gave up after 5 boots" in err) == (12, True)
+    assert (code, "was tried 5 times and failed" in err) == (12, True)
     assert updated.roll_back("--to", "previous")[0] == 0
     assert updated.roll_back("--to", "booted", "--force")[0] == 0
     assert updated.next_boot() == updated.booted
@@ -82,7 +86,7 @@ def test_tries_that_are_left_are_kept_and_no_reason_to_refuse(
 def test_grub_counts_nothing_in_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     updated = _make(tmp_path, capsys, Loader.GRUB)
     _give_up(updated, updated.previous, "+0-3")
-    assert "gave up" not in _status(updated)
+    assert "failed" not in _status(updated)
     assert updated.roll_back()[0] == 0
     assert updated.next_boot() == updated.previous
 
@@ -93,7 +97,8 @@ def test_json_has_it_as_a_remark(tmp_path: Path, capsys: pytest.CaptureFixture[s
     document = json.loads(flowkit.run(capsys, "status", "--json", "--root", updated.host.root)[1])
     facts = document["status"]["rollback"]["bootcFast"]
     assert facts["problems"] == []
-    assert "gave up after 3 boots" in facts["remarks"][0]
+    assert facts["trial"] == {"state": "failed", "since": None, "tries": 3, "reasons": []}
+    assert "was tried 3 times and failed" in facts["remarks"][0]
 
 
 INITRDS = ["{0} $tuned_initrd", "{0} /extra.img", "/extra.img {0} ${{x}}", "'{0}'\t\"/extra.img\""]

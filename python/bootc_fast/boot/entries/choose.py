@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.reader import OWN_NAME
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, replace_sort_key
-from bootc_fast.text import count, escape_bytes
+from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootsInstead
 
 if TYPE_CHECKING:
@@ -160,18 +160,6 @@ def _pick_best(entries: Sequence[MenuEntry], menu: BootMenu) -> MenuEntry | None
 def list_staged(menu: BootMenu) -> tuple[MenuEntry, ...]:
     """The staged set, also what a loader would not show because its files are missing."""
     return (*menu.staged.entries, *(entry for entry in menu.staged.files if entry not in menu.staged.entries))
-
-
-def describe_given_up(entry: MenuEntry, menu: BootMenu) -> str | None:
-    """Say how often the loader tried an entry that it does not try any more; None where it would, or counts no boots.
-
-    Source:
-        UAPI boot loader specification, "Boot counting": such an entry is sorted last.
-    """
-    if entry.tries_left != 0 or not menu.rule.counts_boots:
-        return None
-    tries = entry.tries_done or 0
-    return f"gave up after {count(tries, 'boots')}" if tries else "gave up: it has no tries left"
 
 
 def find_boots_instead(menu: BootMenu, choice: DefaultChoice, wanted: MenuEntry | None) -> BootsInstead | None:

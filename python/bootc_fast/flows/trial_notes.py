@@ -1,0 +1,130 @@
+"""What flows note of trials: a finalize begins one, a complete boot ends it well, a loader that gave up ends it badly.
+
+Source:
+    Spec trial.md, "States, per deployment digest" and "Known bad".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.systemd import read_unit_state
+from bootc_fast.report.finalize import now_text
+from bootc_fast.trial.states import TrialRecord, TrialState, change_states, read_states
+from bootc_fast.trial.verdict import find_given_up
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.machine.host import Host
+    from bootc_fast.types import VerityDigest
+
+BOOT_COMPLETE = "boot-complete.target"
+LOCK_TIMEOUT_S = 30.0
+
+
+def _put(
+    host: Host, survey: Survey, digest: VerityDigest, states: frozenset[TrialState | None], record: TrialRecord
+) -> tuple[str, ...]:
+    """Give a deployment a record where its state is one of these."""
+
+    def change(known: Mapping[VerityDigest, TrialRecord]) -> Mapping[VerityDigest, TrialRecord]:
+        before = known.get(digest)
+        return {**known, digest: record} if (before.state if before else None) in states else known
+
+    return change_states(host, change, with_state=survey.with_state, time=now_text())
+
+
+def note_finalized(host: Host, survey: Survey, staged: VerityDigest) -> tuple[str, ...]:
+    """Note that a deployment is on trial, unless it was good before; blocks.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        FileSystemError: It could not be written.
+    """
+    begins = frozenset({None, TrialState.NEW, TrialState.FAILED})
+    return _put(host, survey, staged, begins, TrialRecord(TrialState.TRIAL))
+
+
+def note_tried_again(host: Host, survey: Survey, target: VerityDigest) -> tuple[str, ...]:
+    """Note that a deployment which had failed is on trial again, since somebody insisted; blocks.
+
+    Raises:
+        FileSystemError: It could not be written.
+    """
+    states, _unread = read_states(host)
+    if target not in states:
+        return ()
+    return _put(host, survey, target, frozenset({TrialState.FAILED}), TrialRecord(TrialState.TRIAL))
+
+
+async def is_boot_complete(host: Host) -> bool:
+    """Whether what runs has come up: systemd's target for it is reached. A host in a directory has no units to ask.
+
+    Source:
+        systemd, "Automatic Boot Assessment": whatever is ordered before ``boot-complete.target`` and required by it can
+        fail the boot.
+    """
+    if not host.is_live:
+        return True
+    state = await read_unit_state(BOOT_COMPLETE)
+    return state is not None and state.is_active
+
+
+async def note_boot(
+    host: Host, survey: Survey, menu: BootMenu | None, *, is_complete: bool
+) -> tuple[dict[VerityDigest, TrialRecord], tuple[str, ...]]:
+    """Note at a boot which deployment is good and which have failed; takes the lock where anything changes.
+
+    What failed before stays failed, also where it runs: whoever wants it back insists on it or forgets the failure.
+    Cancellation: at any moment.
+
+    Args:
+        host: Where, with a writable /sysroot.
+        survey: Its deployments.
+        menu: Its boot entries; None where they cannot be read.
+        is_complete: What runs has come up.
+
+    Returns:
+        Deployments whose failure was not known before, and warnings.
+
+    Raises:
+        FileSystemError: It could not be written.
+        LockedError: Another process is at it.
+    """
+    booted = survey.booted.digest
+    given_up = find_given_up(menu) if menu is not None else {}
+    failed: dict[VerityDigest, TrialRecord] = {}
+
+    def change(known: Mapping[VerityDigest, TrialRecord]) -> Mapping[VerityDigest, TrialRecord]:
+        after = dict(known)
+        failed.clear()
+        for digest, tries in given_up.items():
+            before = known.get(digest)
+            is_known = before is not None and (before.state is TrialState.FAILED or before.is_forgiven)
+            if digest != booted and not is_known:
+                failed[digest] = after[digest] = TrialRecord(TrialState.FAILED, tries=tries or None)
+        for digest, before in known.items():
+            if before.is_forgiven and digest not in given_up and menu is not None:
+                # The counter that was forgiven is gone: the next one counts.
+                after[digest] = replace(before, is_forgiven=False)
+        runs = known.get(booted)
+        if is_complete and (runs is None or runs.state in (TrialState.NEW, TrialState.TRIAL)):
+            after[booted] = TrialRecord(TrialState.GOOD)
+        return after
+
+    known, unread = await run_blocking(read_states, host)
+    if change(known) == known and not unread:
+        return {}, ()
+    async with hold_lock(host, timeout_s=LOCK_TIMEOUT_S):
+        warnings = await run_blocking(
+            lambda: change_states(host, change, with_state=survey.with_state, time=now_text())
+        )
+    return dict(failed), warnings
