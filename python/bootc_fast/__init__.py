@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
     from bootc_fast.flows.forget_failure import ForgetOutcome as ForgetOutcome
     from bootc_fast.flows.forget_failure import forget_failure as forget_failure
+    from bootc_fast.flows.health import HealthOutcome as HealthOutcome
+    from bootc_fast.flows.health import judge_health as judge_health
     from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
     from bootc_fast.flows.hold import hold as hold
     from bootc_fast.flows.host_etc import diff_host as diff_host
@@ -97,6 +99,9 @@ if TYPE_CHECKING:
     from bootc_fast.restart.ways import RestartWay as RestartWay
     from bootc_fast.restart.ways import SoftRebootMode as SoftRebootMode
     from bootc_fast.restart.ways import reset_restart as reset_restart
+    from bootc_fast.trial.checks import Check as Check
+    from bootc_fast.trial.checks import CheckKind as CheckKind
+    from bootc_fast.trial.checks import CheckResult as CheckResult
     from bootc_fast.trial.states import TrialRecord as TrialRecord
     from bootc_fast.trial.states import TrialState as TrialState
     from bootc_fast.types import BootsInstead as BootsInstead
@@ -122,6 +127,9 @@ _HOMES = {
     "BootcFastErrorGroup": "errors",
     "BootsInstead": "types",
     "CancelledByUserError": "errors",
+    "Check": "trial.checks",
+    "CheckKind": "trial.checks",
+    "CheckResult": "trial.checks",
     "CommandError": "errors",
     "Concern": "report.check",
     "Deployment": "types",
@@ -150,6 +158,7 @@ _HOMES = {
     "FinalizeOutcome": "types",
     "Finding": "flows.doctor",
     "ForgetOutcome": "flows.forget_failure",
+    "HealthOutcome": "flows.health",
     "HoldOutcome": "flows.hold",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
@@ -209,6 +218,7 @@ _HOMES = {
     "get_status": "flows.status",
     "hold": "flows.hold",
     "ignore_event": "events",
+    "judge_health": "flows.health",
     "make_document": "report.host_v1",
     "merge_etc": "etc.merge",
     "pin": "flows.pin",
@@ -227,6 +237,9 @@ __all__ = [
     "BootcFastErrorGroup",
     "BootsInstead",
     "CancelledByUserError",
+    "Check",
+    "CheckKind",
+    "CheckResult",
     "CommandError",
     "Concern",
     "Deployment",
@@ -255,6 +268,7 @@ __all__ = [
     "FinalizeOutcome",
     "Finding",
     "ForgetOutcome",
+    "HealthOutcome",
     "HoldOutcome",
     "HostStatus",
     "ImageFacts",
@@ -314,6 +328,7 @@ __all__ = [
     "get_status",
     "hold",
     "ignore_event",
+    "judge_health",
     "make_document",
     "merge_etc",
     "pin",

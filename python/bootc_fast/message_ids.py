@@ -16,5 +16,6 @@ UPDATE_HELD: Final = "7b3b5bb360fb46a3a3fca52c2eb45c5d"
 PIN_CHANGED: Final = "77eec36680d945f5b7b2ff6a933bdc1f"
 TRIAL_FAILED: Final = "841a92cbbd874d72beaa40edf8b56f9a"
 FAILURE_FORGOTTEN: Final = "8695aff6c9c043e48a2a0a25b0963c20"
+HEALTH_JUDGED: Final = "4714b0e112fd432888307e2b6b354761"
 # ostree's and bootc's own; tools look for it.
 ROLLBACK: Final = "26f3b1eb24464d12aa5e7b544a6b5468"

@@ -12,10 +12,17 @@ import pytest
 from bootc_fast import message_ids
 
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
-_TARGETS = ("basic.target", "final.target", "local-fs.target", "multi-user.target", "sysinit.target", "shutdown.target")
+_TARGETS = (
+    "basic.target", "boot-complete.target", "final.target", "local-fs.target", "multi-user.target", "network.target",
+    "sysinit.target", "shutdown.target",
+)  # fmt: skip
 
 # `systemd-analyze security --offline`, 0.0 safe to 10.0 unsafe; a change of a unit that raises it is noticed here.
-_EXPOSURE = {"bootc-fast-finalize-staged.service": 3.3, "bootc-fast-boot-complete.service": 2.9}
+_EXPOSURE = {
+    "bootc-fast-finalize-staged.service": 3.3,
+    "bootc-fast-boot-complete.service": 2.9,
+    "bootc-fast-health.service": 9.6,
+}
 
 
 @pytest.fixture
@@ -41,6 +48,29 @@ def _verify(root: Path, *units: str) -> subprocess.CompletedProcess[str]:
 def test_units_pass_systemd_analyze_verify(root: Path) -> None:
     done = _verify(root, *_EXPOSURE)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_waits_for_the_whole_boot_before_boot_complete_makes_no_circle(root: Path) -> None:
+    """As systemd's own ``systemd-boot-check-no-failures.service`` does."""
+    units = root / "usr/lib/systemd/system"
+    (units / "late-check.service").write_text(
+        "[Unit]\nAfter=multi-user.target\nBefore=boot-complete.target\n"
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/bootc-fast\n"
+    )
+    for target, unit in (
+        ("boot-complete.target.requires", "late-check.service"),
+        ("boot-complete.target.requires", "bootc-fast-health.service"),
+        ("multi-user.target.wants", "bootc-fast-boot-complete.service"),
+    ):
+        (units / target).mkdir(exist_ok=True)
+        (units / target / unit).symlink_to(units / unit)
+    done = _verify(root, "multi-user.target")
+    assert "cycle" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    # And one would be seen.
+    text = (units / "bootc-fast-boot-complete.service").read_text()
+    (units / "bootc-fast-boot-complete.service").write_text(text.replace("DefaultDependencies=no\n", ""))
+    assert "cycle" in _verify(root, "multi-user.target").stderr
 
 
 def test_systemd_analyze_verify_would_notice_a_broken_unit(root: Path) -> None:

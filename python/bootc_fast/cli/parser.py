@@ -63,6 +63,7 @@ COMMANDS = (
     Command("pin", "cmd_pin", "keep a deployment bootable, whatever is updated"),
     Command("unpin", "cmd_pin", "undo that", prefix=("--undo",)),
     Command("forget-failure", "cmd_forget_failure", "take a deployment that failed its trial for any other again"),
+    Command("health", "cmd_health", "run the health checks of what runs"),
     Command("doctor", "cmd_doctor", "find and mend what power cuts leave on the boot partition"),
     Command("soft-reboot", "cmd_soft_reboot", "enter what boots next without the firmware, or undo that"),
     Command("etc", "cmd_etc", "compare and merge /etc trees"),
@@ -84,7 +85,7 @@ exit codes:
   0 done, or nothing to do   1 unexpected   2 usage   3 not a bootc host   4 no rollback target
   5 merge conflict   6 file system   7 boot entries   8 timeout, cancelled or locked
   9 soft reboot not possible   10 invalid state   11 verification failed
-  12 the deployment failed its trial (--force takes it all the same; forget-failure)
+  12 the deployment failed its trial or its health checks (--force takes it all the same; forget-failure)
 """
 
 

@@ -222,7 +222,7 @@ async def _judge_staged(
         return StagedStatus(will_be_applied=True, reasons=("it is the next boot already",), is_finalized=True)
     reasons: list[str] = []
     if marker.finalization_locked:
-        reasons.append("it is held (download-only): `bootc-fast hold --release` or `bootc upgrade --from-downloaded`")
+        reasons.append("finalization is locked (download-only): it is held, until `bootc-fast hold --release`")
     hints: list[str] = []
     # A finalize takes the strategy that was asked for this update before.
     strategy = record.on_conflict if record is not None and record.staged == marker.digest else None

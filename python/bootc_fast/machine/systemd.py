@@ -47,6 +47,25 @@ async def read_unit_state(unit: str) -> UnitState | None:
     return UnitState(is_installed=b"LoadState=loaded" in lines, is_active=b"ActiveState=active" in lines)
 
 
+async def list_failed_units(host: Host) -> tuple[str, ...] | None:
+    """List the units that have failed; None where the service manager does not answer. A directory has none.
+
+    Cancellation: at any moment.
+    """
+    if not host.is_live:
+        return ()
+    try:
+        with anyio.fail_after(_ASK_TIMEOUT_S):
+            argv = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--full", "--no-pager"]
+            done = await anyio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
+    except (OSError, TimeoutError):
+        return None
+    if done.returncode != 0:
+        return None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return tuple(words[0] for line in lines if (words := line.split()))
+
+
 async def find_finalize_unit(host: Host) -> tuple[bool | None, str]:
     """Find the unit that will finalize at shutdown.
 

@@ -145,6 +145,17 @@ def send_forgotten(host: Host, *, deployment: str) -> None:
     _send(host, message, message_ids.FAILURE_FORGOTTEN, fields, is_notice=True)
 
 
+def send_health(host: Host, *, is_healthy: bool, reasons: Sequence[str]) -> None:
+    """Tell how healthy what runs is; blocks, never raises."""
+    fields = {
+        "BOOTC_FAST_OPERATION": "health",
+        "BOOTC_FAST_HEALTHY": "yes" if is_healthy else "no",
+        "BOOTC_FAST_REASONS": "\n".join(reasons) or None,
+    }
+    lines = ["What runs is healthy"] if is_healthy else ["What runs is not healthy:", *reasons]
+    _send(host, lines, message_ids.HEALTH_JUDGED, fields, is_error=not is_healthy)
+
+
 async def report_failure(
     host: Host, outcome: FinalizeOutcome, error: BaseException, *, recall: Recall | None, dry_run: bool
 ) -> None:

@@ -34,6 +34,7 @@ CALLS = {
     "bootc-fast pin": ("pin", ["pin", "--json", "booted"]),
     "bootc-fast unpin": ("pin", ["unpin", "--json", "booted"]),
     "bootc-fast forget-failure": ("forget-failure", ["forget-failure", "--json", "BOOTED"]),
+    "bootc-fast health": ("health", ["health", "--json"]),
     "bootc-fast doctor": ("doctor", ["doctor", "--json"]),
     "bootc-fast soft-reboot": ("soft-reboot", ["soft-reboot", "--json", "--dry-run"]),
     "bootc-fast etc diff": ("etc-diff", ["etc", "diff", "--json", "--patch"]),

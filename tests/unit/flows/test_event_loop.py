@@ -69,6 +69,7 @@ def test_no_flow_of_a_composefs_host_blocks_the_loop(
     _play(case.root, "finalize", "--dry-run")
     _play(case.root, "unstage", "--dry-run")
     _play(case.root, "forget-failure", case.staged)
+    _play(case.root, "health")
     _play(case.root, "hold")
     _play(case.root, "hold", "--release")
     _play(case.root, "pin", "booted")
@@ -133,7 +134,7 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seconds: 
         ("look.images", "LOOK_PART_TIMEOUT_S", ("bootc_fast._core", "measure_fd")),
         ("look.etc", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.etc", "read_merge_policy")),
         ("look", "LOOK_TIMEOUT_S", ("bootc_fast.flows.finalize_run", "check_staged_pieces")),
-        ("decide", "DECIDE_TIMEOUT_S", ("bootc_fast.flows.finalize", "read_keep_policy")),
+        ("decide", "DECIDE_TIMEOUT_S", ("bootc_fast.composefs.boot_files", "read_keep_policy")),
         ("prepare", "PREPARE_TIMEOUT_S", ("bootc_fast._core", "apply_etc")),
     ],
 )

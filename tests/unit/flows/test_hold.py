@@ -32,7 +32,7 @@ async def test_a_held_update_is_not_finalized_until_it_is_released(
     status = await get_status(case.root)
     assert status.staged_status is not None
     assert status.staged_status.finalization_locked
-    assert "it is held (download-only): `bootc-fast hold --release`" in status.staged_status.reasons[0]
+    assert "it is held, until `bootc-fast hold --release`" in status.staged_status.reasons[0]
     assert (await finalize_staged(case.root)).result is Result.LOCKED
     assert flowkit.next_boot(case.host) == case.booted
     released = await hold(case.root, release=True)

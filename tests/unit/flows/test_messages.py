@@ -15,6 +15,7 @@ from bootc_fast import lab, message_ids
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     import pytest
 
@@ -46,6 +47,40 @@ class Journal:
 
     def take_names(self) -> list[str]:
         return [name for name, _fields in self.take()]
+
+
+def _play_trials(case: flowkit.Case, journal: Journal, play: Callable[..., None]) -> None:
+    """What the commands around trials tell; each says something once, and nothing where nothing changes."""
+    for _ in range(2):
+        play("pin", "booted")
+    play("unpin", "booted")
+    pinned, unpinned = journal.take()
+    assert (pinned[0], pinned[1]["BOOTC_FAST_OPERATION"]) == ("PIN_CHANGED", b"pin")
+    assert (unpinned[0], unpinned[1]["BOOTC_FAST_OPERATION"]) == ("PIN_CHANGED", b"unpin")
+    entries = (case.host.boot_dir / "loader/entries").glob("*.conf")
+    path = next(path for path in entries if f"composefs={case.staged}" in path.read_text())
+    path.rename(path.with_name(path.name.removesuffix(".conf") + "+0-2.conf"))
+    for _ in range(2):
+        play("boot-complete")
+    told = journal.take()
+    assert (told[0][0], told[0][1]["BOOTC_FAST_TRIES"]) == ("TRIAL_FAILED", b"2")
+    assert [name for name, _ in told].count("TRIAL_FAILED") == 1
+    for _ in range(2):
+        play("forget-failure", case.staged)
+    assert journal.take_names() == ["FAILURE_FORGOTTEN"]
+    staged = lab.stage_files(case.host, {**flowkit.NEW, "more": "1\n"})
+    play("hold")
+    play("hold", "--release")
+    assert [fields["BOOTC_FAST_HELD"] for _name, fields in journal.take()] == [b"yes", b"no"]
+    for _ in range(2):
+        play("unstage")
+    ((name, fields),) = journal.take()
+    assert (name, fields["BOOTC_FAST_STAGED"]) == ("UPDATE_UNSTAGED", staged.encode())
+    play("health", "--dry-run")
+    assert journal.take_names() == []
+    play("health")
+    ((name, fields),) = journal.take()
+    assert (name, fields["BOOTC_FAST_HEALTHY"]) == ("HEALTH_JUDGED", b"yes")
 
 
 def test_every_message_of_the_catalog_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +119,7 @@ def test_every_message_of_the_catalog_is_sent(tmp_path: Path, capsys: pytest.Cap
         play("rollback", "--dry-run")
         play("status")
         assert journal.take_names() == []
+        _play_trials(case, journal, play)
         assert journal.seen == EVERY.keys() - NEEDS_A_KERNEL
 
 

@@ -1,0 +1,152 @@
+"""What the admin, or the image, says about health checks: policy files (docs/health.md).
+
+A policy file is TOML::
+
+    [health]
+    script-timeout = 300
+    timeout = 600
+    disabled = ["02_watchdog.sh"]
+    no-failed-units = true
+    failed-units-except = ["example.service"]
+
+``/etc/bootc-fast/trial.toml`` overrides ``/usr/lib/bootc-fast/trial.toml`` key by key.
+
+Source:
+    Spec trial.md, "Health"; greenboot, ``greenboot.conf``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
+
+if TYPE_CHECKING:
+    from bootc_fast.machine.host import Host
+
+POLICY_FILES = ("usr/lib/bootc-fast/trial.toml", "etc/bootc-fast/trial.toml")
+"""Below the host's root; later ones override earlier ones."""
+GREENBOOT_CONF = "etc/greenboot/greenboot.conf"
+MAX_POLICY_BYTES = 1 << 16
+MAX_SECONDS = 24 * 3600.0
+_HINT = "its form is described in docs/health.md"
+# An array of the shell's, on one line or several.
+_DISABLED = re.compile(r"^[ \t]*DISABLED_HEALTHCHECKS=\((?P<words>[^)]*)\)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """How a host's health is judged.
+
+    Attributes:
+        script_timeout_s: For each script, in seconds.
+        timeout_s: For all of them, in seconds.
+        disabled: File names of scripts that are not run.
+        no_failed_units: A unit that has failed is unhealthy.
+        failed_units_except: Units that may have failed.
+    """
+
+    script_timeout_s: float = 300.0
+    timeout_s: float = 600.0
+    disabled: tuple[str, ...] = ()
+    no_failed_units: bool = False
+    failed_units_except: tuple[str, ...] = ()
+
+
+def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = None) -> HealthPolicy:
+    """Parse a policy file on top of another policy.
+
+    Args:
+        text: TOML.
+        what: What is being read, for the error.
+        base: What the file overrides.
+
+    Raises:
+        InvalidStateError: Not TOML, an unknown key, or a value that is none.
+    """
+    base = base or HealthPolicy()
+    try:
+        document = tomllib.loads(text)
+        table = document.pop("health", {})
+        refuse_unknown_keys(document)
+        if not isinstance(table, dict):
+            raise TypeError("'health' is no table")
+        policy = HealthPolicy(
+            script_timeout_s=_seconds(table, "script-timeout", base.script_timeout_s),
+            timeout_s=_seconds(table, "timeout", base.timeout_s),
+            disabled=_names(table, "disabled", base.disabled),
+            no_failed_units=_flag(table, "no-failed-units", base.no_failed_units),
+            failed_units_except=_names(table, "failed-units-except", base.failed_units_except),
+        )
+        refuse_unknown_keys(table)
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise InvalidStateError(f"{what}: {error}", hint=_HINT) from error
+    return policy
+
+
+def _seconds(table: dict[str, Any], key: str, default: float) -> float:
+    value = table.pop(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+        raise ValueError(f"'{key}' is no number of seconds above 0 and up to {MAX_SECONDS:g}")
+    return float(value)
+
+
+def _names(table: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = table.pop(key, list(default))
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"'{key}' is no list of names")
+    return tuple(value)
+
+
+def _flag(table: dict[str, Any], key: str, default: bool) -> bool:  # noqa: FBT001 one of three alike
+    value = table.pop(key, default)
+    if not isinstance(value, bool):
+        raise TypeError(f"'{key}' is neither true nor false")
+    return value
+
+
+def parse_disabled(text: str) -> tuple[str, ...]:
+    """Read ``DISABLED_HEALTHCHECKS=("a.sh" "b.sh")`` of greenboot's configuration; the last one counts.
+
+    Raises:
+        ValueError: A quote that does not end.
+    """
+    found = [match["words"] for match in _DISABLED.finditer(text)]
+    return tuple(shlex.split(found[-1], comments=True)) if found else ()
+
+
+def read_health_policy(host: Host) -> tuple[HealthPolicy, tuple[str, ...]]:
+    """Read the host's policy files and greenboot's; blocks.
+
+    A file that cannot be understood is passed over with a warning: health is judged all the same.
+
+    Args:
+        host: Whose files.
+
+    Returns:
+        The policy, and the warnings.
+    """
+    policy = HealthPolicy()
+    warnings: list[str] = []
+    for name in POLICY_FILES:
+        path = host.root / name
+        try:
+            text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
+            policy = parse_health_policy(text, what=f"reading {path}", base=policy) if text is not None else policy
+        except (InvalidStateError, FileSystemError) as error:
+            warnings.append(f"{error}: passed over")
+    path = host.root / GREENBOOT_CONF
+    try:
+        text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
+        disabled = parse_disabled(text) if text is not None else ()
+        policy = replace(policy, disabled=tuple(dict.fromkeys((*policy.disabled, *disabled))))
+    except (InvalidStateError, FileSystemError) as error:
+        warnings.append(f"{error}: passed over")
+    except ValueError as error:
+        warnings.append(f"reading {path}: DISABLED_HEALTHCHECKS: {error}: passed over")
+    return policy, tuple(warnings)
