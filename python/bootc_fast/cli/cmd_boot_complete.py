@@ -15,7 +15,8 @@ Fails, once, where an update was not applied: with the text of the last finalize
 was never finalized, or because something else runs than was to boot. The unit that runs it at boot then shows up
 among the failed ones. Exits with 0 where all went well or was told already. It also makes room on disk for the next
 finalize's record, moves a record that cannot be read aside, and removes, after a soft reboot, the markers in /run
-that ask for what runs now.
+that ask for what runs now. What a power cut left of boot entries goes: a second entry for one deployment, a set beside
+the one in force.
 """
 EPILOG = """\
 example:
