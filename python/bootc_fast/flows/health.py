@@ -13,6 +13,7 @@ import anyio
 
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.flows.trial_notes import note_unhealthy
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import list_failed_units
@@ -58,7 +59,7 @@ class HealthOutcome:
 async def judge_health(
     root: Path | str = "/", *, dry_run: bool = False, on_event: EventSink = ignore_event
 ) -> HealthOutcome:
-    """Run the health checks of a host, then its ``green.d`` or ``red.d``.
+    """Run the health checks of a host, then its ``green.d`` or ``red.d``; on trial, note why it is not healthy.
 
     Every required and every wanted script runs, side by side, whatever becomes of the others. Restarts nothing.
     Cancellation: at any moment; what is running is killed.
@@ -96,6 +97,10 @@ async def judge_health(
             checks = await _check(host, policy, found)
         said += _list_wanted(checks)
         outcome = HealthOutcome(_is_healthy(checks), tuple(checks), tuple(said))
+        reasons = [f"{one.path}: {one.reason}" for one in outcome.failures]
+        if not outcome.is_healthy:
+            # Before red.d, which may restart the machine.
+            said += await note_unhealthy(host, reasons)
         kind = CheckKind.GREEN if outcome.is_healthy else CheckKind.RED
         with steps.run(kind.value, f"Running {kind.value}.d", timeout_s=policy.timeout_s + MARGIN_S):
             after, more = await find_and_run(
@@ -107,7 +112,6 @@ async def judge_health(
             )
         said += [*more.warnings, *_list_wanted(after)]
     outcome = HealthOutcome(outcome.is_healthy, (*checks, *after), tuple(said))
-    reasons = [f"{one.path}: {one.reason}" for one in outcome.failures]
     await run_blocking(lambda: send_health(host, is_healthy=outcome.is_healthy, reasons=reasons))
     return outcome
 
@@ -132,11 +136,11 @@ async def _check(host: Host, policy: HealthPolicy, found: list[Found]) -> list[C
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run_all)
         if policy.no_failed_units:
-            built_in.append(await _check_units(host, policy))
+            built_in.append(await check_units(host, policy))
     return [*checks, *built_in]
 
 
-async def _check_units(host: Host, policy: HealthPolicy) -> Check:
+async def check_units(host: Host, policy: HealthPolicy) -> Check:
     """No unit has failed; where that cannot be asked it did not pass: somebody wanted to be sure."""
     units = await list_failed_units(host)
     if units is None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.composefs.survey import read_survey
+from bootc_fast.errors import BootcFastError, NotBootcHostError
 from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import read_unit_state
 from bootc_fast.report.finalize import now_text
+from bootc_fast.text import describe_error
 from bootc_fast.trial.states import TrialRecord, TrialState, change_states, read_states
 from bootc_fast.trial.verdict import find_given_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.composefs.survey import Survey
@@ -110,7 +114,8 @@ async def note_boot(
             before = known.get(digest)
             is_known = before is not None and (before.state is TrialState.FAILED or before.is_forgiven)
             if digest != booted and not is_known:
-                failed[digest] = after[digest] = TrialRecord(TrialState.FAILED, tries=tries or None)
+                reasons = before.reasons if before is not None and before.state is TrialState.TRIAL else ()
+                failed[digest] = after[digest] = TrialRecord(TrialState.FAILED, tries=tries or None, reasons=reasons)
         for digest, before in known.items():
             if before.is_forgiven and digest not in given_up and menu is not None:
                 # The counter that was forgiven is gone: the next one counts.
@@ -128,3 +133,38 @@ async def note_boot(
             lambda: change_states(host, change, with_state=survey.with_state, time=now_text())
         )
     return dict(failed), warnings
+
+
+async def note_unhealthy(host: Host, reasons: Sequence[str]) -> tuple[str, ...]:
+    """Note why a try failed, flushed, where what runs is on trial: whoever tells later that it failed, tells that too.
+
+    Cancellation: at any moment.
+
+    Args:
+        host: Which.
+        reasons: Of this try.
+
+    Returns:
+        Warnings: what cannot be noted changes nothing about the verdict.
+    """
+    try:
+        survey = await read_survey(host, needs_marker=False)
+        known, _unread = await run_blocking(read_states, host)
+        booted = survey.booted.digest
+        if booted not in known or known[booted].state is not TrialState.TRIAL:
+            return ()
+
+        def change(states: Mapping[VerityDigest, TrialRecord]) -> Mapping[VerityDigest, TrialRecord]:
+            before = states.get(booted)
+            if before is None or before.state is not TrialState.TRIAL:
+                return states
+            return {**states, booted: replace(before, reasons=(*before.reasons, f"{now_text()}: {'; '.join(reasons)}"))}
+
+        async with hold_lock(host, timeout_s=LOCK_TIMEOUT_S), open_writable(host) as writable:
+            return await run_blocking(
+                lambda: change_states(writable, change, with_state=survey.with_state, time=now_text())
+            )
+    except NotBootcHostError:
+        return ()
+    except (BootcFastError, OSError) as error:
+        return (f"noting why this try failed: {describe_error(error)}",)

@@ -51,7 +51,7 @@ class TrialRecord:
         time: Since when, ISO 8601 in UTC; for people, since clocks jump.
         number: Counts the changes of this host: their order, whatever the clock says.
         tries: How often it was booted until it failed; None where that is not known.
-        reasons: Why it failed, in words; n ≤ ``MAX_REASONS``.
+        reasons: Why it failed, in words, on trial too: one for each try that left one; n ≤ ``MAX_REASONS``.
         is_forgiven: Its failure was forgotten, so that a boot counter at its end does not count any more.
     """
 
@@ -96,7 +96,8 @@ def change_states(
 
     Args:
         host: Whose; its lock is held, its /sysroot writable.
-        change: Gets what is known, gives what is to be; a record that it makes or changes gets time and number here.
+        change: Gets what is known, gives what is to be; a record that it makes or changes gets number and time here,
+            the time where its state is another one than before.
         with_state: Deployments that have a state directory: of others only failed ones are remembered.
         time: Now, as it is to stand there.
 
@@ -116,8 +117,10 @@ def change_states(
     number = 1 + max((record.number for record in before.values()), default=0)
     after: States = {}
     for digest, record in change(dict(before)).items():
-        is_same = before.get(digest) == record
-        after[digest] = record if is_same else replace(_shorten(record), time=time, number=number)
+        known = before.get(digest)
+        is_same = known == record
+        since = known.time if known is not None and known.state is record.state else time
+        after[digest] = record if is_same else replace(_shorten(record), time=since, number=number)
         number += not is_same
     after = _prune(after, with_state)
     if after != before or warnings:
@@ -129,7 +132,7 @@ def _shorten(record: TrialRecord) -> TrialRecord:
     def cut(text: str) -> str:
         return text if len(text) <= MAX_REASON_CHARS else f"{text[: MAX_REASON_CHARS - 1]}…"
 
-    return replace(record, reasons=tuple(map(cut, record.reasons[:MAX_REASONS])))
+    return replace(record, reasons=tuple(map(cut, record.reasons[-MAX_REASONS:])))
 
 
 def _prune(states: States, with_state: Collection[VerityDigest]) -> States:

@@ -168,6 +168,39 @@ def _drain(receiver: socket.socket) -> Iterator[bytes]:
             yield receiver.recv(1 << 16)
 
 
+def test_each_try_that_left_a_reason_is_told_when_the_loader_gave_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    check = case.root / "etc/greenboot/check/required.d/net.sh"
+    check.parent.mkdir(parents=True)
+    check.write_text("exit 3")
+    # What is not on trial leaves no reason.
+    assert flowkit.run(capsys, "health", "--root", case.root)[0] == 12
+    assert _state(case, case.booted) is None
+    check.unlink()
+    assert flowkit.finalize(capsys, case)[0] == 0
+    since = read_states(open_host(case.root))[0][VerityDigest(case.staged)].time
+    command_line = (case.root / "proc/cmdline").read_text()
+    mounts = (case.root / "proc/self/mountinfo").read_text()
+    lab.boot(case.host)
+    check = case.root / "etc/greenboot/check/required.d/net.sh"
+    check.parent.mkdir(parents=True, exist_ok=True)
+    check.write_text("exit 3")
+    for _ in range(2):
+        assert flowkit.run(capsys, "health", "--root", case.root)[0] == 12
+    record = read_states(open_host(case.root))[0][VerityDigest(case.staged)]
+    assert (record.state, record.time, len(record.reasons)) == (TrialState.TRIAL, since, 2)
+    path = _entry(case, case.staged)
+    path.rename(path.with_name(path.name.removesuffix(".conf") + "+0-3.conf"))
+    (case.root / "proc/cmdline").write_text(command_line)
+    (case.root / "proc/self/mountinfo").write_text(mounts)
+    code, err = _boot_complete(case, capsys)
+    assert code == 12
+    assert "was tried 3 times and failed: " in err
+    assert err.count("net.sh: it exited with 3") == 2
+
+
 def test_a_counter_at_its_end_counts_without_any_note_and_can_be_forgiven(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
