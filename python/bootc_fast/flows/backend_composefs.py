@@ -20,7 +20,7 @@ from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_su
 from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError, VerityMismatchError
 from bootc_fast.flows.backend import Change
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
-from bootc_fast.flows.trial_notes import note_tried_again
+from bootc_fast.flows.trial_notes import note_rolled_back
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.mounts import open_writable
@@ -248,7 +248,7 @@ class ComposefsBackend:
         return [
             ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),
             *([] if change.kept_staged else [dropped]),
-            ("noting the trial", partial(note_tried_again, self.host, survey, change.target)),
+            ("noting the trial", partial(note_rolled_back, self.host, survey, change.target)),
             ("touching the state directory", self._touch_state),
         ]
 

@@ -57,16 +57,35 @@ def note_finalized(host: Host, survey: Survey, staged: VerityDigest) -> tuple[st
     return _put(host, survey, staged, begins, TrialRecord(TrialState.TRIAL))
 
 
-def note_tried_again(host: Host, survey: Survey, target: VerityDigest) -> tuple[str, ...]:
-    """Note that a deployment which had failed is on trial again, since somebody insisted; blocks.
+def note_rolled_back(host: Host, survey: Survey, target: VerityDigest) -> tuple[str, ...]:
+    """Note what a rollback means for trials; blocks.
+
+    A target that had failed is on trial again, since somebody insisted. What was finalized, and left no trace of a try,
+    is new again: it does not boot next any more.
 
     Raises:
         FileSystemError: It could not be written.
     """
     states, _unread = read_states(host)
-    if target not in states:
+
+    def change(known: Mapping[VerityDigest, TrialRecord]) -> Mapping[VerityDigest, TrialRecord]:
+        after = dict(known)
+        for digest, record in known.items():
+            if digest == target and record.state is TrialState.FAILED:
+                after[digest] = TrialRecord(TrialState.TRIAL)
+            elif digest not in {target, survey.booted.digest} and record == _untried(record):
+                after[digest] = TrialRecord(TrialState.NEW)
+        return after
+
+    if change(states) == states:
+        # Nor is anything started anew for that.
         return ()
-    return _put(host, survey, target, frozenset({TrialState.FAILED}), TrialRecord(TrialState.TRIAL))
+    return change_states(host, change, with_state=survey.with_state, time=now_text())
+
+
+def _untried(record: TrialRecord) -> TrialRecord:
+    """The record as it is where a finalize was all that happened."""
+    return TrialRecord(TrialState.TRIAL, record.time, record.number)
 
 
 async def is_boot_complete(host: Host) -> bool:

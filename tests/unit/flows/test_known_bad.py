@@ -237,6 +237,20 @@ async def test_a_rollback_to_what_has_failed_wants_force_and_begins_a_trial(tmp_
     assert _state(case, case.booted) == "trial"
 
 
+async def test_what_was_finalized_and_taken_back_before_a_boot_is_new_again(tmp_path: Path) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    await finalize_staged(case.root)
+    await rollback(case.root)
+    assert flowkit.next_boot(case.host) == case.booted
+    assert _state(case, case.staged) == "new"
+    await rollback(case.root)
+    lab.boot(case.host)
+    # What runs may be on trial still when it is rolled back from.
+    _note(case, case.staged, TrialRecord(TrialState.TRIAL))
+    await rollback(case.root)
+    assert _state(case, case.staged) == "trial"
+
+
 def test_what_failed_and_runs_all_the_same_stays_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = flowkit.make_case(tmp_path / "h")
     _note(case, case.booted, FAILED)
