@@ -19,10 +19,11 @@ _TARGETS = (
 
 # `systemd-analyze security --offline`, 0.0 safe to 10.0 unsafe; a change of a unit that raises it is noticed here.
 _EXPOSURE = {
-    "bootc-fast-finalize-staged.service": 3.3,
-    "bootc-fast-boot-complete.service": 2.9,
+    "bootc-fast-finalize-staged.service": 3.0,
+    "bootc-fast-boot-complete.service": 2.7,
     "bootc-fast-health.service": 9.6,
 }
+_SANDBOXED = ("bootc-fast-finalize-staged.service", "bootc-fast-boot-complete.service")
 
 
 @pytest.fixture
@@ -123,6 +124,26 @@ def test_no_unit_that_finalizes_is_stopped_by_isolate() -> None:
     for path, text in finalizing.items():
         unit = text.partition("[Unit]")[2].partition("\n[")[0]
         assert "IgnoreOnIsolate=yes" in unit.splitlines(), path
+
+
+@pytest.mark.parametrize("unit", _SANDBOXED)
+def test_every_capability_has_a_comment_of_the_call_that_needs_it(unit: str) -> None:
+    lines = (UNITS / unit).read_text().splitlines()
+    places = [number for number, line in enumerate(lines) if line.startswith("CapabilityBoundingSet=")]
+    assert places
+    for number in places:
+        assert re.match(r"# .*\w+\(2\)", lines[number - 1]), lines[number]
+
+
+@pytest.mark.parametrize("unit", _SANDBOXED)
+def test_selinux_may_change_the_programs_domain(unit: str) -> None:
+    """NoNewPrivileges would keep it in systemd's own; nor may anything that implies it for root be set."""
+    text = (UNITS / unit).read_text()
+    settings = [line.partition("=")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert "NoNewPrivileges" not in settings
+    assert not {"User", "DynamicUser"} & set(settings)
+    for name in ("MemoryDenyWriteExecute=yes", "ProtectProc=invisible", "IPAddressDeny=any"):
+        assert name in text.splitlines()
 
 
 def test_message_catalog_explains_every_message_id() -> None:

@@ -63,6 +63,8 @@ def _install_guest(root: Path, guest: str) -> None:
     unit = root / "usr/lib/systemd/system/bootc-fast-vmtest.service"
     unit.write_text(
         "[Unit]\nAfter=multi-user.target bootc-fast-finalize-staged.service bootc-fast-boot-complete.service\n"
+        # A guest that isolates a target goes on, also in emergency.target, which has no sysinit.target.
+        "IgnoreOnIsolate=yes\nDefaultDependencies=no\n"
         "[Service]\nType=oneshot\nWorkingDirectory=/usr/lib/bootc-fast-vmtest\n"
         f"ExecStart=/usr/bin/python3 -m vm.{guest}\n"
     )
@@ -197,6 +199,7 @@ def play(
     boots: int,
     boot_timeout_s: float = 1200,
     secure_boot: bool = False,
+    extended: Path | None = None,
 ) -> Story:
     """Boot the host `boots` times; the tree and the disk are gone afterwards.
 
@@ -207,9 +210,10 @@ def play(
         boots: How many.
         boot_timeout_s: For each, all that happens before the machine resets or goes off.
         secure_boot: With a firmware that knows Secure Boot, no keys yet.
+        extended: The tree of an XBOOTLDR partition; None where there is none.
     """
     disk = work / "disk.raw"
-    machine.make_disk(host.lab, disk, root_mib=1200, esp_files=esp_files)
+    machine.make_disk(host.lab, disk, root_mib=1200, esp_files=esp_files, extended=extended)
     run = machine.run_machine(disk, work, boots=boots, boot_timeout_s=boot_timeout_s, secure_boot=secure_boot)
     check = machine.check_esp(disk)
     shutil.rmtree(host.root)
