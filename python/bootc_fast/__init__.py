@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from bootc_fast.flows.hold import HoldOutcome as HoldOutcome
     from bootc_fast.flows.hold import hold as hold
     from bootc_fast.flows.host_etc import diff_host as diff_host
+    from bootc_fast.flows.host_etc import merge_host as merge_host
     from bootc_fast.flows.next_boot import NextBootOutcome as NextBootOutcome
     from bootc_fast.flows.next_boot import enter_next_boot as enter_next_boot
     from bootc_fast.flows.pin import PinOutcome as PinOutcome
@@ -221,6 +222,7 @@ _HOMES = {
     "judge_health": "flows.health",
     "make_document": "report.host_v1",
     "merge_etc": "etc.merge",
+    "merge_host": "flows.host_etc",
     "pin": "flows.pin",
     "report_last_finalize": "flows.boot_complete",
     "reset_restart": "restart.ways",
@@ -331,6 +333,7 @@ __all__ = [
     "judge_health",
     "make_document",
     "merge_etc",
+    "merge_host",
     "pin",
     "report_last_finalize",
     "reset_restart",

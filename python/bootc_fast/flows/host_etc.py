@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from bootc_fast.composefs.etc import hold_staged_etc, open_etc
 from bootc_fast.composefs.survey import open_image, read_survey
 from bootc_fast.errors import UsageError
-from bootc_fast.etc.merge import diff_etc
+from bootc_fast.etc.merge import diff_etc, merge_etc
 from bootc_fast.etc.policy import MergePolicy, read_merge_policy
 from bootc_fast.etc.trees import DirectorySource, ImageSource
+from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.directories import hold_directory
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.etc.diff import EtcDiff
+    from bootc_fast.etc.plan import AppliedMerge
     from bootc_fast.etc.trees import EtcSource
+    from bootc_fast.events import EventSink
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Strategy, VerityDigest
 
@@ -69,6 +72,49 @@ async def diff_host(root: Path | str = "/", *, patch: bool = False) -> EtcDiff:
             host = await run_blocking(open_host, root)
             trees = await _open_sources(host, await read_survey(host), stack)
             return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch)
+
+
+async def merge_host(
+    root: Path | str = "/",
+    *,
+    on_conflict: Strategy | None = None,
+    dry_run: bool = False,
+    on_event: EventSink = ignore_event,
+) -> AppliedMerge:
+    """Merge a host's /etc into the staged deployment's; what boots next stays as it is.
+
+    A finalize does that too, once more and with what was edited meanwhile. The host's lock is held. Cancellation:
+    within 50 ms; the staged /etc may be half merged then, and the next merge makes it whole.
+
+    Args:
+        root: ``/``, or a directory laid out like a host.
+        on_conflict: Wins over the policy files where given.
+        dry_run: Only tell what would be done.
+        on_event: Gets progress.
+
+    Returns:
+        The report and the operations, carried out or not.
+
+    Raises:
+        UsageError: Nothing is staged, or /etc is transient.
+        EtcConflictError: Conflicts that no strategy settles; nothing was written.
+        LockedError: Another process has the lock.
+        BootcFastError: As from `diff_host`.
+    """
+    with single_error():
+        async with AsyncExitStack() as stack:
+            trees = await open_merge_trees(root, stack, on_conflict=on_conflict, into_fd=None, dry_run=dry_run)
+            if trees.new is None or trees.dest_fd is None:
+                raise UsageError("merging /etc: nothing is staged", hint="stage an update with `bootc upgrade`")
+            return await merge_etc(
+                trees.pristine,
+                trees.current,
+                trees.new,
+                trees.dest_fd,
+                policy=trees.policy,
+                dry_run=dry_run,
+                on_event=on_event,
+            )
 
 
 async def open_merge_trees(

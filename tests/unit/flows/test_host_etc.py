@@ -13,6 +13,7 @@ from schemas import validate
 
 import bootc_fast
 from bootc_fast.etc.render import encode_diff
+from bootc_fast.machine.host import hold_lock, open_host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,38 @@ async def test_the_json_of_a_hosts_status_is_what_status_prints(
     document = bootc_fast.make_document(await bootc_fast.get_status(case.root, compare_etc=True))
     validate("status", document)
     assert document["status"]["booted"]["composefs"]["verity"] == case.booted
+
+
+async def test_a_merge_into_the_staged_deployment_changes_nothing_that_boots(tmp_path: Path) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    before = flowkit.next_boot(case.host)
+    planned = await bootc_fast.merge_host(case.root, dry_run=True)
+    assert flowkit.staged_etc(case) != flowkit.MERGED
+    applied = await bootc_fast.merge_host(case.root)
+    assert planned.operations == applied.operations != ()
+    assert flowkit.staged_etc(case) == flowkit.MERGED
+    assert flowkit.next_boot(case.host) == before == case.booted
+    # Once more is nothing more.
+    assert (await bootc_fast.merge_host(case.root)).operations == ()
+
+
+async def test_a_merge_is_refused_with_conflicts_with_nothing_staged_and_while_somebody_is_at_it(
+    tmp_path: Path,
+) -> None:
+    case = flowkit.make_case(tmp_path / "h")
+    (case.root / "etc/fresh").mkdir()
+    untouched = flowkit.staged_etc(case)
+    with pytest.raises(bootc_fast.EtcConflictError):
+        await bootc_fast.merge_host(case.root)
+    assert flowkit.staged_etc(case) == untouched
+    assert (await bootc_fast.merge_host(case.root, on_conflict=bootc_fast.Strategy.NEW)).report.conflicts
+    async with hold_lock(open_host(case.root)):
+        with trio.move_on_after(0.3) as scope:
+            await bootc_fast.merge_host(case.root)
+    assert scope.cancelled_caught
+    case.host.marker.unlink()
+    with pytest.raises(bootc_fast.UsageError, match="nothing is staged"):
+        await bootc_fast.merge_host(case.root)
 
 
 async def test_a_soft_reboot_and_boot_complete_are_in_the_library(tmp_path: Path) -> None:
