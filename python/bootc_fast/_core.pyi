@@ -178,6 +178,12 @@ class EtcPlan:
     def entries(self) -> list[tuple[TreeEntry, str, bytes]]:
         """List the result, each entry with the side (``pristine``, ``current``, ``new``) and path of its content."""
 
+    def count_owners(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Count the entries of the result that each uid and each gid owns."""
+
+    def side_of(self, path: bytes) -> str | None:
+        """Tell which side the content of an entry of the result comes from; None where there is no such entry."""
+
     @property
     def kept(self) -> list[_EtcChangeRow]: ...
     @property
@@ -205,6 +211,7 @@ def plan_etc(
     rules: Sequence[tuple[bytes, str]] = ...,
     default: str = "fail",
     preferences: Sequence[tuple[bytes, str]] = ...,
+    pristine_image: Image | None = None,
     new_image: Image | None = None,
     check: _Check = None,
 ) -> EtcPlan:
@@ -220,7 +227,8 @@ def plan_etc(
         default: Strategy where none matches.
         preferences: Pattern, and whose version of a leaf wins that both sides changed: ``current``, ``new`` (the other
             one's content is kept beside it) or ``machine-made`` (new, and nothing is kept); the first counts.
-        new_image: The whole new image, to see which links lead nowhere.
+        pristine_image: The whole booted image, to see which links lead somewhere now.
+        new_image: The whole new image, to see which of them lead nowhere then.
         check: See the top of this file.
 
     Raises:

@@ -15,6 +15,7 @@ import anyio.from_thread
 
 from bootc_fast import _core
 from bootc_fast.errors import EtcConflictError
+from bootc_fast.etc.accounts import compare_accounts
 from bootc_fast.etc.destination import check_destination, find_places
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
@@ -226,9 +227,12 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
         rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
         default=str(policy.default),
         preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
+        pristine_image=await open_whole_image(trees["pristine"].source),
         new_image=await open_whole_image(trees["new"].source),
     )
     report = _to_report(native)
+    if trees["new"] is not trees["pristine"]:
+        report = _with_warnings(report, await run_blocking(compare_accounts, native, trees["current"], trees["new"]))
     report = replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start})
     places = await run_blocking(find_places, tuple(side.source for side in trees.values()))
     return EtcPlan(native, report, places)

@@ -248,23 +248,36 @@ fn hard_links_of_the_image_stay_and_end_where_attributes_differ() {
 }
 
 #[test]
-fn links_to_what_neither_the_image_nor_r_has_are_reported() {
-    let done = merge(
-        &["unit = 1", "dir/x = 1"],
-        &["unit = 1", "dir/x = 1", "s.wants/unit -> ../unit", "ok -> dir/x", "up -> ../etc/dir/../unit"],
-        &["dir/x = 1", "self -> self", "null -> /dev/null", "away -> /usr/lib/any", "abs -> /etc/nothing"],
-    );
+fn links_that_led_somewhere_and_no_longer_do_are_reported() {
+    let c = [
+        "unit = 1",
+        "dir/x = 1",
+        "s.wants/unit -> ../unit",
+        "ok -> dir/x",
+        "up -> ../etc/dir/../unit",
+        "abs -> /etc/unit",
+        "never -> nothing",
+        "slash -> dir/x/",
+        "chain -> abs",
+    ];
+    let n = ["dir/x = 1", "self -> self", "null -> /dev/null", "away -> /usr/lib/any"];
+    let done = merge(&["unit = 1", "dir/x = 1"], &c, &n);
     let found = done.report().dangling_links.iter();
     let found: Vec<_> = found.map(|change| (change.path.as_slice(), change.reason.as_str())).collect();
     assert_eq!(
         found,
         [
-            (&b"abs"[..], "symlink to /etc/nothing, which does not exist"),
-            (b"s.wants/unit", "enablement link to ../unit, which does not exist"),
-            (b"self", "symlink to self, which does not exist"),
-            (b"up", "symlink to ../etc/dir/../unit, which does not exist"),
+            (&b"abs"[..], "symlink to /etc/unit, which does not exist any more"),
+            (b"chain", "symlink to abs, which does not exist any more"),
+            (b"s.wants/unit", "enablement link to ../unit, which does not exist any more"),
+            (b"up", "symlink to ../etc/dir/../unit, which does not exist any more"),
         ]
     );
+    // A file became a directory, and the other way round.
+    let done =
+        merge(&["a = 1", "b/x = 1"], &["a = 1", "b/x = 1", "to -> b/", "dot -> b/."], &["a/x = 1", "b = 1"]);
+    let found: Vec<_> = done.report().dangling_links.iter().map(|change| change.path.as_slice()).collect();
+    assert_eq!(found, [&b"dot"[..], b"to"]);
 }
 
 #[test]

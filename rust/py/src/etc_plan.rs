@@ -1,5 +1,6 @@
 //! Planning the /etc merge.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bootc_fast_core::cancel::Cancel;
@@ -29,8 +30,11 @@ pub struct EtcPlan {
     current: Py<Side>,
     new: Py<Side>,
     policy: Arc<Policy>,
-    new_image: Option<Py<Image>>,
+    images: Images,
 }
+
+/// The whole booted and the whole new image.
+type Images = [Option<Py<Image>>; 2];
 
 /// P, C and N.
 type Sides = [Py<Side>; 3];
@@ -40,9 +44,11 @@ impl EtcPlan {
         py: Python<'_>,
         [pristine, current, new]: Sides,
         policy: Arc<Policy>,
-        new_image: Option<Py<Image>>,
+        images: Images,
         check: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let [pristine_image, new_image] =
+            images.each_ref().map(|image| image.as_ref().map(|image| image.get().inner()));
         let input = PlanInput {
             pristine: pristine.get().input(),
             current: current.get().input(),
@@ -50,11 +56,12 @@ impl EtcPlan {
             hidden: current.get().hidden_paths(),
             flagged: current.get().flagged(),
             policy: &policy,
-            new_image: new_image.as_ref().map(|image| image.get().inner()),
+            pristine_image,
+            new_image,
         };
         let work = |cancel: &dyn Cancel| plan(&input, cancel);
         let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
-        Ok(Self { merged, pristine, current, new, policy, new_image })
+        Ok(Self { merged, pristine, current, new, policy, images })
     }
 
     /// The same merge of the sides as they are now.
@@ -62,8 +69,8 @@ impl EtcPlan {
         let check = || check.map(|check| check.clone_ref(py));
         let scan = |side: &Py<Side>| Side::scanned_again(side, py, check());
         let sides = [scan(&self.pristine)?, scan(&self.current)?, scan(&self.new)?];
-        let new_image = self.new_image.as_ref().map(|image| image.clone_ref(py));
-        Self::decide(py, sides, Arc::clone(&self.policy), new_image, check())
+        let images = self.images.each_ref().map(|image| image.as_ref().map(|image| image.clone_ref(py)));
+        Self::decide(py, sides, Arc::clone(&self.policy), images, check())
     }
 
     /// R and where its contents come from.
@@ -144,6 +151,30 @@ impl EtcPlan {
         Ok(found)
     }
 
+    /// How many entries of R each uid and each gid has.
+    fn count_owners(&self) -> (BTreeMap<u32, usize>, BTreeMap<u32, usize>) {
+        let (mut users, mut groups) = (BTreeMap::<u32, usize>::new(), BTreeMap::<u32, usize>::new());
+        let mut pending = vec![self.merged.tree.root()];
+        while let Some(node) = pending.pop() {
+            pending.extend(node.children());
+            for (counts, id) in [(&mut users, node.stat().uid), (&mut groups, node.stat().gid)] {
+                let count = counts.entry(id).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        (users, groups)
+    }
+
+    /// The side that the content of an entry of R comes from; `None` where R has no such entry.
+    fn side_of(&self, path: &[u8]) -> Option<&'static str> {
+        let origin = self.merged.origin(self.merged.tree.find(path)?.id())?;
+        Some(match origin.side {
+            SideName::Pristine => "pristine",
+            SideName::Current => "current",
+            SideName::New => "new",
+        })
+    }
+
     #[getter]
     fn kept(&self, py: Python<'_>) -> Vec<ChangeRow> {
         rows(py, &self.merged.report.kept)
@@ -189,8 +220,8 @@ impl EtcPlan {
 /// Decides the result of a merge; writes nothing.
 #[pyfunction]
 #[pyo3(signature = (
-    pristine, current, new, *, rules = Vec::new(), default = "fail", preferences = Vec::new(), new_image = None,
-    check = None,
+    pristine, current, new, *, rules = Vec::new(), default = "fail", preferences = Vec::new(),
+    pristine_image = None, new_image = None, check = None,
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
 pub fn plan_etc(
@@ -201,6 +232,7 @@ pub fn plan_etc(
     rules: Vec<(Vec<u8>, String)>,
     default: &str,
     preferences: Vec<(Vec<u8>, String)>,
+    pristine_image: Option<Py<Image>>,
     new_image: Option<Py<Image>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
@@ -217,7 +249,7 @@ pub fn plan_etc(
     );
     let policy = Arc::new(policy.with_preferences(preferences));
     let again = check.as_ref().map(|check| check.clone_ref(py));
-    let plan = EtcPlan::decide(py, [pristine, current, new], policy, new_image, check)?;
+    let plan = EtcPlan::decide(py, [pristine, current, new], policy, [pristine_image, new_image], check)?;
     // What was replaced between its scan and its reading is looked at once more, as what it is now.
     if plan.merged.report.has_vanished() { plan.again(py, again.as_ref()) } else { Ok(plan) }
 }

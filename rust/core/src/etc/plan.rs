@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 
 use super::content::{ContentError, Side};
-use super::dangling::dangling_links;
+use super::dangling::{Root, dangling_links};
 use super::draft::{self, DraftError};
 use super::hidden::Hidden;
 use super::policy::Policy;
@@ -77,7 +77,7 @@ impl<'a> SideInput<'a> {
     }
 }
 
-/// Everything that R is a function of, and the whole new image for what is reported about links.
+/// Everything that R is a function of, and the whole images for what is reported about links.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
     /// P: /etc of the booted image.
@@ -92,6 +92,8 @@ pub struct PlanInput<'a> {
     pub flagged: &'a [Flagged],
     /// What conflicts get.
     pub policy: &'a Policy,
+    /// The whole booted image.
+    pub pristine_image: Option<&'a Image>,
     /// The whole staged image.
     pub new_image: Option<&'a Image>,
 }
@@ -164,7 +166,9 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
     let expected = trees.iter().map(|tree| tree.len()).max().unwrap_or_default();
     let has_links = trees.iter().any(|tree| tree.has_links());
     let (tree, content_from) = draft::build(&root, expected, has_links, &mut ticker)?;
-    report.dangling_links = dangling_links(&tree, input.new_image, &mut ticker)?;
+    let new = Root { etc: &tree, image: input.new_image };
+    let running = Root { etc: c.tree, image: input.pristine_image };
+    report.dangling_links = dangling_links(new, running, &mut ticker)?;
     report.warnings.extend(merger.labels_kept.map(|(path, count)| Warning::LabelsKept { path, count }));
     let hidden = merger.hidden.all().map(|path| Warning::MountNotCrossed { path: path.to_vec() });
     report.warnings.extend(hidden);

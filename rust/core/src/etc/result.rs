@@ -192,7 +192,7 @@ pub struct MergeReport {
     pub conflicts: Vec<Conflict>,
     /// What else there is to know.
     pub warnings: Vec<Warning>,
-    /// Symlinks of R whose target neither the new image nor R has.
+    /// Symlinks of R that lead nowhere in the new deployment, and lead somewhere in the running one.
     pub dangling_links: Vec<Change>,
 }
 
