@@ -67,7 +67,7 @@ def test_an_esp_that_nobody_has_mounted_is_no_obstacle(story: Story) -> None:
 def test_every_command_says_under_the_sandbox_what_it_says_without(story: Story) -> None:
     everything = story.phase(1)["everything"]
     assert isinstance(everything, list)
-    assert len(everything) == 9
+    assert len(everything) == 8
     for one in everything:
         assert one["bare"]["code"] == 0, one
         bare, inside = one["bare"], one["inside"]
