@@ -90,8 +90,8 @@ def in_sandbox(sandbox: Iterable[str], *argv: str) -> dict[str, object]:
     return command("systemd-run", "--quiet", "--wait", "--pipe", *(f"--property={row}" for row in sandbox), *argv)
 
 
-# While nothing is staged yet, and while the deployment before is. Not with --soft-reboot: a kexec, which is tried, wants
-# CAP_SYS_BOOT and a system call that no unit of ours makes.
+# While nothing is staged yet, and while the deployment before is. Not with --soft-reboot: a kexec, which is tried,
+# wants CAP_SYS_BOOT and a system call that no unit of ours makes.
 BEFORE_STAGING = (("status", "-v"), ("rollback", "--dry-run", "--json"))
 WHILE_STAGED = (
     ("status", "--json"),
