@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import threading
 import time
@@ -163,3 +164,70 @@ def test_under_a_storm_of_renames_nothing_secret_is_ever_wider(sides: Sides) -> 
     assert anew, "the way without a third plan was never taken"
     assert found <= {(SECRET, 0o600), (PUBLIC, 0o644), (PUBLIC, 0o600)}
     assert {(SECRET, 0o600), (PUBLIC, 0o644)} <= found
+
+
+def change_at_random(rng: random.Random, root: Path, looks: dict[bytes, set[int]], names: list[str]) -> None:
+    """Change one file in one of the ways in which programs do; `looks` learns which content had which mode."""
+    name, other = rng.sample(names, 2)
+    path, mode = root / name, rng.choice((0o600, 0o640, 0o644, 0o660))
+    content = b"%d" % rng.getrandbits(40)
+    what = rng.choice(("replace", "rewrite", "chmod", "swap", "unlink", "link", "symlink", "grow"))
+    if what == "replace" or not path.is_file() or path.is_symlink():
+        if path.is_dir() and not path.is_symlink():
+            return
+        looks.setdefault(content, set()).add(mode)
+        replace(path, content, mode)
+    elif what == "rewrite":
+        # The mode first: a program that keeps secrets does so.
+        path.chmod(mode)
+        looks.setdefault(path.read_bytes(), set()).add(mode)
+        looks.setdefault(content, set()).add(mode)
+        path.write_bytes(content)
+    elif what == "chmod":
+        path.chmod(mode)
+        looks.setdefault(path.read_bytes(), set()).add(mode)
+    elif what == "swap" and os.path.lexists(root / other):
+        (root / other).rename(root / "swap")
+        path.rename(root / other)
+        (root / "swap").rename(path)
+    elif what == "unlink":
+        path.unlink()
+    elif what == "link" and not os.path.lexists(root / other):
+        os.link(path, root / other)
+    elif what == "symlink":
+        path.unlink()
+        path.symlink_to(other)
+    elif what == "grow":
+        with path.open("ab") as file:
+            file.write(b"more")
+        looks.setdefault(path.read_bytes(), set()).add(stat.S_IMODE(path.stat().st_mode))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_content_ever_has_a_mode_that_it_never_had(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311
+    names = [f"f{number}" for number in range(6)]
+    looks: dict[bytes, set[int]] = {}
+    for turn in range(4):
+        base = tmp_path / f"{turn}"
+        base.mkdir()
+        sides = make_sides(base)
+        for _ in range(12):
+            change_at_random(rng, sides.current, looks, names)
+        for _ in range(rng.randrange(3)):
+            merge(sides)
+            change_at_random(rng, sides.current, looks, names)
+
+        def meanwhile(root: Path = sides.current) -> None:
+            for _ in range(rng.randrange(1, 6)):
+                change_at_random(rng, root, looks, names)
+
+        merge(sides, before_apply=meanwhile)
+        for path in sides.result.iterdir():
+            if path.is_file() and not path.is_symlink():
+                content, mode = look(path)
+                assert mode in looks[content], (path, content, oct(mode))
+        merge(sides)
+        wanted, found = listing(sides.current), listing(sides.result)
+        del wanted[b"."], found[b"."]
+        assert found == wanted
