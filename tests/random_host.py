@@ -22,9 +22,11 @@ from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.menu import read_volumes
 from bootc_fast.boot.entries.plan import check_next_boot, order_after_finalize, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
+from bootc_fast.boot.entries.staged_set import find_naming, remove_staged_set
 from bootc_fast.composefs.boot_files import list_protected
 from bootc_fast.composefs.survey import Survey
 from bootc_fast.flows.rollback_plan import plan_rollback
+from bootc_fast.flows.unstage import refuse_unstaging
 from bootc_fast.machine.host import Host
 from bootc_fast.types import Booted, BootType, Deployment, Loader, StagedMarker, VerityDigest
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bootc_fast.boot.area.directory import BootVolume
-    from bootc_fast.boot.loaders.override import OverrideKind
+from bootc_fast.boot.loaders.override import OverrideKind
 
 STAGED = "loader/entries.staged/"
 LIVE = "loader/entries/"
@@ -270,6 +272,22 @@ class RandomHost:
             after = read_volumes(volume, volume, loader=self.loader, known=survey.known, variables=variables)
             collect_volumes(volume, volume, after, known=list_protected(survey, after))
         return plan.order[0]
+
+    def unstage(self, volume: BootVolume) -> None:
+        """Do what the command does on the boot partition, marker first; raises where it refuses."""
+        self.stored = [(0, dict(self.variables))]
+        survey, variables = self.survey(), self._loader_variables()
+        assert survey.marker is not None
+        staged = survey.marker.digest
+        menu = read_volumes(volume, volume, loader=self.loader, known=survey.known, variables=variables)
+        refuse_unstaging(menu, staged)
+        self.marker = None
+        remove_staged_set(volume)
+        after = read_volumes(volume, volume, loader=self.loader, known=survey.known, variables=variables)
+        if after.odd.is_complete and find_naming(volume, volume, after, staged) is None:
+            self.made[staged].has_state = False
+        known = {one.digest for one in self.made.values() if one.has_state} | {self.booted}
+        collect_volumes(volume, volume, after, known=known)
 
     def run_killed(self, verb: str, to: str | None, at: int, error: int | None) -> VerityDigest | None:
         """The same, and at its n-th file operation it is killed, or the operation fails once."""

@@ -174,15 +174,7 @@ def _plan(survey: Survey, look: BootLook, steps: Steps, *, keep_files: bool) -> 
         has_marker = host.find_status(host.staged_marker, follow=False) is not None
     except OSError as error:
         raise FileSystemError(f"looking at {host.staged_marker}: {reason_of(error)}") from error
-    if marker is not None and menu.default is not None and menu.default.digest == marker.digest:
-        message = f"unstaging: {shorten_digest(marker.digest)} is finalized already, and boots next"
-        raise InvalidStateError(message, hint="`bootc-fast rollback --to booted` takes that back, and drops it")
-    if menu.staged.is_present and (menu.odd.is_exchange_unfinished or not menu.own_order):
-        menu.odd.refuse_unread("unstaging")
-        raise BootEntryError(
-            "unstaging: the staged boot entries are the only ones of this host",
-            hint="`bootc-fast doctor --repair` makes the live set whole first",
-        )
+    refuse_unstaging(menu, marker.digest if marker is not None else None)
     digests = [*([marker.digest] if marker is not None else []), *read_unstaging(host)]
     run = _Run(
         survey, look, steps, tuple(dict.fromkeys(digests)), has_marker, has_leftovers(host), keep_files=keep_files
@@ -191,6 +183,29 @@ def _plan(survey: Survey, look: BootLook, steps: Steps, *, keep_files: bool) -> 
     if survey.marker_problem is not None:
         run.warnings.append(f"{survey.marker_problem}: it goes, and which deployment it named cannot be told")
     return run
+
+
+def refuse_unstaging(menu: BootMenu, staged: VerityDigest | None) -> None:
+    """Refuse where unstaging would not keep the update from booting, or nothing else would be left to boot.
+
+    Args:
+        menu: What is there.
+        staged: What the marker names; None where it names nothing.
+
+    Raises:
+        InvalidStateError: It is finalized already.
+        BootEntryError: The staged entries are the only ones.
+        FileSystemError: That cannot be told.
+    """
+    if staged is not None and menu.default is not None and menu.default.digest == staged:
+        message = f"unstaging: {shorten_digest(staged)} is finalized already, and boots next"
+        raise InvalidStateError(message, hint="`bootc-fast rollback --to booted` takes that back, and drops it")
+    if menu.staged.is_present and (menu.odd.is_exchange_unfinished or not menu.own_order):
+        menu.odd.refuse_unread("unstaging")
+        raise BootEntryError(
+            "unstaging: the staged boot entries are the only ones of this host",
+            hint="`bootc-fast doctor --repair` makes the live set whole first",
+        )
 
 
 def _foretell(run: _Run) -> None:

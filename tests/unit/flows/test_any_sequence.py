@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from random_host import LIVE, RandomHost, kinds
+from unit.boot.faults import FaultyVolume, KilledError, Trigger
 
 from bootc_fast.errors import BootcFastError
 from bootc_fast.types import BootType, Loader
@@ -196,6 +198,33 @@ class AnySequence(RuleBasedStateMachine):
                 assert chosen.is_intact(str(found))
             for path, raw in chosen.foreign.items():
                 assert chosen.files.get(path) == raw
+        self.host = chosen
+        self.host.settle()
+        self.host.boot()
+
+    @precondition(lambda self: self.host.marker is not None)
+    @rule(at=st.none() | st.integers(0, 60), error=st.sampled_from([None, errno.EIO, errno.EROFS]))
+    def unstage(self, at: int | None, error: int | None) -> None:
+        """Whole, or killed or failing at one operation: the order stays, by every rule."""
+        before, trigger = self.host.defaults(), Trigger(-1 if at is None else at, error)
+        with contextlib.suppress(BootcFastError, OSError, KilledError):
+            self.host.unstage(FaultyVolume(self.host.volume, trigger))
+        self.host.volume.model.close_all()
+        self.host.volume.model.syncfs()
+        assert self.host.defaults() == before
+        self.host.settle()
+
+    @precondition(lambda self: self.host.marker is not None)
+    @rule(seed=st.integers(0, 1 << 16))
+    def unstage_and_cut_the_power(self, seed: int) -> None:
+        before = self.host.defaults()
+        with contextlib.suppress(BootcFastError, OSError):
+            self.host.unstage(self.host.volume)
+        chosen = self.host
+        for chosen in self.host.crash_states(seed):
+            assert chosen.defaults() == before
+            assert all(chosen.is_intact(str(found)) for found in before)
+            assert {path: chosen.files.get(path) for path in chosen.foreign} == chosen.foreign
         self.host = chosen
         self.host.settle()
         self.host.boot()
