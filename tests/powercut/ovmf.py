@@ -89,9 +89,13 @@ def ask_firmware(recording: Recording, changed: Mapping[int, bytes], work: Path,
 
 
 def has_loader(recording: Recording) -> bool:
-    """Tell whether there is room for systemd-boot on it."""
+    """Tell whether there is room for systemd-boot on it, and a kernel of which it says that it is no program.
+
+    A UKI of a lab host is one, and says nothing.
+    """
     facts = recording.facts
-    return bool(facts["options"]) and facts["loader"] == "systemd-boot" and facts["free"] is None
+    is_asked = facts["loader"] == "systemd-boot" and "uki" not in facts["host"]
+    return bool(facts["options"]) and is_asked and facts["free"] is None
 
 
 def ask_samples(recordings: Iterable[Recording], *, each: int, timeout_s: float, seed: int) -> Counter[str]:

@@ -380,7 +380,7 @@ def _check_menu(found: _Diagnosis) -> None:
 def _check_sets(found: _Diagnosis) -> None:
     """Sets beside the live one, which a cut after their exchange, or while they were built, leaves."""
     for name in found.look.menu.odd.old_sets:
-        detail = f"loader/{escape_bytes(name)}, which no loader reads, was left by a cut"
+        detail = f"{escape_bytes(name)}, which no loader reads, was left by a cut"
         found.findings.append(Finding("set-leftover", detail, "remove it where that is safe", is_harmless=True))
 
 

@@ -148,16 +148,29 @@ def remove_detached(volume: BootVolume, directory: BootDirectory, path: bytes) -
 
 def _choose_temporary(volume: BootVolume, path: bytes, directory: BootDirectory) -> bytes:
     """Choose a temporary name. What a cut left goes; where that cannot be done it keeps its name."""
+    remove_temporaries(volume, path, directory)
+    return _next_temporary(path, directory)
+
+
+def remove_temporaries(volume: BootVolume, path: bytes, directory: BootDirectory) -> list[tuple[bytes, str, bool]]:
+    """Remove the files that a cut left in a directory before they replaced others.
+
+    Returns:
+        Names whose clusters are not their own, why, and whether they were taken away.
+
+    Raises:
+        OSError: A write failed.
+    """
     names = frozenset(directory.list_names())
     left = [name for name in TEMPORARY_NAMES if name in names]
-    if left:
-        unsafe, nowhere = find_unsafe(volume, path, directory, [*names]), _find_detached(volume, path, left)
-        remove_files(directory, [name for name in left if name not in unsafe and name not in nowhere], linked=())
-        for name in nowhere:
-            remove_detached(volume, directory, path + b"/" + name)
-        for name in [name for name in left if name in unsafe]:
-            detach_leftover(volume, directory, path, name)
-    return _next_temporary(path, directory)
+    if not left:
+        return []
+    unsafe, nowhere = find_unsafe(volume, path, directory, [*names]), _find_detached(volume, path, left)
+    remove_files(directory, [name for name in left if name not in unsafe and name not in nowhere], linked=())
+    for name in nowhere:
+        remove_detached(volume, directory, path + b"/" + name)
+    strange = [name for name in left if name in unsafe]
+    return [(name, unsafe[name], detach_leftover(volume, directory, path, name)) for name in strange]
 
 
 def _find_detached(volume: BootVolume, path: bytes, names: Collection[bytes]) -> list[bytes]:

@@ -12,10 +12,16 @@ import errno
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
-from bootc_fast.boot.area.replace import detach_leftover, find_unsafe, remove_detached, remove_files
+from bootc_fast.boot.area.replace import (
+    detach_leftover,
+    find_unsafe,
+    remove_detached,
+    remove_files,
+    remove_temporaries,
+)
 from bootc_fast.boot.area.room import has_room_for, look_at
 from bootc_fast.boot.entries.naming import find_generation
-from bootc_fast.boot.entries.reader import BESIDE_NAMES, ENTRIES, LOADER_DIRECTORY
+from bootc_fast.boot.entries.reader import BESIDE_NAMES, ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY
 from bootc_fast.errors import BootEntryError, FatFormatError
 from bootc_fast.text import count, escape_bytes, reason_of
 
@@ -160,15 +166,17 @@ def remove_outdated(volume: BootVolume) -> list[str]:
     An old set was whole on the disk when it was live. The names of one that was being built, and its own, may have
     reached the disk without their clusters, which are free then, or another's: the FAT tells. Such a one is detached
     before anything is written, since Linux would give its free clusters to what is written next; where the device
-    cannot be written it stays, and where the FAT cannot be read too.
+    cannot be written it stays, and where the FAT cannot be read too. Files that were to replace others go likewise.
     """
     problems: list[str] = []
+    for place in (LOADER_DIRECTORY, GRUB_DIRECTORY):
+        problems += _remove_temporaries(volume, place)
     parent, live = volume.open_plain_directory(LOADER_DIRECTORY), volume.open_directory(ENTRIES)
     with contextlib.ExitStack() as stack:
         for directory in filter(None, (parent, live)):
             stack.callback(directory.close)
         if parent is None or live is None:
-            return []
+            return problems
         newest = find_generation(live.list_names())
         for name in [name for name in parent.list_names() if name in BESIDE_NAMES]:
             path = LOADER_DIRECTORY + b"/" + name
@@ -191,16 +199,36 @@ def _remove_leftover(volume: BootVolume, parent: BootDirectory, path: bytes, new
     return [f"/{path.decode()} is left from a run that was cut; {CHECK_HINT}"]
 
 
+def _remove_temporaries(volume: BootVolume, place: bytes) -> list[str]:
+    try:
+        directory = volume.open_plain_directory(place)
+        if directory is None:
+            return []
+        with contextlib.closing(directory):
+            found = remove_temporaries(volume, place, directory)
+    except OSError as error:
+        return [f"removing what a cut left in /{escape_bytes(place)}: {reason_of(error)}"]
+    return [_tell_detached(_describe_strange(place + b"/" + name, why), is_gone=gone) for name, why, gone in found]
+
+
+def _describe_strange(path: bytes, trouble: str) -> str:
+    return f"/{escape_bytes(path)}, whose clusters are not its own ({trouble}),"
+
+
+def _tell_detached(what: str, *, is_gone: bool) -> str:
+    return f"{what} is taken away and they are left alone" if is_gone else f"{what} stays; {CHECK_HINT}"
+
+
 def detach_path(volume: BootVolume, path: bytes, trouble: str) -> str:
     """Take away a name of ours that nobody needs, without its clusters, which are not its own; say what came of it."""
-    what = f"/{escape_bytes(path)}, whose clusters are not its own ({trouble}),"
+    what = _describe_strange(path, trouble)
     head, _slash, name = path.rpartition(b"/")
     try:
         with opened(volume, head) as parent:
             is_gone = detach_leftover(volume, parent, head, name)
     except OSError as error:
         return f"{what} stays: {reason_of(error)}; {CHECK_HINT}"
-    return f"{what} is taken away and they are left alone" if is_gone else f"{what} stays; {CHECK_HINT}"
+    return _tell_detached(what, is_gone=is_gone)
 
 
 def _was_live(volume: BootVolume, path: bytes, newest: int) -> bool:

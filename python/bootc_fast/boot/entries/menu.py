@@ -99,7 +99,7 @@ class OddMenu:
         warnings: All of it, in words.
         torn: Names of ours in ``entries`` whose file is empty or cut.
         leftovers: Names of ours in ``entries`` that are no entries and can be removed.
-        old_sets: Names in ``loader`` of sets beside the live one, which a cut left.
+        old_sets: Paths of sets beside the live one, and of files that were to replace others, which a cut left.
         is_exchange_unfinished: ``entries`` is missing and a staged set is there: bootc's exchange was cut.
         is_complete: Every file could be read, so that what nobody names is garbage.
         is_user_cfg_unread: ``user.cfg`` is there and cannot be read: it must not be replaced.

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.area.room import TEMPORARY_NAMES
 from bootc_fast.boot.efi.sections import MAX_HEADER_BYTES, MAX_TEXT_BYTES, parse_section_table
 from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
@@ -156,12 +157,14 @@ class MenuReader:
         self.warnings.append(f"the loader's {escape_bytes(shown)} cannot be read: {reason_of(error)}")
 
     def find_old_sets(self) -> tuple[bytes, ...]:
-        """List what a cut left beside the live set."""
-        directory = self.boot.open_plain_directory(LOADER_DIRECTORY)
-        if directory is None:
-            return ()
-        with closing(directory):
-            return tuple(name for name in directory.list_names() if name in BESIDE_NAMES)
+        """List the paths of what a cut left beside the live set, and of files that were to replace others."""
+        found: list[bytes] = []
+        for place, names in ((LOADER_DIRECTORY, (*BESIDE_NAMES, *TEMPORARY_NAMES)), (GRUB_DIRECTORY, TEMPORARY_NAMES)):
+            directory = self.boot.open_plain_directory(place)
+            if directory is not None:
+                with closing(directory):
+                    found += [place + b"/" + name for name in directory.list_names() if name in names]
+        return tuple(found)
 
     def list_images(self, rule: LoaderRule) -> list[bytes]:
         """List the names where the loader finds UKIs without an entry."""

@@ -260,6 +260,32 @@ def test_a_foreign_name_on_a_free_cluster_gets_nothing_of_the_new_set(is_writabl
     assert not any(path.startswith(b"/loader/entries/") for paths in find_crossed(after) for path in paths)
 
 
+@pytest.mark.parametrize("whose", ["free", "file", "own"])
+def test_a_temporary_file_that_a_cut_left_beside_user_cfg_goes_with_the_next_run_whatever_that_writes(
+    whose: str,
+) -> None:
+    scenario = SCENARIOS["grub UKI rollback"]
+    volume = _make(scenario)
+    volume.put(b"/grub2/BFNEW0", b"new" * 300)
+    start = {
+        "free": _first_free(volume.model),
+        "file": volume.model.find(b"/grub2/user.cfg").start,
+        "own": volume.model.find(b"/grub2/BFNEW0").start,
+    }[whose]
+    _set_start(volume, b"/grub2/BFNEW0", start)
+    volume.model.start()
+    model = volume.model.mount(volume.model.disk)
+    model.start()
+    volume = FatVolume(model)
+    assert scenario.read(volume).odd.old_sets == (b"grub2/BFNEW0",)
+    problems = remove_outdated(volume)
+    assert ["/grub2/BFNEW0, whose clusters are not its own" in one for one in problems] == [True] * (whose != "own")
+    assert list(model.find(b"/grub2").children) == [b"user.cfg"]
+    after = model.mount(model.cache)
+    assert judge(after, scenario, wanted=(A,)) == []
+    assert find_crossed(after) == []
+
+
 @pytest.mark.parametrize("remembers", [False, True])
 @pytest.mark.parametrize("whose", ["free", "file"])
 def test_a_temporary_file_that_a_cut_left_on_others_clusters_goes_and_frees_none(
