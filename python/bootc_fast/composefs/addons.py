@@ -6,7 +6,7 @@ import re
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.efi.sections import MAX_HEADER_BYTES, MAX_TEXT_BYTES, parse_section_table
 from bootc_fast.boot.loaders.entry import parse_artifact_digest
 from bootc_fast.errors import InvalidStateError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.beside import remove_outdated
 from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.plan import plan_menu

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.garbage import list_named_paths
 from bootc_fast.boot.entries.menu import read_menu

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast.boot.area.directory import RealVolume, hint_for
+from bootc_fast.boot.area.directory import hint_for
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu

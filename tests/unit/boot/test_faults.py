@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.boot.faults import make_failure
 
-from bootc_fast.boot.area.directory import RealDirectory, RealVolume
+from bootc_fast.boot.area.real import RealDirectory, RealVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable

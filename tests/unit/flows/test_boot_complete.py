@@ -337,7 +337,7 @@ def test_a_merge_that_fails_after_the_update_was_made_the_next_boot_is_told_as_t
 _CUT = """
 import errno, os, sys
 from bootc_fast import cli
-from bootc_fast.boot.area import directory
+from bootc_fast.boot.area import real
 left = int(sys.argv[2])
 def no_exchange(*args):
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -349,7 +349,7 @@ def cut(real):
         if not left:
             os.kill(os.getpid(), 9)
     return call
-directory.RealDirectory.exchange = no_exchange
+real.RealDirectory.exchange = no_exchange
 os.rename, os.unlink = cut(os.rename), cut(os.unlink)
 cli.main(["--root", sys.argv[1], "rollback"])
 """

@@ -12,7 +12,7 @@ import flowkit
 import pytest
 
 from bootc_fast import events, lab, rollback
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.errors import FileSystemError
 from bootc_fast.types import BootType, Loader
 

@@ -384,7 +384,7 @@ def test_a_user_cfg_that_cannot_be_read_is_never_replaced(make: Callable[..., Up
 def test_an_override_that_names_an_entry_that_could_not_be_read_is_found_out_after_writing(
     make: Callable[..., Updated], monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    from bootc_fast.boot.area.directory import RealDirectory
+    from bootc_fast.boot.area.real import RealDirectory
 
     updated = make()
     if verb == "finalize":

@@ -12,7 +12,7 @@ import trio
 from loader_emulation import boot_next
 
 from bootc_fast import events, lab, rollback
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:

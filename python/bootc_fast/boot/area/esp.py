@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.boot.area.directory import RealVolume
 from bootc_fast.boot.area.disks import (
     LSBLK,
     BlockDevice,
@@ -28,6 +27,7 @@ from bootc_fast.boot.area.disks import (
     find_extended_boot,
     parse_lsblk,
 )
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.efi.firmware import read_loader_variables
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, parse_entry
 from bootc_fast.boot.loaders.table import LoaderEvidence, choose_loader, parse_loader_info, record_of

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import RealVolume, hint_for
+from bootc_fast.boot.area.directory import hint_for
 from bootc_fast.boot.area.fat_device import device_path_of
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.beforehand import check_free, check_room
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.garbage import find_garbage

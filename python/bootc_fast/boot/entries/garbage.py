@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import FileKind, RealVolume
+from bootc_fast.boot.area.directory import FileKind
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_detached, remove_files
 from bootc_fast.boot.area.room import look_at
 from bootc_fast.boot.entries.beside import CHECK_HINT, detach_path

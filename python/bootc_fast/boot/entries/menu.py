@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.directory import DAMAGE_HINT, RealVolume, hint_for
+from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.reader import (

@@ -46,7 +46,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
-from bootc_fast.boot.area.directory import RealVolume, flushing_what_is_needed, hint_for
+from bootc_fast.boot.area.directory import flushing_what_is_needed, hint_for
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.beside import CHECK_HINT
 from bootc_fast.boot.entries.publication import Publication
 from bootc_fast.errors import BootEntryError, FileSystemError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from failing_calls import NUMBERS, call_failing
 
-from bootc_fast.boot.area.directory import RealDirectory
+from bootc_fast.boot.area.real import RealDirectory
 from bootc_fast.boot.entries.publish import _sync_all
 from bootc_fast.errors import FileSystemError
 from bootc_fast.text import describe_error

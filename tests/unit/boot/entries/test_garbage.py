@@ -25,7 +25,7 @@ from unit.boot.scenarios import (
     uki_text,
 )
 
-from bootc_fast.boot.area.directory import RealVolume
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.garbage import collect_volumes, find_garbage
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
 from bootc_fast.types import Loader

@@ -15,7 +15,7 @@ from unit.boot.fat_model import FatModel
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import Scenario, make_scenarios
 
-from bootc_fast.boot.area.directory import RealDirectory, RealVolume
+from bootc_fast.boot.area.real import RealDirectory, RealVolume
 from bootc_fast.boot.entries import publish
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.menu import read_menu
