@@ -278,13 +278,13 @@ def test_the_verdict_tells_what_lacks_the_required_verity(
         f"""
 from contextlib import AsyncExitStack
 import bootc_fast.restart.soft as softreboot
-from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 answers = iter({measured})
 softreboot._core.measure_fd = lambda fd: next(answers)
 async with AsyncExitStack() as stack:
     survey = await read_survey(open_live(ROOT))
-    boot = await look_boot(survey, stack, loader=None, read_only=True)
+    boot = await open_boot_snapshot(survey, stack, loader=None, read_only=True)
     RECORD["verdict"] = str(await softreboot.judge_soft_reboot(survey, boot, {case.staged!r}))
 """,
     )

@@ -15,7 +15,7 @@ from bootc_fast.text import escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import BootVolume
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.types import VerityDigest
 
 GLOBAL_DIRECTORY = b"loader/addons"
@@ -48,7 +48,7 @@ def _find_named(volume: BootVolume, path: bytes) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def find_stray_addons(look: BootLook) -> tuple[str, ...]:
+def find_stray_addons(look: BootSnapshot) -> tuple[str, ...]:
     """Tell addons that belong to another deployment than the UKI to which they are added; blocks.
 
     Args:

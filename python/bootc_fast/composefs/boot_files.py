@@ -41,7 +41,7 @@ MAX_BOOT_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class BootLook:
+class BootSnapshot:
     """A snapshot of the boot directories: open, and all that is in them.
 
     Attributes:
@@ -63,7 +63,9 @@ class BootLook:
         return choose_entry(self.menu, digest, prefers_staged=digest == self.staged)
 
 
-async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool) -> BootLook:
+async def open_boot_snapshot(
+    survey: Survey, stack: AsyncExitStack, *, loader: Loader | None, read_only: bool
+) -> BootSnapshot:
     """Find and open the boot directories, and read the entries; writes nothing.
 
     Raises:
@@ -76,10 +78,10 @@ async def look_boot(survey: Survey, stack: AsyncExitStack, *, loader: Loader | N
     area = await stack.enter_async_context(opening)
     menu = await run_blocking(read_menu, area, known=survey.known, variables=variables)
     staged = survey.marker.digest if survey.marker else None
-    return BootLook(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings), staged)
+    return BootSnapshot(area, menu, variables, (*variables.warnings, *area.warnings, *menu.odd.warnings), staged)
 
 
-def confirm_next_boot(survey: Survey, look: BootLook, target: VerityDigest) -> BootsInstead | None:
+def confirm_next_boot(survey: Survey, look: BootSnapshot, target: VerityDigest) -> BootsInstead | None:
     """Look again, after writing, at what the loader boots; blocks.
 
     Returns:
@@ -131,7 +133,7 @@ def list_protected(survey: Survey, menu: BootMenu) -> frozenset[VerityDigest]:
 async def check_boot_files(
     survey: Survey,
     digest: VerityDigest,
-    look: BootLook,
+    look: BootSnapshot,
     *,
     verify_signatures: bool = True,
     entry: MenuEntry | None = None,
@@ -194,7 +196,7 @@ async def check_boot_files(
     return []
 
 
-async def hash_kernel(look: BootLook, entry: MenuEntry, *, expected: str) -> str | None:
+async def hash_kernel(look: BootSnapshot, entry: MenuEntry, *, expected: str) -> str | None:
     """Hash the kernel and initrd of an entry, as they were staged.
 
     An entry may name more initrds than the one that bootc put beside the kernel: microcode, a TuneD overlay. Those are
@@ -241,7 +243,7 @@ def _damaged_error(path: bytes, expected: str, found: str, *, whose: str, hint: 
 async def _check_uki(
     survey: Survey,
     digest: VerityDigest,
-    look: BootLook,
+    look: BootSnapshot,
     path: bytes,
     *,
     verify_signatures: bool,
@@ -263,7 +265,7 @@ async def _check_uki(
         return await verify_program(survey, look, uki.pe, "the UKI")
 
 
-def open_boot_file(look: BootLook, path: bytes) -> int:
+def open_boot_file(look: BootSnapshot, path: bytes) -> int:
     """Open a file that an entry names; paths are from the root of the partition, which may have /boot in it.
 
     Raises:
@@ -290,7 +292,7 @@ def open_boot_file(look: BootLook, path: bytes) -> int:
     raise BootEntryError(f"reading {escape_bytes(path)}: there is no such file in {look.area.description}")
 
 
-def read_through_disk(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> None:
+def read_through_disk(look: BootSnapshot, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> None:
     """Flush boot files, forget what the kernel has of them in memory, and read them: later readers see the disk.
 
     Raises:
@@ -317,7 +319,7 @@ def read_through_disk(look: BootLook, paths: tuple[bytes, ...], *, check: Callab
             raise FileSystemError(text, hint=DAMAGE_HINT)
 
 
-def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:
+def hash_files(look: BootSnapshot, paths: tuple[bytes, ...], *, check: Callable[[], object]) -> str:
     """Return SHA-256 in hex over boot files, one after the other.
 
     Raises:
@@ -331,7 +333,7 @@ def hash_files(look: BootLook, paths: tuple[bytes, ...], *, check: Callable[[], 
     return hasher.hexdigest()
 
 
-def read_boot_uki(look: BootLook, path: bytes, *, check: Callable[[], object]) -> Uki:
+def read_boot_uki(look: BootSnapshot, path: bytes, *, check: Callable[[], object]) -> Uki:
     """Open a boot file that is a UKI, or an addon of one: its headers are read now, kernel and initrd are hashed.
 
     The caller closes it.
@@ -347,7 +349,7 @@ def read_boot_uki(look: BootLook, path: bytes, *, check: Callable[[], object]) -
 
 
 @contextmanager
-def reading_boot_file(look: BootLook, path: bytes) -> Generator[int]:
+def reading_boot_file(look: BootSnapshot, path: bytes) -> Generator[int]:
     """Open a boot file; an ``OSError`` in the block is one of reading it.
 
     Raises:
@@ -364,7 +366,7 @@ def reading_boot_file(look: BootLook, path: bytes) -> Generator[int]:
         raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error
 
 
-def _read_chunks(look: BootLook, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:
+def _read_chunks(look: BootSnapshot, path: bytes, check: Callable[[], object]) -> Iterator[bytes]:
     try:
         with os.fdopen(open_boot_file(look, path), "rb", buffering=0) as file:
             # It may grow meanwhile, and a device does not say how long it is.

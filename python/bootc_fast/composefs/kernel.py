@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.efi.uki import Uki
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.types import VerityDigest
 
@@ -39,7 +39,7 @@ def comparable_arguments(command_line: str) -> list[str]:
     return [one for one in split_cmdline(command_line) if one.partition("=")[0] not in _NOT_COMPARED]
 
 
-def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
+def require_entry(look: BootSnapshot, digest: VerityDigest) -> MenuEntry:
     """Find a deployment's boot entry.
 
     Raises:
@@ -59,7 +59,7 @@ def require_entry(look: BootLook, digest: VerityDigest) -> MenuEntry:
     return entry
 
 
-async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest) -> str:
+async def read_boot_digest(survey: Survey, look: BootSnapshot, digest: VerityDigest) -> str:
     """Return the digest of a deployment's kernel and initrd: its origin's, else computed.
 
     Cancellation: within 50 ms a mebibyte; nothing is written.
@@ -89,7 +89,7 @@ async def read_boot_digest(survey: Survey, look: BootLook, digest: VerityDigest)
     return uki.boot_digest
 
 
-async def read_entry_uki(look: BootLook, path: bytes) -> Uki:
+async def read_entry_uki(look: BootSnapshot, path: bytes) -> Uki:
     """Open a UKI of a boot entry; of some 100 MB kernel and initrd are hashed. The caller closes it.
 
     Raises:
@@ -99,13 +99,13 @@ async def read_entry_uki(look: BootLook, path: bytes) -> Uki:
     return await run_native(read_boot_uki, look, path)
 
 
-async def _read_closed(look: BootLook, path: bytes) -> Uki:
+async def _read_closed(look: BootSnapshot, path: bytes) -> Uki:
     """Read what is known of a UKI without opening it again."""
     with closing(await read_entry_uki(look, path)) as uki:
         return uki
 
 
-async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None = None) -> str:
+async def read_command_line(look: BootSnapshot, entry: MenuEntry, *, uki: Uki | None = None) -> str:
     """Return the command line that a kernel gets from its entry, less what the loader itself adds.
 
     Args:
@@ -138,7 +138,7 @@ async def read_command_line(look: BootLook, entry: MenuEntry, *, uki: Uki | None
     return " ".join([uki.cmdline, *await run_native(_read_addons, look, entry.uki)])
 
 
-async def find_lost_arguments(survey: Survey, look: BootLook, staged: VerityDigest) -> tuple[str, ...]:
+async def find_lost_arguments(survey: Survey, look: BootSnapshot, staged: VerityDigest) -> tuple[str, ...]:
     """Tell kernel arguments that were changed in the booted entry after the update was staged.
 
     The new entry was made when the update was staged, from what was there then: what an admin adds to the booted entry
@@ -197,7 +197,7 @@ def _join(arguments: list[str]) -> str:
     return " ".join(map(escape, arguments))
 
 
-def _read_addons(look: BootLook, path: bytes, *, check: Callable[[], object]) -> list[str]:
+def _read_addons(look: BootSnapshot, path: bytes, *, check: Callable[[], object]) -> list[str]:
     """Read the command lines of the addons that systemd-stub appends: the loader's own, then the UKI's."""
     found: list[str] = []
     base = look.area.boot_fd if look.area.esp_fd is None else look.area.esp_fd

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
 
 
-def _read_program(look: BootLook, path: bytes, *, check: Callable[[], object]) -> PeFile:
+def _read_program(look: BootSnapshot, path: bytes, *, check: Callable[[], object]) -> PeFile:
     """Open it; the caller closes it."""
     with reading_boot_file(look, path) as fd:
         return parse_pe(fd, check=check)
 
 
-async def verify_kernel(survey: Survey, look: BootLook, entry: MenuEntry) -> list[str]:
+async def verify_kernel(survey: Survey, look: BootSnapshot, entry: MenuEntry) -> list[str]:
     """Check the signature of the kernel that a BLS entry or menuentry names; Secure Boot is on.
 
     Returns:
@@ -49,7 +49,7 @@ async def verify_kernel(survey: Survey, look: BootLook, entry: MenuEntry) -> lis
         return await verify_program(survey, look, pe, what)
 
 
-async def verify_program(survey: Survey, look: BootLook, pe: PeFile, what: str) -> list[str]:
+async def verify_program(survey: Survey, look: BootSnapshot, pe: PeFile, what: str) -> list[str]:
     """Check the signature of a UKI or kernel, beside what runs; Secure Boot is on.
 
     Cancellation: waits for the hashing, some 100 ms for 100 MB; nothing is written.

@@ -13,7 +13,7 @@ from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import is_next_boot
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, look_boot
+from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, open_boot_snapshot
 from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.etc import list_missing_changes
 from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_survey
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.flows.steps import Steps
@@ -60,13 +60,13 @@ class ComposefsBackend:
         self._loader = loader
         self._read_only = read_only
         self._survey: Survey | None = None
-        self._boot: BootLook | None = None
+        self._boot: BootSnapshot | None = None
         self._plan: MenuPlan | None = None
         self._change: Change | None = None
         self._stays = False
 
     @property
-    def _looked(self) -> tuple[Survey, BootLook]:
+    def _snapshot(self) -> tuple[Survey, BootSnapshot]:
         assert self._survey is not None  # noqa: S101 every flow looks first
         assert self._boot is not None  # noqa: S101 every flow looks first
         return self._survey, self._boot
@@ -83,9 +83,9 @@ class ComposefsBackend:
         await self.stack.enter_async_context(hold_lock(self.host))
         self.host = await self.stack.enter_async_context(open_writable(self.host))
 
-    async def _look(self, *, read_only: bool, needs_marker: bool = True) -> tuple[Survey, BootLook]:
+    async def _look(self, *, read_only: bool, needs_marker: bool = True) -> tuple[Survey, BootSnapshot]:
         self._survey = await read_survey(self.host, needs_marker=needs_marker)
-        self._boot = await look_boot(self._survey, self.stack, loader=self._loader, read_only=read_only)
+        self._boot = await open_boot_snapshot(self._survey, self.stack, loader=self._loader, read_only=read_only)
         return self._survey, self._boot
 
     async def choose_target(
@@ -140,7 +140,7 @@ class ComposefsBackend:
         marker = survey.marker
         if marker is None or marker.finalization_locked:
             return None
-        boot = await look_boot(survey, self.stack, loader=self._loader, read_only=True)
+        boot = await open_boot_snapshot(survey, self.stack, loader=self._loader, read_only=True)
         if boot.menu.default is not None and boot.menu.default.digest == marker.digest:
             return None
         if mode is not mode.AUTO:
@@ -151,7 +151,7 @@ class ComposefsBackend:
         """Refuse a damaged image, kernel, initrd or UKI, or a missing origin: what a finalize would not take either."""
         if not verify:
             return
-        survey, boot = self._looked
+        survey, boot = self._snapshot
         await self._check_image(survey, self._chosen.target)
         if self._plan is not None:
             protected = list_protected(survey, boot.menu)
@@ -187,13 +187,13 @@ class ComposefsBackend:
 
     def make_ways(self, mode: SoftRebootMode | None) -> Ways[None]:
         """Make the ways into the target."""
-        survey, boot = self._looked
+        survey, boot = self._snapshot
         return make_composefs_ways(survey, boot, self._chosen.target, self.stack, mode=mode)
 
     async def write_order(self, ways: Ways[None], steps: Steps) -> Change:
         """Publish the boot entries; waits for the end, whoever cancels."""
         del ways
-        survey, boot = self._looked
+        survey, boot = self._snapshot
         assert self._plan is not None  # noqa: S101 a rollback has planned
         if self._chosen.changes_nothing:
             return self._chosen
@@ -218,7 +218,7 @@ class ComposefsBackend:
 
     async def confirm(self, ways: Ways[None]) -> BootsInstead | None:
         """Read the entries back, then put the way in force."""
-        survey, boot = self._looked
+        survey, boot = self._snapshot
         instead = await run_blocking(confirm_next_boot, survey, boot, self._chosen.target)
         await run_blocking(ways.commit, None)
         return instead
@@ -229,7 +229,7 @@ class ComposefsBackend:
         Raises:
             FileSystemError: It stays; everything else is done.
         """
-        is_garbage = self._looked[0].marker_problem is not None and not self._stays
+        is_garbage = self._snapshot[0].marker_problem is not None and not self._stays
         if self._chosen.dropped_staged is None and not is_garbage:
             return
         try:
@@ -243,7 +243,7 @@ class ComposefsBackend:
 
     def list_notes(self) -> list[tuple[str, Callable[[], object]]]:
         """Note what the next boot would else miss, and touch what programs watch."""
-        survey, change = self._looked[0], self._chosen
+        survey, change = self._snapshot[0], self._chosen
         dropped = "noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)
         return [
             ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),

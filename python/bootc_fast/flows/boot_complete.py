@@ -18,7 +18,7 @@ from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import list_protected, look_boot
+from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
 from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
 from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError, TrialFailedError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
     from bootc_fast.types import VerityDigest
@@ -264,7 +264,7 @@ async def _mend_menu(verdict: _Verdict, menu: BootMenu) -> None:
                 host = await stack.enter_async_context(open_writable(verdict.survey.host))
                 # Whoever held the lock may have mended it.
                 survey = await read_survey(host, needs_marker=False)
-                look = await look_boot(survey, stack, loader=None, read_only=False)
+                look = await open_boot_snapshot(survey, stack, loader=None, read_only=False)
                 found = count_duplicates(look.menu, look.menu.own_order)
                 with anyio.CancelScope(shield=True):
                     if found:
@@ -278,7 +278,7 @@ async def _mend_menu(verdict: _Verdict, menu: BootMenu) -> None:
 
 
 async def _publish_once_each(
-    verdict: _Verdict, survey: Survey, look: BootLook, found: Mapping[VerityDigest, int]
+    verdict: _Verdict, survey: Survey, look: BootSnapshot, found: Mapping[VerityDigest, int]
 ) -> None:
     plan = await run_blocking(lambda: plan_menu(look.menu, order=look.menu.own_order, staged=None, verify=False))
     if survey.marker is not None:
@@ -332,7 +332,7 @@ async def _read_menu(verdict: _Verdict) -> BootMenu | None:
     try:
         async with AsyncExitStack() as stack:
             with single_error():
-                return (await look_boot(verdict.survey, stack, loader=None, read_only=True)).menu
+                return (await open_boot_snapshot(verdict.survey, stack, loader=None, read_only=True)).menu
     except (BootcFastError, OSError, ExceptionGroup) as error:
         verdict.warnings += [f"warning: boot entries: {describe_error(leaf)}" for leaf in flatten(error)]
         return None

@@ -29,7 +29,13 @@ from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
-from bootc_fast.composefs.boot_files import BootLook, check_boot_files, hash_kernel, list_protected, look_boot
+from bootc_fast.composefs.boot_files import (
+    BootSnapshot,
+    check_boot_files,
+    hash_kernel,
+    list_protected,
+    open_boot_snapshot,
+)
 from bootc_fast.composefs.recover import (
     Recovered,
     kernel_base,
@@ -105,7 +111,7 @@ class _Diagnosis:
     """Findings, and the writes that mend them."""
 
     survey: Survey
-    look: BootLook
+    look: BootSnapshot
     findings: list[Finding] = field(default_factory=list)
     files: list[tuple[bytes, bytes]] = field(default_factory=list)
     made: list[MenuEntry] = field(default_factory=list)
@@ -158,7 +164,7 @@ async def doctor(
                 host = await stack.enter_async_context(open_writable(host))
             with steps.run("look", "Looking at the boot partition", timeout_s=STEP_TIMEOUT_S):
                 survey = await read_survey(host)
-                look = await look_boot(survey, stack, loader=loader, read_only=not repair)
+                look = await open_boot_snapshot(survey, stack, loader=loader, read_only=not repair)
                 found = await _diagnose(host, survey, look, is_ours_writable=repair)
             if not repair:
                 return _make_outcome(found, found, repaired=False)
@@ -166,7 +172,7 @@ async def doctor(
                 with anyio.CancelScope(shield=True):
                     warnings = await _apply(host, found)
                 survey = await read_survey(host)
-                after = await look_boot(survey, stack, loader=loader, read_only=True)
+                after = await open_boot_snapshot(survey, stack, loader=loader, read_only=True)
                 left = await _diagnose(host, survey, after, is_ours_writable=True)
             return _make_outcome(found, left, repaired=True, warnings=warnings)
 
@@ -184,7 +190,7 @@ def _make_outcome(
     )
 
 
-async def _diagnose(host: Host, survey: Survey, look: BootLook, *, is_ours_writable: bool) -> _Diagnosis:
+async def _diagnose(host: Host, survey: Survey, look: BootSnapshot, *, is_ours_writable: bool) -> _Diagnosis:
     found = _Diagnosis(survey, look)
     if host.is_live:
         mounts = parse_mountinfo(await run_blocking(host.read_bytes, host.mountinfo))

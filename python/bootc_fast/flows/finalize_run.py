@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.composefs.boot_files import check_boot_files, look_boot
+from bootc_fast.composefs.boot_files import check_boot_files, open_boot_snapshot
 from bootc_fast.composefs.etc import plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AsyncExitStack
 
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import OpenImage, Survey
     from bootc_fast.etc.merge import EtcPlan
     from bootc_fast.flows.steps import Steps
@@ -101,7 +101,7 @@ class Snapshot:
     staged: VerityDigest
     stack: AsyncExitStack
     plan: EtcPlan | None = None
-    boot: BootLook | None = None
+    boot: BootSnapshot | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -112,7 +112,7 @@ async def take_snapshot(run: FinalizeRun, snapshot: Snapshot) -> None:
         tasks.start_soon(_look_etc, run, snapshot)
         # In this task, not in one of its own: what it opens outlives the group.
         with run.steps.run("look.boot", "Reading boot entries", timeout_s=LOOK_PART_TIMEOUT_S):
-            snapshot.boot = await look_boot(
+            snapshot.boot = await open_boot_snapshot(
                 snapshot.survey, snapshot.stack, loader=run.options.loader, read_only=run.options.dry_run
             )
             run.warnings += snapshot.boot.warnings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, UsageError
 from bootc_fast.events import ignore_event
@@ -133,7 +133,7 @@ async def forget_failure(
 async def _read_menu(survey: Survey, stack: AsyncExitStack, loader: Loader | None) -> tuple[BootMenu | None, list[str]]:
     try:
         with single_error():
-            return (await look_boot(survey, stack, loader=loader, read_only=True)).menu, []
+            return (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu, []
     except (BootcFastError, OSError, ExceptionGroup) as error:
         return None, [f"the boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
 

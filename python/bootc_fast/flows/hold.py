@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.marker_lock import write_lock
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, InvalidStateError
@@ -129,7 +129,7 @@ async def _look_further(survey: Survey, stack: AsyncExitStack, loader: Loader | 
     assert survey.marker is not None  # noqa: S101 the caller has looked
     try:
         with single_error():
-            boot = await look_boot(survey, stack, loader=loader, read_only=True)
+            boot = await open_boot_snapshot(survey, stack, loader=loader, read_only=True)
     except (BootcFastError, OSError, ExceptionGroup) as error:
         return [f"whether it is finalized already cannot be told: {describe_error(leaf)}" for leaf in flatten(error)]
     default = boot.menu.default

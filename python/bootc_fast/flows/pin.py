@@ -17,7 +17,7 @@ import anyio.lowlevel
 
 from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.keep import read_keep_policy, read_pins, write_pins
-from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, UsageError
 from bootc_fast.events import ignore_event
@@ -185,7 +185,7 @@ async def _read_menu(
 ) -> BootMenu | None:
     try:
         with single_error():
-            return (await look_boot(survey, stack, loader=loader, read_only=True)).menu
+            return (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu
     except (BootcFastError, OSError, ExceptionGroup) as error:
         if needed:
             raise

@@ -17,7 +17,7 @@ from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
-from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, look_boot
+from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, open_boot_snapshot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
@@ -162,7 +162,7 @@ async def _list_missing(survey: Survey, target: VerityDigest) -> tuple[EtcDiffEn
         return await list_missing_changes(survey.host, survey.booted.digest, target, stack)
 
 
-async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootLook) -> HostStatus:
+async def _judge_soft_reboots(status: HostStatus, survey: Survey, boot: BootSnapshot) -> HostStatus:
     """Add to every other deployment that has a boot entry whether a soft reboot leads to it."""
     shown = [one for one in (status.staged, status.rollback, *status.others) if one is not None]
     verdicts = await judge_soft_reboots(survey, boot, [one.digest for one in shown if one.entry_name is not None])
@@ -186,10 +186,12 @@ async def _or_warn(notes: list[str], what: str, function: Callable[..., T], *arg
         return None
 
 
-async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], loader: Loader | None) -> BootLook | None:
+async def _look_boot(
+    survey: Survey, stack: AsyncExitStack, notes: list[str], loader: Loader | None
+) -> BootSnapshot | None:
     try:
         with single_error():
-            return await look_boot(survey, stack, loader=loader, read_only=True)
+            return await open_boot_snapshot(survey, stack, loader=loader, read_only=True)
     except (BootcFastError, OSError, ExceptionGroup) as error:
         for leaf in flatten(error):
             hint = getattr(leaf, "hint", None)
@@ -197,7 +199,7 @@ async def _look_boot(survey: Survey, stack: AsyncExitStack, notes: list[str], lo
         return None
 
 
-async def _verify_images(survey: Survey, boot: BootLook | None, stack: AsyncExitStack) -> Survey:
+async def _verify_images(survey: Survey, boot: BootSnapshot | None, stack: AsyncExitStack) -> Survey:
     """Note what is wrong with the images that a rollback could lead to, as a rollback would find it."""
     could_boot = set(boot.menu.own_order if boot else ()) - {survey.booted.digest}
     checked = []
@@ -213,7 +215,7 @@ async def _verify_images(survey: Survey, boot: BootLook | None, stack: AsyncExit
 
 
 async def _judge_staged(
-    survey: Survey, boot: BootLook | None, stack: AsyncExitStack, record: OutcomeRecord | None, notes: list[str]
+    survey: Survey, boot: BootSnapshot | None, stack: AsyncExitStack, record: OutcomeRecord | None, notes: list[str]
 ) -> StagedStatus:
     """Try what a finalize would do, as far as it writes nothing."""
     marker = survey.marker
@@ -245,7 +247,7 @@ async def _judge_staged(
 async def _find_obstacles(
     survey: Survey,
     staged: VerityDigest,
-    boot: BootLook | None,
+    boot: BootSnapshot | None,
     stack: AsyncExitStack,
     *,
     strategy: Strategy | None,
@@ -358,7 +360,7 @@ def _text(value: bytes | None) -> str | None:
 
 def _arrange(
     survey: Survey,
-    boot: BootLook | None,
+    boot: BootSnapshot | None,
     staged_status: StagedStatus | None,
     *,
     record: OutcomeRecord | None,

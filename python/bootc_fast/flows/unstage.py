@@ -21,7 +21,7 @@ from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.staged_set import find_naming, remove_staged_set
-from bootc_fast.composefs.boot_files import look_boot
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.composefs.unstaging import (
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.types import Loader, VerityDigest
@@ -78,7 +78,7 @@ class _Run:
     """
 
     survey: Survey
-    look: BootLook
+    look: BootSnapshot
     steps: Steps
     digests: tuple[VerityDigest, ...]
     has_marker: bool
@@ -153,7 +153,7 @@ async def unstage(
                 host = await stack.enter_async_context(open_writable(host))
             with steps.run("look", "Looking at what is staged", timeout_s=LOOK_TIMEOUT_S):
                 survey = await read_survey(host, needs_marker=False)
-                look = await look_boot(survey, stack, loader=loader, read_only=dry_run)
+                look = await open_boot_snapshot(survey, stack, loader=loader, read_only=dry_run)
                 run = await run_blocking(_plan, survey, look, steps, keep_files=keep_files)
             if dry_run:
                 await run_blocking(_foretell, run)
@@ -164,7 +164,7 @@ async def unstage(
     return _complete(run, dry_run=dry_run)
 
 
-def _plan(survey: Survey, look: BootLook, steps: Steps, *, keep_files: bool) -> _Run:
+def _plan(survey: Survey, look: BootSnapshot, steps: Steps, *, keep_files: bool) -> _Run:
     """Find out what goes; blocks.
 
     Raises:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.efi.uki import Uki
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.restart.soft import PreparedRoot
     from bootc_fast.restart.ways import SoftRebootMode
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def make_composefs_ways(
-    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack, *, mode: SoftRebootMode | None
+    survey: Survey, look: BootSnapshot, target: VerityDigest, stack: AsyncExitStack, *, mode: SoftRebootMode | None
 ) -> Ways[None]:
     """Make the ways into a deployment of a composefs host.
 
@@ -61,7 +61,7 @@ class ComposefsSoftReboot:
 
     kind: RestartWay = RestartWay.SOFT
 
-    def __init__(self, survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack) -> None:
+    def __init__(self, survey: Survey, look: BootSnapshot, target: VerityDigest, stack: AsyncExitStack) -> None:
         self.what: str = f"preparing a soft reboot to {shorten_digest(target)}"
         self._survey = survey
         self._look = look
@@ -108,7 +108,7 @@ class ComposefsKexec(KexecWay):
 
     what: str = "preparing a kexec"
 
-    def __init__(self, survey: Survey, look: BootLook, target: VerityDigest) -> None:
+    def __init__(self, survey: Survey, look: BootSnapshot, target: VerityDigest) -> None:
         super().__init__(survey.host)
         self._look = look
         self._target = target
@@ -125,7 +125,7 @@ class ComposefsKexec(KexecWay):
         """Nothing: it is loaded."""
 
 
-async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack) -> KexecPieces:
+async def assemble_kexec(look: BootSnapshot, target: VerityDigest, stack: ExitStack) -> KexecPieces:
     """Open or extract what a deployment boots from.
 
     Args:
@@ -158,7 +158,7 @@ async def assemble_kexec(look: BootLook, target: VerityDigest, stack: ExitStack)
     return KexecPieces(kernel, initrd, data)
 
 
-def _open_files(look: BootLook, entry: MenuEntry, stack: ExitStack) -> tuple[int, int | None]:
+def _open_files(look: BootSnapshot, entry: MenuEntry, stack: ExitStack) -> tuple[int, int | None]:
     assert entry.linux is not None  # noqa: S101 the caller has looked
     try:
         opened: list[int] = []

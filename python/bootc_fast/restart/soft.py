@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AsyncExitStack
 
-    from bootc_fast.composefs.boot_files import BootLook
+    from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest
@@ -68,13 +68,13 @@ async def find_systemd_obstacle(host: Host) -> str | None:
     return None
 
 
-async def judge_soft_reboot(survey: Survey, look: BootLook, target: VerityDigest) -> SoftRebootVerdict:
+async def judge_soft_reboot(survey: Survey, look: BootSnapshot, target: VerityDigest) -> SoftRebootVerdict:
     """Find out whether a soft reboot leads to a deployment; as ``judge_soft_reboots``."""
     return (await judge_soft_reboots(survey, look, (target,)))[target]
 
 
 async def judge_soft_reboots(
-    survey: Survey, look: BootLook, targets: Iterable[VerityDigest]
+    survey: Survey, look: BootSnapshot, targets: Iterable[VerityDigest]
 ) -> dict[VerityDigest, SoftRebootVerdict]:
     """Find out to which deployments a soft reboot leads; writes nothing, never raises for a broken one.
 
@@ -87,7 +87,7 @@ async def judge_soft_reboots(
     return {target: await _judge(survey, look, target, obstacle) for target in targets}
 
 
-async def _judge(survey: Survey, look: BootLook, target: VerityDigest, obstacle: str | None) -> SoftRebootVerdict:
+async def _judge(survey: Survey, look: BootSnapshot, target: VerityDigest, obstacle: str | None) -> SoftRebootVerdict:
     if target == survey.booted.digest:
         return SoftRebootVerdict(("it is the deployment that runs",))
     reasons = [] if obstacle is None else [obstacle]
@@ -102,7 +102,7 @@ async def _judge(survey: Survey, look: BootLook, target: VerityDigest, obstacle:
     return SoftRebootVerdict(tuple(reasons))
 
 
-async def _compare_kernels(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+async def _compare_kernels(survey: Survey, look: BootSnapshot, target: VerityDigest) -> str | None:
     require_entry(look, target)
     running = await read_boot_digest(survey, look, survey.booted.digest)
     wanted = await read_boot_digest(survey, look, target)
@@ -113,19 +113,19 @@ async def _compare_kernels(survey: Survey, look: BootLook, target: VerityDigest)
     )
 
 
-async def _compare_arguments(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+async def _compare_arguments(survey: Survey, look: BootSnapshot, target: VerityDigest) -> str | None:
     raw = await run_blocking(survey.host.read_bytes, survey.host.proc_cmdline)
     running = comparable_arguments(raw.decode("utf-8", "surrogateescape"))
     wanted = comparable_arguments(await read_command_line(look, require_entry(look, target)))
     return describe_argument_change(running, wanted)
 
 
-async def _compare_selinux(survey: Survey, _look: BootLook, target: VerityDigest) -> str | None:
+async def _compare_selinux(survey: Survey, _look: BootSnapshot, target: VerityDigest) -> str | None:
     found = await compare_policies(survey, target)
     return None if found is None else f"SELinux policy differs: {found}"
 
 
-async def _find_unsealed(survey: Survey, look: BootLook, target: VerityDigest) -> str | None:
+async def _find_unsealed(survey: Survey, look: BootSnapshot, target: VerityDigest) -> str | None:
     if not survey.host.is_live:
         return None
     line = await read_command_line(look, require_entry(look, target))
@@ -173,7 +173,7 @@ class PreparedRoot:
 
 
 async def prepare_soft_reboot(
-    survey: Survey, look: BootLook, target: VerityDigest, stack: AsyncExitStack, *, is_trial: bool = False
+    survey: Survey, look: BootSnapshot, target: VerityDigest, stack: AsyncExitStack, *, is_trial: bool = False
 ) -> PreparedRoot:
     """Put the target's root together, as the initramfs would, without attaching it.
 

@@ -25,7 +25,7 @@ SPARSE_BYTES = 3 << 30
 MAX_MEMORY_BYTES = 8 << 20
 
 
-def _stretch(look: boot_files.BootLook, path: bytes) -> None:
+def _stretch(look: boot_files.BootSnapshot, path: bytes) -> None:
     fd = boot_files.open_boot_file(look, path)
     try:
         os.truncate(f"/proc/self/fd/{fd}", SPARSE_BYTES)
@@ -41,7 +41,7 @@ async def test_no_file_that_an_entry_names_is_read_past_its_limit(
     survey = await read_survey(open_host(case.root))
     assert survey.marker is not None
     async with AsyncExitStack() as stack:
-        look = await boot_files.look_boot(survey, stack, loader=None, read_only=False)
+        look = await boot_files.open_boot_snapshot(survey, stack, loader=None, read_only=False)
         entry = look.find_entry(survey.marker.digest)
         assert entry is not None
         _stretch(look, entry.paths[0])
@@ -69,7 +69,7 @@ async def test_a_look_reads_each_variable_once_and_never_on_the_event_loop(
     original = firmware.read_variable
     monkeypatch.setattr(firmware, "read_variable", read_variable)
     async with AsyncExitStack() as stack:
-        await boot_files.look_boot(survey, stack, loader=None, read_only=True)
+        await boot_files.open_boot_snapshot(survey, stack, loader=None, read_only=True)
     names = [name for name, _thread in read]
     assert "LoaderInfo" in names
     assert len(names) == len(set(names))

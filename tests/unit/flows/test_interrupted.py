@@ -171,7 +171,7 @@ async def test_the_whole_has_a_time_limit_of_its_own(
     async def hang(*_args: object, **_kwargs: object) -> None:
         await trio.sleep_forever()
 
-    monkeypatch.setattr(finalize_run, "look_boot", hang)
+    monkeypatch.setattr(finalize_run, "open_boot_snapshot", hang)
     with pytest.raises(StepTimeoutError, match=r"not done after 7 s \(while at: .*look.boot"):
         await finalize_staged(case.root, timeout_s=7)
     assert trio.current_time() == pytest.approx(7, abs=0.1)

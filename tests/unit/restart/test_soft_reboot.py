@@ -16,7 +16,7 @@ import trio
 
 from bootc_fast import lab, message_ids
 from bootc_fast.boot.efi.uki import parse_uki
-from bootc_fast.composefs.boot_files import BootLook, look_boot
+from bootc_fast.composefs.boot_files import BootSnapshot, open_boot_snapshot
 from bootc_fast.composefs.kernel import comparable_arguments
 from bootc_fast.composefs.survey import Survey, read_survey
 from bootc_fast.errors import InvalidStateError, SoftRebootError
@@ -64,9 +64,9 @@ def make_updated(
     return flowkit.Case(host, booted=second, staged=first)
 
 
-async def look(case: flowkit.Case, stack: AsyncExitStack) -> tuple[Survey, BootLook]:
+async def look(case: flowkit.Case, stack: AsyncExitStack) -> tuple[Survey, BootSnapshot]:
     survey = await read_survey(open_host(case.root))
-    return survey, await look_boot(survey, stack, loader=None, read_only=True)
+    return survey, await open_boot_snapshot(survey, stack, loader=None, read_only=True)
 
 
 async def _judge(case: flowkit.Case) -> str:
