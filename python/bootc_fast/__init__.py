@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc.diff import EtcDiff as EtcDiff
     from bootc_fast.etc.diff import EtcDiffEntry as EtcDiffEntry
     from bootc_fast.etc.diff import EtcPatch as EtcPatch
+    from bootc_fast.etc.diff import PatchSide as PatchSide
     from bootc_fast.etc.merge import diff_etc as diff_etc
     from bootc_fast.etc.merge import merge_etc as merge_etc
     from bootc_fast.etc.plan import AppliedMerge as AppliedMerge
@@ -148,6 +149,7 @@ _HOMES = {
     "EtcDiffEntry": "etc.diff",
     "EtcOperation": "types",
     "EtcPatch": "etc.diff",
+    "PatchSide": "etc.diff",
     "EtcReport": "types",
     "EtcSource": "etc.trees",
     "Event": "events",
@@ -293,6 +295,7 @@ __all__ = [
     "OstreeDeployment",
     "OstreeImage",
     "OutcomeRecord",
+    "PatchSide",
     "PinOutcome",
     "PolicyRule",
     "Preference",

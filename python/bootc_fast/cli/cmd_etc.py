@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   bootc-fast etc diff
+  bootc-fast etc diff ssh /etc/fstab --patch
+  bootc-fast etc diff --patch=new >image.patch
   bootc-fast etc merge --dry-run
   bootc-fast etc diff --pristine /usr/etc --current /etc --patch
   bootc-fast etc merge --pristine old.erofs --current /etc --new new.erofs --objects objects --into result
@@ -42,7 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="etc_command", metavar="COMMAND", required=True)
     diff = _add_command(commands, "diff", "show what was changed in /etc, and what the next merge makes of it")
     diff.set_defaults(run_etc=_run_diff)
-    diff.add_argument("--patch", action="store_true", help="add unified diffs of text files")
+    diff.set_defaults(more_paths=[])
+    diff.add_argument("paths", nargs="*", metavar="PATH", help="only these files and directories of /etc")
+    diff.add_argument(
+        "--patch",
+        nargs="?",
+        action=_Patch,
+        metavar="current|new",
+        help="add unified diffs of text files: of what was changed here (the default) or by the new image",
+    )
     diff.add_argument("--exit-code", action="store_true", help="exit with 1 if anything was changed")
     merge = _add_command(commands, "merge", "merge the changes into the new image's /etc")
     merge.set_defaults(run_etc=_run_merge)
@@ -53,6 +64,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who wins: nobody (fail), the running /etc (current) or the new image (new); overrides all policy files",
     )
     merge.add_argument("--dry-run", action="store_true", help="only list what would be done")
+
+
+class _Patch(argparse.Action):
+    """``--patch``, ``--patch=new``; in ``--patch PATH`` the path is a path."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the side; a word that is none goes to the paths."""
+        del parser, option_string
+        is_side = values in ("current", "new")
+        namespace.patch = values if is_side else "current"
+        if values is not None and not is_side:
+            namespace.more_paths = [*namespace.more_paths, values]
 
 
 def _add_command(
@@ -92,12 +121,13 @@ async def _run_diff(arguments: argparse.Namespace) -> int:
     from bootc_fast.etc.merge import diff_etc
     from bootc_fast.flows.host_etc import diff_host
 
+    paths = [*arguments.more_paths, *arguments.paths]
     if not _want_named(arguments):
-        diff = await diff_host(arguments.root, patch=arguments.patch)
+        diff = await diff_host(arguments.root, patch=arguments.patch, paths=paths)
     else:
         async with AsyncExitStack() as stack:
             trees = await _open_trees(arguments, stack)
-            diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch)
+            diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch, paths=paths)
     _print_diff(diff, as_json=arguments.json)
     return int(arguments.exit_code and diff.has_differences)
 
@@ -110,7 +140,8 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
         return
     print_lines(render_diff(diff))
     for patch in diff.patches:
-        write_stdout(patch.text)
+        # A terminal shows escapes. Whatever else reads this may apply it, and would write the escapes into the file.
+        write_stdout(patch.text if patch.is_plain or sys.stdout.isatty() else patch.notice)
 
 
 async def _run_merge(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ what is kept or deleted is what the admin changed. So a diff never says anything
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import os
+import stat
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bootc_fast.etc.trees import read_content
@@ -17,13 +19,20 @@ from bootc_fast.text import escape_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from bootc_fast._core import Tree, TreeEntry
     from bootc_fast.etc.trees import OpenTree
-    from bootc_fast.types import EtcReport
+    from bootc_fast.types import EtcChange, EtcReport
 
 MAX_PATCH_BYTES = 1 << 20
 """Larger files are not compared line by line: difflib's time grows with the square of the lines."""
 
 MARKS = {"added": "A", "modified": "M", "deleted": "D"}
+
+PatchSide = Literal["current", "new"]
+"""What is compared with the pristine tree: what the admin made of it, or what the new image did."""
+
+# What a patch program takes for the end of a name; it has no way to quote them that all programs read.
+_NOT_IN_NAMES = b"\n\t\r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +43,13 @@ class EtcDiffEntry:
         change: What happened to it.
         path: Below /etc, without a leading slash.
         reason: Which attributes, in words.
+        detail: What they were and are: ``mode 0644 → 0600``; empty where there is no more to say.
     """
 
     change: Literal["added", "modified", "deleted"]
     path: bytes
     reason: str = ""
+    detail: str = ""
 
     @property
     def mark(self) -> str:
@@ -52,11 +63,26 @@ class EtcPatch:
 
     Attributes:
         path: Below /etc.
-        text: Ends in a newline; bytes that are not UTF-8 are escaped.
+        data: Ends in a newline, and is what ``patch -p1`` in /etc applies; of files with NUL bytes, longer than 1 MiB,
+            or with a line break in their name it only says that they differ.
+        notice: One line that says so, of any file.
     """
 
     path: bytes
-    text: str
+    data: bytes
+    notice: str = ""
+
+    @property
+    def text(self) -> str:
+        """For people: what a terminal would act on, and what is not UTF-8, is escaped; tabs are not."""
+        tab = escape_bytes(b"\t")
+        lines = self.data.split(b"\n")
+        return "\n".join(escape_bytes(line).replace(tab, "\t") for line in lines)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is escaped in the text, so that it can be applied as it is read."""
+        return self.text.encode() == self.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +94,14 @@ class EtcDiff:
         warnings: E.g. mount points not crossed.
         merge: Report of the merge with the new image, where one was given.
         patches: Where they were asked for.
+        image: What the new image changed of the old one's, where certain paths or its patches were asked for.
     """
 
     entries: tuple[EtcDiffEntry, ...] = ()
     warnings: tuple[str, ...] = ()
     merge: EtcReport | None = None
     patches: tuple[EtcPatch, ...] = ()
+    image: tuple[EtcDiffEntry, ...] = ()
 
     @property
     def has_differences(self) -> bool:
@@ -82,71 +110,131 @@ class EtcDiff:
 
 
 def list_entries(report: EtcReport, pristine: OpenTree, current: OpenTree) -> tuple[EtcDiffEntry, ...]:
-    """Read the changes that the new tree does not have out of a report.
+    """Read the changes that the new tree does not have out of a report; blocks for long lists.
 
     Where the new tree is the pristine one, these are all that an admin made, and there are no conflicts.
     """
     changes = [(change.path, change.reason) for change in (*report.kept, *report.deleted)]
     changes += [(conflict.path, conflict.current) for conflict in report.conflicts]
+    return tuple(_make_entry(path, reason, pristine.tree, current.tree) for path, reason in sorted(changes))
 
-    def classify(path: bytes) -> Literal["added", "modified", "deleted"]:
-        if current.tree.find(path) is None:
-            return "deleted"
-        return "added" if pristine.tree.find(path) is None else "modified"
 
-    return tuple(EtcDiffEntry(classify(path), path, reason) for path, reason in sorted(changes))
+def _make_entry(path: bytes, reason: str, pristine: Tree, current: Tree) -> EtcDiffEntry:
+    before, after = pristine.find(path), current.find(path)
+    if after is None:
+        return EtcDiffEntry("deleted", path, reason)
+    # A socket is no file of an image: whatever made it makes it again, and it is in no merge.
+    if before is None or stat.S_ISSOCK(before.mode):
+        return EtcDiffEntry("added", path, reason)
+    return EtcDiffEntry("modified", path, reason, ", ".join(_list_details(before, after)))
+
+
+def _list_details(before: TreeEntry, after: TreeEntry) -> Iterator[str]:
+    """Say what the attributes were and are, of two of one kind; of content nothing, which a patch shows."""
+    if stat.S_IFMT(before.mode) != stat.S_IFMT(after.mode):
+        return
+    modes = stat.S_IMODE(before.mode), stat.S_IMODE(after.mode)
+    if modes[0] != modes[1] and not stat.S_ISLNK(after.mode):
+        yield f"mode {modes[0]:04o} → {modes[1]:04o}"
+    if (before.uid, before.gid) != (after.uid, after.gid):
+        yield f"owner {before.uid}:{before.gid} → {after.uid}:{after.gid}"
+    if before.target != after.target:
+        yield f"target {escape_bytes(before.target or b'')} → {escape_bytes(after.target or b'')}"
+    names = {name for name in {*before.xattrs, *after.xattrs} if before.xattrs.get(name) != after.xattrs.get(name)}
+    for name in sorted(names):
+        how = "added" if name not in before.xattrs else "removed" if name not in after.xattrs else "changed"
+        yield f"xattr {escape_bytes(name)} {how}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathFilter:
+    """Paths below /etc that are wanted, each with all that lies below it.
+
+    Attributes:
+        paths: Without slashes around them; none for everything.
+    """
+
+    paths: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, names: Iterable[str | bytes]) -> PathFilter:
+        """Take names as people write them: below ``/etc``, or from there on; ``/etc`` itself is everything."""
+        paths = [os.fsencode(name).strip(b"/") for name in names]
+        inner = [path.removeprefix(b"etc").strip(b"/") if path.split(b"/")[0] == b"etc" else path for path in paths]
+        return cls() if b"" in inner or b"." in inner else cls(tuple(inner))
+
+    def wants(self, path: bytes) -> bool:
+        """Whether a path is one of them, or below one."""
+        return not self.paths or any(path == one or path.startswith(one + b"/") for one in self.paths)
+
+    def narrow(self, report: EtcReport) -> EtcReport:
+        """Leave out of a report what is not wanted; warnings stay, and what was counted."""
+        if not self.paths:
+            return report
+        return replace(
+            report,
+            kept=self._pick(report.kept),
+            deleted=self._pick(report.deleted),
+            image_changes_ignored=self._pick(report.image_changes_ignored),
+            image_additions_kept=self._pick(report.image_additions_kept),
+            conflicts=tuple(one for one in report.conflicts if self.wants(one.path)),
+            dangling_links=self._pick(report.dangling_links),
+        )
+
+    def _pick(self, changes: Iterable[EtcChange]) -> tuple[EtcChange, ...]:
+        return tuple(one for one in changes if self.wants(one.path))
 
 
 async def make_patches(
-    entries: Iterable[EtcDiffEntry], pristine: OpenTree, current: OpenTree, new: OpenTree | None
+    entries: Iterable[EtcDiffEntry], pristine: OpenTree, other: OpenTree, *, side: PatchSide
 ) -> tuple[EtcPatch, ...]:
-    """Make unified diffs of the changed text files: pristine to current, and new to current where that differs.
+    """Make unified diffs of text files, from the pristine tree to another one.
 
     Reads one file of each tree at a time, in worker threads, at most ``MAX_PATCH_BYTES`` of it.
     Cancellation: between two files.
 
+    Args:
+        entries: Which files.
+        pristine: Before.
+        other: After.
+        side: What that is, for the names in the patch.
+
     Raises:
         FileSystemError: An object is missing or a file cannot be read.
     """
-    patches = []
-    for entry in entries:
-        patches += await run_blocking(_patch_entry, entry.path, pristine, current, new)
-    return tuple(patches)
+    patches = [await run_blocking(_make_patch, entry.path, pristine, other, side) for entry in entries]
+    return tuple(patch for patch in patches if patch is not None)
 
 
-def _patch_entry(path: bytes, pristine: OpenTree, current: OpenTree, new: OpenTree | None) -> list[EtcPatch]:
-    sides = {"pristine": pristine, "current": current, **({"new": new} if new else {})}
-    data = {name: read_content(side, path, max_bytes=MAX_PATCH_BYTES) for name, side in sides.items()}
-    pairs = [("pristine", "current")]
-    if "new" in data and data["new"] not in (data["pristine"], data["current"]):
-        pairs.append(("new", "current"))
-    texts = ["".join(_unified(path, left, data[left], right, data[right])) for left, right in pairs]
-    return [EtcPatch(path, text) for text in texts if text]
-
-
-def _unified(path: bytes, left: str, before: bytes | None, right: str, after: bytes | None) -> Iterator[str]:
-    """Yield the lines of a unified diff; nothing where both are the same or neither is a file."""
+def _make_patch(path: bytes, pristine: OpenTree, other: OpenTree, side: PatchSide) -> EtcPatch | None:
+    before, after = (read_content(tree, path, max_bytes=MAX_PATCH_BYTES) for tree in (pristine, other))
     if before == after:
-        return
-    name = escape_bytes(path)
-    names = [f"{side}/{name}" if data is not None else "/dev/null" for side, data in ((left, before), (right, after))]
-    if not (_is_text(before) and _is_text(after)):
-        yield f"Binary files {names[0]} and {names[1]} differ\n"
-        return
-    for line in difflib.unified_diff(_lines(before), _lines(after), fromfile=names[0], tofile=names[1]):
-        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+        return None
+    names = [
+        b"%s/%s" % (prefix, path) if data is not None else b"/dev/null"
+        for prefix, data in ((b"pristine", before), (side.encode(), after))
+    ]
+    notice = "Binary files {} and {} differ\n".format(*map(escape_bytes, names))
+    if not (_is_text(before) and _is_text(after)) or any(byte in path for byte in _NOT_IN_NAMES):
+        return EtcPatch(path, notice.encode(), notice)
+    return EtcPatch(path, b"".join(_unified(names, before, after)), notice)
+
+
+def _unified(names: list[bytes], before: bytes | None, after: bytes | None) -> Iterator[bytes]:
+    # A tab ends a name with blanks in it, as GNU diff writes it.
+    header = [name + b"\t" if b" " in name else name for name in names]
+    for line in difflib.diff_bytes(difflib.unified_diff, _lines(before), _lines(after), header[0], header[1]):
+        yield line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
 
 
 def _is_text(data: bytes | None) -> bool:
     return data is None or (b"\0" not in data and len(data) <= MAX_PATCH_BYTES)
 
 
-def _lines(data: bytes | None) -> list[str]:
-    """Split at newlines only; what a terminal would act on is escaped, tabs are not."""
+def _lines(data: bytes | None) -> list[bytes]:
+    """Split at newlines only."""
     if not data:
         return []
     parts = data.split(b"\n")
     last = parts.pop()
-    tab = escape_bytes(b"\t")
-    texts = [escape_bytes(part).replace(tab, "\t") for part in parts]
-    return [f"{text}\n" for text in texts] + ([escape_bytes(last).replace(tab, "\t")] if last else [])
+    return [part + b"\n" for part in parts] + ([last] if last else [])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bootc_fast.errors import UsageError
 from bootc_fast.etc.destination import check_destination
-from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, list_entries, make_patches
+from bootc_fast.etc.diff import EtcDiff, EtcDiffEntry, EtcPatch, PatchSide, PathFilter, list_entries, make_patches
 from bootc_fast.etc.plan import (
     AppliedMerge,
     EtcPlan,
@@ -19,6 +20,9 @@ from bootc_fast.events import ignore_event
 from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bootc_fast.etc.trees import OpenTree
     from bootc_fast.events import EventSink
 
 __all__ = [
@@ -37,7 +41,12 @@ __all__ = [
 
 
 async def diff_etc(
-    pristine: EtcSource, current: DirectorySource, new: EtcSource | None = None, *, patch: bool = False
+    pristine: EtcSource,
+    current: DirectorySource,
+    new: EtcSource | None = None,
+    *,
+    patch: PatchSide | None = None,
+    paths: Iterable[str | bytes] = (),
 ) -> EtcDiff:
     """Find out what the admin changed, and what a merge with a new image would make of it.
 
@@ -47,7 +56,10 @@ async def diff_etc(
         pristine: /etc of the booted image.
         current: The running /etc.
         new: /etc of the staged image, if there is one.
-        patch: Make unified diffs of the changed text files as well.
+        patch: Make unified diffs as well: ``"current"`` of the text files that the admin changed, ``"new"`` of those
+            that the new image changed.
+        paths: Only these, each with all below it; ``/etc`` in front of them may be left out. What the new image changed
+            of them is told as well.
 
     Returns:
         Changes sorted by path.
@@ -56,20 +68,36 @@ async def diff_etc(
         ImageFormatError: An image is malformed.
         FileSystemError: Reading failed.
         InvalidStateError: An image has no such directory, or an object is missing.
-        UsageError: A content is not in the image and its source names no object directory.
+        UsageError: A content is not in the image and its source names no object directory; or the new image's patches
+            are wanted and there is none.
     """
+    if patch == "new" and new is None:
+        raise UsageError("comparing /etc: there is no new image", hint="stage one, or name one with --new")
+    wanted = PathFilter.of(paths)
     opened = await open_trees(pristine, current, pristine if new is None else new)
     try:
         trees = opened.trees
-        own = OpenTrees({"pristine": trees["pristine"], "current": trees["current"], "new": trees["pristine"]})
-        changes = (await plan_opened(own, MergePolicy())).report
-        entries = list_entries(changes, trees["pristine"], trees["current"])
-        merge = None if new is None else (await plan_opened(opened, MergePolicy())).report
-        sides = (trees["pristine"], trees["current"], None if new is None else trees["new"])
-        patches = await make_patches(entries, *sides) if patch else ()
-        return EtcDiff(entries, changes.warnings, merge, patches)
+        entries, warnings = await _list_changes(trees["pristine"], trees["current"], wanted)
+        image: tuple[EtcDiffEntry, ...] = ()
+        if new is not None and (wanted.paths or patch == "new"):
+            image, _ = await _list_changes(trees["pristine"], trees["new"], wanted)
+        merge = None if new is None else wanted.narrow((await plan_opened(opened, MergePolicy())).report)
+        patches: tuple[EtcPatch, ...] = ()
+        if patch is not None:
+            changed = entries if patch == "current" else image
+            patches = await make_patches(changed, trees["pristine"], trees[patch], side=patch)
+        return EtcDiff(entries, warnings, merge, patches, image)
     finally:
         opened.close()
+
+
+async def _list_changes(
+    pristine: OpenTree, other: OpenTree, wanted: PathFilter
+) -> tuple[tuple[EtcDiffEntry, ...], tuple[str, ...]]:
+    """List what is changed from one tree to another: what a merge with an image that changed nothing keeps."""
+    own = OpenTrees({"pristine": pristine, "current": other, "new": pristine})
+    report = (await plan_opened(own, MergePolicy())).report
+    return await run_blocking(list_entries, wanted.narrow(report), pristine, other), report.warnings
 
 
 async def find_missing_changes(
@@ -93,7 +121,7 @@ async def find_missing_changes(
     opened = await open_trees(pristine, current, other)
     try:
         report = (await plan_opened(opened, MergePolicy())).report
-        return list_entries(report, opened.trees["pristine"], opened.trees["current"])
+        return await run_blocking(list_entries, report, opened.trees["pristine"], opened.trees["current"])
     finally:
         opened.close()
 

@@ -114,7 +114,8 @@ class EtcPlan:
             UsageError: It is one of the merged directories, or inside one, or has one inside.
         """
         await run_blocking(check_destination, dest_fd, self._places)
-        return _to_operations(await run_native(_core.list_etc_operations, self._native, dest_fd))
+        rows = await run_native(_core.list_etc_operations, self._native, dest_fd)
+        return await run_blocking(_to_operations, rows)
 
     async def apply(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> EtcReport:
         """Make a directory exactly the result and sync its file system.
@@ -155,7 +156,9 @@ class EtcPlan:
         progress = None if on_event is ignore_event else send_progress
         applied = await run_native(_core.apply_etc, self._native, dest_fd, progress=progress)
         on_event(StepDone(APPLY_STEP, anyio.current_time() - started))
-        plan = self.report if applied.plan is None else replace(_to_report(applied.plan), phase_s=self.report.phase_s)
+        plan = self.report
+        if applied.plan is not None:
+            plan = replace(await run_blocking(_to_report, applied.plan), phase_s=self.report.phase_s)
         report = _with_warnings(plan, applied.warnings)
         times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
         report = replace(
@@ -164,7 +167,7 @@ class EtcPlan:
             bytes_copied=applied.bytes_copied,
             phase_s={**report.phase_s, **times},
         )
-        return AppliedMerge(report, tuple(_to_operations(applied.operations)))
+        return AppliedMerge(report, tuple(await run_blocking(_to_operations, applied.operations)))
 
 
 def _with_warnings(report: EtcReport, more: Iterable[str]) -> EtcReport:
@@ -230,7 +233,8 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
         pristine_image=await open_whole_image(trees["pristine"].source),
         new_image=await open_whole_image(trees["new"].source),
     )
-    report = _to_report(native)
+    # A row for each of 100,000 changes: not on the event loop.
+    report = await run_blocking(_to_report, native)
     if trees["new"] is not trees["pristine"]:
         report = _with_warnings(report, await run_blocking(compare_accounts, native, trees["current"], trees["new"]))
     report = replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start})

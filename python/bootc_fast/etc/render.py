@@ -126,21 +126,34 @@ def _encode_operation(operation: EtcOperation) -> dict[str, Any]:
 
 def render_entries(entries: Iterable[EtcDiffEntry]) -> list[str]:
     """Render local changes for people, one a line: mark, path, reason."""
-    return [
-        f"{entry.mark} {render_path(entry.path)}" + (f"  {escape(entry.reason)}" if entry.reason else "")
-        for entry in entries
-    ]
+    return [f"{entry.mark} {render_path(entry.path)}{_why(entry)}" for entry in entries]
+
+
+def _why(entry: EtcDiffEntry) -> str:
+    """Say which attributes changed, and in brackets what they were and are."""
+    detail = f"  ({escape(entry.detail)})" if entry.detail else ""
+    return (f"  {escape(entry.reason)}" if entry.reason else "") + detail
 
 
 def encode_entries(entries: Iterable[EtcDiffEntry]) -> list[dict[str, Any]]:
     """Turn local changes into plain values for JSON."""
-    return [{"change": entry.change, "path": encode_bytes(entry.path), "reason": entry.reason} for entry in entries]
+    return [
+        {
+            "change": entry.change,
+            "path": encode_bytes(entry.path),
+            "reason": entry.reason,
+            "detail": entry.detail,
+        }
+        for entry in entries
+    ]
 
 
 def render_diff(diff: EtcDiff) -> list[str]:
     """Render differences for people; with a new image, what a merge with it would do follows."""
     lines = render_entries(diff.entries)
     lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in diff.warnings]
+    if diff.image:
+        lines += ["", "changed by the new image:", *render_entries(diff.image)]
     if diff.merge is not None:
         lines += ["", "merge with the new image:", *render_report(diff.merge)]
     return lines
@@ -152,5 +165,6 @@ def encode_diff(diff: EtcDiff) -> dict[str, Any]:
         "changes": encode_entries(diff.entries),
         "warnings": list(diff.warnings),
         "merge": None if diff.merge is None else encode_report(diff.merge),
-        "patches": [{"path": encode_bytes(patch.path), "text": patch.text} for patch in diff.patches],
+        "image": encode_entries(diff.image),
+        "patches": [{"path": encode_bytes(patch.path), "text": encode_bytes(patch.data)} for patch in diff.patches],
     }

@@ -21,10 +21,11 @@ from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from bootc_fast.composefs.survey import Survey
-    from bootc_fast.etc.diff import EtcDiff
+    from bootc_fast.etc.diff import EtcDiff, PatchSide
     from bootc_fast.etc.plan import AppliedMerge
     from bootc_fast.etc.trees import EtcSource
     from bootc_fast.events import EventSink
@@ -48,7 +49,9 @@ class Trees:
     dest_fd: int | None = None
 
 
-async def diff_host(root: Path | str = "/", *, patch: bool = False) -> EtcDiff:
+async def diff_host(
+    root: Path | str = "/", *, patch: PatchSide | None = None, paths: Iterable[str | bytes] = ()
+) -> EtcDiff:
     """Find what was changed in a host's /etc since it was installed, and what the next merge makes of it.
 
     Scans all of /etc; the images are verified before they are read. Writes nothing. Cancellation: within 50 ms,
@@ -56,7 +59,8 @@ async def diff_host(root: Path | str = "/", *, patch: bool = False) -> EtcDiff:
 
     Args:
         root: ``/``, or a directory laid out like a host.
-        patch: Also make unified diffs of text files.
+        patch: Also make unified diffs of text files, as ``diff_etc`` does.
+        paths: Only these, as ``diff_etc`` takes them.
 
     Returns:
         The changes; with `merge` where an update is staged.
@@ -65,13 +69,13 @@ async def diff_host(root: Path | str = "/", *, patch: bool = False) -> EtcDiff:
         NotBootcHostError: The host is none of ours.
         InvalidStateError: Marker or command line are malformed, or an image is missing.
         VerityMismatchError: An image is not what its name says.
-        UsageError: `root` is no directory.
+        UsageError: `root` is no directory; or the new image's patches are wanted and nothing is staged.
     """
     with single_error():
         async with AsyncExitStack() as stack:
             host = await run_blocking(open_host, root)
             trees = await _open_sources(host, await read_survey(host), stack)
-            return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch)
+            return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch, paths=paths)
 
 
 async def merge_host(

@@ -94,17 +94,23 @@ def test_a_diff_as_json_has_paths_that_are_not_utf8_in_base64(sides: Sides, caps
     assert value["patches"] == []
 
 
-def test_patches_are_unified_diffs_of_text_files(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patches_are_unified_diffs_of_text_files(sides: Sides, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     write(sides.pristine / "binary", b"a\0b")
     write(sides.current / "binary", b"a\0c")
     write(sides.current / "esc", "\x1b[2Jx\ty")
     write(sides.new / "hosts", "one\ntheirs\n")
-    _, out, _ = run(capsys, "etc", "diff", *names(sides), "--patch")
-    assert "--- pristine/hosts\n+++ current/hosts\n@@ -1,2 +1,2 @@\n one\n-two\n+mine\n" in out
-    assert "--- new/hosts\n+++ current/hosts\n@@ -1,2 +1,2 @@\n one\n-theirs\n+mine\n" in out
-    assert "--- pristine/gone\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n\\ No newline at end of file\n" in out
-    assert "Binary files pristine/binary and current/binary differ\n" in out
-    assert "+\\x1b[2Jx\ty\n" in out
+    assert main(["etc", "diff", *map(str, names(sides)), "--patch"]) == 0
+    out = capsysbinary.readouterr().out
+    assert b"--- pristine/hosts\n+++ current/hosts\n@@ -1,2 +1,2 @@\n one\n-two\n+mine\n" in out
+    assert b"theirs" not in out
+    assert b"--- pristine/gone\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n\\ No newline at end of file\n" in out
+    assert b"Binary files pristine/binary and current/binary differ\n" in out
+    # Not text that is safe to show, and not escapes that a patch program would take for the content.
+    assert b"Binary files /dev/null and current/esc differ\n" in out
+    assert main(["etc", "diff", *map(str, names(sides)), "--patch=new"]) == 0
+    out = capsysbinary.readouterr().out
+    assert b"--- pristine/hosts\n+++ new/hosts\n@@ -1,2 +1,2 @@\n one\n-two\n+theirs\n" in out
+    assert b"mine" not in out
 
 
 def test_a_merge_makes_the_result_and_says_what_it_kept(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:

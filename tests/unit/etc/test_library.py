@@ -163,5 +163,5 @@ async def test_a_diff_without_changes_is_empty(sources: Sources) -> None:
 
 async def test_a_file_too_large_for_a_patch_is_only_named(sides: Sides, sources: Sources) -> None:
     write(sides.current / "a/thing", b"line\n" * 300_000)
-    diff = await diff_etc(*sources[:2], patch=True)
+    diff = await diff_etc(*sources[:2], patch="current")
     assert [patch.text for patch in diff.patches] == ["Binary files pristine/a/thing and current/a/thing differ\n"]

@@ -116,10 +116,11 @@ def test_a_diff_is_printed_with_marks_and_followed_by_the_merge() -> None:
 
 
 def test_a_diff_becomes_json() -> None:
-    diff = EtcDiff((EtcDiffEntry("modified", b"\xff", "mode"),), (), None, (EtcPatch(b"\xff", "--- a\n"),))
+    diff = EtcDiff((EtcDiffEntry("modified", b"\xff", "mode"),), (), None, (EtcPatch(b"\xff", b"--- a\n"),))
     assert json.loads(json.dumps(encode_diff(diff))) == {
-        "changes": [{"change": "modified", "path": {"base64": "/w=="}, "reason": "mode"}],
+        "changes": [{"change": "modified", "path": {"base64": "/w=="}, "reason": "mode", "detail": ""}],
         "warnings": [],
         "merge": None,
+        "image": [],
         "patches": [{"path": {"base64": "/w=="}, "text": "--- a\n"}],
     }

@@ -112,7 +112,7 @@ async def test_no_merge_of_a_program_blocks_the_loop(tmp_path: Path) -> None:
     policy = bootc_fast.MergePolicy(default=bootc_fast.Strategy.CURRENT)
     with flowkit.open_sides(tmp_path) as (pristine, current, new, dest), guard_loop() as guard:
         await bootc_fast.merge_etc(pristine, current, new, dest, policy=policy)
-        await bootc_fast.diff_etc(pristine, current, new, patch=True)
+        await bootc_fast.diff_etc(pristine, current, new, patch="current")
     assert guard.found == []
 
 

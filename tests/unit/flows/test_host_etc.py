@@ -24,7 +24,7 @@ async def test_a_hosts_changes_and_what_the_next_merge_makes_of_them(
 ) -> None:
     case = flowkit.make_case(tmp_path / "h")
     before = flowkit.snapshot(case.root)
-    diff = await bootc_fast.diff_host(case.root, patch=True)
+    diff = await bootc_fast.diff_host(case.root, patch="current")
     assert {entry.path: entry.change for entry in diff.entries} == {
         b"gone": "deleted",
         b"local.conf": "added",

@@ -26,6 +26,7 @@ _FIBMAP = 1
 _GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS
 _FIXED_FLAGS = 0x10 | 0x20  # FS_IMMUTABLE_FL, FS_APPEND_FL
 _RENAME_EXCHANGE = 2
+_AT_EACCESS = 0x200
 _SLOT_BYTES = 32
 _FAT_ROOT_INODE = 1
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -142,12 +143,16 @@ class RealDirectory:
 
     def exchange(self, one: bytes, two: bytes) -> None:
         """See BootDirectory. Who may not write what is live may not replace it as a whole either."""
-        if not os.access(two, os.W_OK, dir_fd=self._fd, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), two)
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.renameat2(self._fd, one, self._fd, two, _RENAME_EXCHANGE) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), one)
+
+        def refuse_failure(answer: int, name: bytes) -> None:
+            if answer != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), name)
+
+        # Not os.access, to which a failing disk is a missing permission.
+        refuse_failure(libc.faccessat(self._fd, two, os.W_OK, _AT_EACCESS), two)
+        refuse_failure(libc.renameat2(self._fd, one, self._fd, two, _RENAME_EXCHANGE), one)
 
     def capacity_slots(self) -> int | None:
         """See BootDirectory. The size of a vfat directory is that of its clusters."""

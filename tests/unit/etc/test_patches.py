@@ -1,0 +1,164 @@
+"""Patches of /etc are what patch(1) takes: applied to the one tree, they make the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from etc_trees import make_sides, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bootc_fast import diff_etc
+from bootc_fast.etc.diff import PathFilter
+from bootc_fast.etc.trees import DirectorySource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etc_trees import Sides
+
+    from bootc_fast.etc.diff import EtcDiff, PatchSide
+
+LINES = st.lists(st.sampled_from([b"one", b"two", b"\ttab", b"caf\xe9", b"\x1b[31m", b"--- a", b"", b"\r"]), max_size=8)
+TEXTS = st.tuples(LINES, st.booleans()).map(lambda text: b"\n".join(text[0]) + (b"\n" if text[1] else b""))
+# The shape of a name that patch programs take: blanks, other letters, bytes that are no UTF-8, a leading dash.
+NAMES = ["plain", "with blank", "grün", os.fsdecode(b"caf\xe9"), "-dash", "deep/er/file"]
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Sides:
+    return make_sides(tmp_path)
+
+
+async def _diff(sides: Sides, *, patch: PatchSide | None = None, paths: tuple[str, ...] = ()) -> EtcDiff:
+    fds = [os.open(side, os.O_RDONLY | os.O_DIRECTORY) for side in sides[:3]]
+    try:
+        return await diff_etc(*map(DirectorySource, fds), patch=patch, paths=paths)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _apply(tree: Path, data: bytes) -> None:
+    done = subprocess.run(
+        ["patch", "-p1", "--binary", "--quiet", "--no-backup-if-mismatch"], input=data, cwd=tree, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout, data)
+
+
+def _files(tree: Path) -> dict[bytes, bytes]:
+    found = {}
+    for directory, _, names in os.walk(os.fsencode(tree)):
+        for name in names:
+            with open(os.path.join(directory, name), "rb") as file:
+                found[os.path.relpath(os.path.join(directory, name), os.fsencode(tree))] = file.read()
+    return found
+
+
+@pytest.mark.parametrize("side", ["current", "new"])
+@pytest.mark.parametrize("name", NAMES)
+@given(before=TEXTS, after=TEXTS)
+@settings(max_examples=8)
+async def test_each_patch_applies(
+    tmp_path_factory: pytest.TempPathFactory, name: str, side: PatchSide, before: bytes, after: bytes
+) -> None:
+    sides = make_sides(tmp_path_factory.mktemp("p"))
+    for tree in sides[:3]:
+        write(tree / name, before)
+    write(getattr(sides, side) / name, after)
+    (patch,) = (await _diff(sides, patch=side)).patches or (None,)
+    if patch is not None:
+        _apply(sides.pristine, patch.data)
+    assert _files(sides.pristine)[os.fsencode(name)] == after
+    assert (patch is None) == (before == after)
+
+
+async def test_files_that_come_and_go_are_patched_in_and_out(sides: Sides) -> None:
+    write(sides.pristine / "goes", "x\n")
+    write(sides.new / "goes", "x\n")
+    write(sides.current / "comes/here", "new\n")
+    for patch in (await _diff(sides, patch="current")).patches:
+        _apply(sides.pristine, patch.data)
+    assert _files(sides.pristine) == _files(sides.current)
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", "tab\tin it"])
+async def test_a_name_that_no_patch_can_hold_is_only_named(sides: Sides, name: str) -> None:
+    write(sides.current / name, "x\n")
+    (patch,) = (await _diff(sides, patch="current")).patches
+    assert patch.data.startswith(b"Binary files /dev/null and current/")
+    assert patch.data.count(b"\n") == 1
+
+
+async def test_modified_entries_tell_what_attributes_were_and_are(sides: Sides) -> None:
+    for tree in sides[:3]:
+        write(tree / "file", "same")
+        (tree / "link").symlink_to("../old")
+    (sides.current / "file").chmod(0o600)
+    os.setxattr(sides.current / "file", "user.mine", b"1")
+    (sides.current / "link").unlink()
+    (sides.current / "link").symlink_to("../new\x1b")
+    details = {entry.path: entry.detail for entry in (await _diff(sides)).entries}
+    mode = (sides.pristine / "file").stat().st_mode & 0o7777
+    assert details == {
+        b"file": f"mode {mode:04o} → 0600, xattr user.mine added",
+        b"link": "target ../old → ../new\\x1b",
+    }
+
+
+async def test_a_file_in_place_of_a_socket_is_added(sides: Sides) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.fspath(sides.pristine / "s"))
+    write(sides.current / "s", "mine")
+    assert [(entry.change, entry.path) for entry in (await _diff(sides)).entries] == [("added", b"s")]
+
+
+async def test_paths_are_told_of_all_three_sides_and_others_are_not(sides: Sides) -> None:
+    for tree in sides[:3]:
+        write(tree / "a/one", "1\n")
+        write(tree / "b", "1\n")
+    write(sides.current / "a/one", "mine\n")
+    write(sides.new / "a/one", "theirs\n")
+    write(sides.new / "a/two", "added\n")
+    write(sides.current / "b", "mine\n")
+    for paths in (("a",), ("/etc/a/",), ("a/one", "etc/a/two")):
+        diff = await _diff(sides, paths=paths)
+        assert [entry.path for entry in diff.entries] == [b"a/one"]
+        assert [(entry.change, entry.path) for entry in diff.image] == [("modified", b"a/one"), ("added", b"a/two")]
+        assert diff.merge is not None
+        assert [change.path for change in diff.merge.kept] == [b"a/one"]
+    assert not (await _diff(sides, paths=("c",))).entries
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [(["/etc"], True), (["etc/"], True), (["."], True), ([], True), (["x"], False), (["et"], False)],
+)
+def test_the_whole_tree_has_many_names(names: list[str], wanted: bool) -> None:  # noqa: FBT001
+    assert PathFilter.of(names).wants(b"ssh/sshd_config") is wanted
+
+
+@pytest.mark.parametrize(
+    "argv", [["--patch", "hosts"], ["hosts", "--patch"], ["--patch=current", "/etc/hosts"], ["--patch=new", "hosts"]]
+)
+def test_a_path_after_the_option_is_a_path(sides: Sides, argv: list[str]) -> None:
+    for tree in sides[:3]:
+        write(tree / "hosts", "x\n")
+        write(tree / "other", "x\n")
+    for tree in (sides.current, sides.new):
+        write(tree / "hosts", "y\n")
+        write(tree / "other", "y\n")
+    trees = ["--pristine", sides.pristine, "--current", sides.current, "--new", sides.new]
+    done = subprocess.run(
+        [sys.executable, "-m", "bootc_fast", "etc", "diff", *argv, *trees], check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"+++ " in done.stdout
+    assert b"other" not in done.stdout
