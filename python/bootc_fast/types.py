@@ -199,7 +199,7 @@ class EtcReport:
         image_changes_ignored: Changes of the image that the admin's version hides.
         image_additions_kept: What the image added below a directory the admin deleted.
         conflicts: All of them, whatever the strategy.
-        warnings: E.g. mount points not crossed, sockets ignored.
+        warnings: E.g. mount points not crossed, sockets ignored; the reason says what.
         dangling_links: Symlinks in the result whose target neither the new image nor the result has.
         counts: ``entries_pristine``, ``entries_current``, ``entries_new``, ``entries_result``, ``operations``
             and one count a list.
@@ -212,7 +212,7 @@ class EtcReport:
     image_changes_ignored: tuple[EtcChange, ...] = ()
     image_additions_kept: tuple[EtcChange, ...] = ()
     conflicts: tuple[EtcConflict, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[EtcChange, ...] = ()
     dangling_links: tuple[EtcChange, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     bytes_copied: int = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.etc.trees import read_content
 from bootc_fast.text import count, escape_bytes
+from bootc_fast.types import EtcChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ _MAX_DIGITS = 10
 _FILES = ((b"passwd", "accounts"), (b"group", "groups"))
 
 
-def compare_accounts(plan: EtcPlan, current: OpenTree, new: OpenTree) -> list[str]:
+def compare_accounts(plan: EtcPlan, current: OpenTree, new: OpenTree) -> list[EtcChange]:
     """Compare the accounts of this host with those of the new image, where this host's stay; reads at most four files.
 
     Returns:
@@ -44,13 +45,13 @@ def compare_accounts(plan: EtcPlan, current: OpenTree, new: OpenTree) -> list[st
     """
     if new.tree.find(b"passwd") is None:
         return []
-    warnings: list[str] = []
+    warnings: list[EtcChange] = []
     for (path, what), owned in zip(_FILES, plan.count_owners(), strict=True):
         if plan.side_of(path) != "current":
             continue
         sides = (read_content(side, path, max_bytes=MAX_ACCOUNT_BYTES) for side in (current, new))
         here, there = (_parse(data or b"") for data in sides)
-        warnings += [f"/etc/{path.decode()}: {text}" for text in _compare(here, there, owned, what)]
+        warnings += [EtcChange(path, text) for text in _compare(here, there, owned, what)]
     return warnings
 
 

@@ -98,7 +98,7 @@ class EtcDiff:
     """
 
     entries: tuple[EtcDiffEntry, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[EtcChange, ...] = ()
     merge: EtcReport | None = None
     patches: tuple[EtcPatch, ...] = ()
     image: tuple[EtcDiffEntry, ...] = ()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.etc.trees import OpenTree
     from bootc_fast.events import EventSink
+    from bootc_fast.types import EtcChange
 
 __all__ = [
     "AppliedMerge",
@@ -93,7 +94,7 @@ async def diff_etc(
 
 async def _list_changes(
     pristine: OpenTree, other: OpenTree, wanted: PathFilter
-) -> tuple[tuple[EtcDiffEntry, ...], tuple[str, ...]]:
+) -> tuple[tuple[EtcDiffEntry, ...], tuple[EtcChange, ...]]:
     """List what is changed from one tree to another: what a merge with an image that changed nothing keeps."""
     own = OpenTrees({"pristine": pristine, "current": other, "new": pristine})
     report = (await plan_opened(own, MergePolicy())).report

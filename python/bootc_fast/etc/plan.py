@@ -159,7 +159,7 @@ class EtcPlan:
         plan = self.report
         if applied.plan is not None:
             plan = replace(await run_blocking(_to_report, applied.plan), phase_s=self.report.phase_s)
-        report = _with_warnings(plan, applied.warnings)
+        report = _with_warnings(plan, _to_changes(applied.warnings))
         times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
         report = replace(
             report,
@@ -170,7 +170,7 @@ class EtcPlan:
         return AppliedMerge(report, tuple(await run_blocking(_to_operations, applied.operations)))
 
 
-def _with_warnings(report: EtcReport, more: Iterable[str]) -> EtcReport:
+def _with_warnings(report: EtcReport, more: Iterable[EtcChange]) -> EtcReport:
     warnings = (*report.warnings, *more)
     return replace(report, warnings=warnings, counts={**report.counts, "warnings": len(warnings)})
 
@@ -255,9 +255,13 @@ def _to_conflicts(rows: Iterable[_ConflictRow]) -> tuple[EtcConflict, ...]:
     )
 
 
+def _to_changes(rows: Iterable[tuple[bytes, str]]) -> tuple[EtcChange, ...]:
+    return tuple(EtcChange(path, reason) for path, reason in rows)
+
+
 def _to_report(native: _core.EtcPlan) -> EtcReport:
     def changes(name: str) -> tuple[EtcChange, ...]:
-        return tuple(EtcChange(path, reason) for path, reason in getattr(native, name))
+        return _to_changes(getattr(native, name))
 
     report = EtcReport(
         kept=changes("kept"),
@@ -265,7 +269,7 @@ def _to_report(native: _core.EtcPlan) -> EtcReport:
         image_changes_ignored=changes("image_changes_ignored"),
         image_additions_kept=changes("image_additions_kept"),
         conflicts=_to_conflicts(native.conflicts),
-        warnings=tuple(native.warnings),
+        warnings=changes("warnings"),
         dangling_links=changes("dangling_links"),
     )
     counts = {f"entries_{name}": number for name, number in zip(_SIDES, native.side_lengths, strict=True)}

@@ -45,7 +45,7 @@ def render_report(report: EtcReport) -> list[str]:
         lines += _change_lines(MARKS[name], getattr(report, name))
     lines += [_conflict_line(conflict) for conflict in report.conflicts]
     lines += _change_lines(MARKS["dangling_links"], report.dangling_links)
-    lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in report.warnings]
+    lines += _change_lines(MARKS["warnings"], report.warnings)
     lines.append(_summary(report))
     return lines
 
@@ -72,13 +72,16 @@ def _summary(report: EtcReport) -> str:
 def encode_report(report: EtcReport) -> dict[str, Any]:
     """Turn a report into plain values for JSON."""
     lists: dict[str, Any] = {
-        name: [{"path": encode_bytes(change.path), "reason": change.reason} for change in getattr(report, name)]
-        for name in ("kept", "deleted", "image_changes_ignored", "image_additions_kept", "dangling_links")
+        name: _encode_changes(getattr(report, name))
+        for name in ("kept", "deleted", "image_changes_ignored", "image_additions_kept", "dangling_links", "warnings")
     }
     lists["conflicts"] = [_encode_conflict(conflict) for conflict in report.conflicts]
-    lists["warnings"] = list(report.warnings)
     phases = {name: round(seconds, 6) for name, seconds in report.phase_s.items()}
     return {**lists, "counts": dict(report.counts), "bytes_copied": report.bytes_copied, "phase_s": phases}
+
+
+def _encode_changes(changes: Iterable[EtcChange]) -> list[dict[str, Any]]:
+    return [{"path": encode_bytes(change.path), "reason": change.reason} for change in changes]
 
 
 def _encode_conflict(conflict: EtcConflict) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def encode_entries(entries: Iterable[EtcDiffEntry]) -> list[dict[str, Any]]:
 def render_diff(diff: EtcDiff) -> list[str]:
     """Render differences for people; with a new image, what a merge with it would do follows."""
     lines = render_entries(diff.entries)
-    lines += [f"{MARKS['warnings']} {escape(warning)}" for warning in diff.warnings]
+    lines += _change_lines(MARKS["warnings"], diff.warnings)
     if diff.image:
         lines += ["", "changed by the new image:", *render_entries(diff.image)]
     if diff.merge is not None:
@@ -163,7 +166,7 @@ def encode_diff(diff: EtcDiff) -> dict[str, Any]:
     """Turn differences into plain values for JSON."""
     return {
         "changes": encode_entries(diff.entries),
-        "warnings": list(diff.warnings),
+        "warnings": _encode_changes(diff.warnings),
         "merge": None if diff.merge is None else encode_report(diff.merge),
         "image": encode_entries(diff.image),
         "patches": [{"path": encode_bytes(patch.path), "text": encode_bytes(patch.data)} for patch in diff.patches],

@@ -10,5 +10,6 @@ pub mod erofs;
 pub mod etc;
 pub mod limits;
 pub mod repo;
+pub mod text;
 pub mod tree;
 pub mod verity;

@@ -13,7 +13,7 @@ use bootc_fast_core::tree::Tree;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::etc_plan::EtcPlan;
+use crate::etc_plan::{ChangeRow, EtcPlan};
 use crate::verity::duplicate;
 use crate::{call, os_error};
 
@@ -38,7 +38,7 @@ pub type OperationRow =
 pub struct EtcApplied {
     operations: Vec<OperationRow>,
     bytes_copied: u64,
-    warnings: Vec<String>,
+    warnings: Vec<ChangeRow>,
     compare_s: f64,
     apply_s: f64,
     sync_s: f64,
@@ -149,7 +149,11 @@ impl EtcApplied {
         Self {
             operations: rows(py, &applied.operations, &plan.merged().tree, &applied.before),
             bytes_copied: applied.bytes_copied,
-            warnings: applied.warnings.iter().map(ToString::to_string).collect(),
+            warnings: applied
+                .warnings
+                .iter()
+                .map(|one| (PyBytes::new(py, one.path()).unbind(), one.text()))
+                .collect(),
             compare_s: applied.compare.as_secs_f64(),
             apply_s: applied.apply.as_secs_f64(),
             sync_s: applied.sync.as_secs_f64(),

@@ -101,7 +101,7 @@ impl EtcPlan {
 }
 
 /// `(path, reason)`.
-type ChangeRow = (Py<PyBytes>, String);
+pub type ChangeRow = (Py<PyBytes>, String);
 /// `(path, current, new, strategy, saved_as)`.
 type ConflictRow = (Py<PyBytes>, String, String, &'static str, Option<Py<PyBytes>>);
 
@@ -206,8 +206,9 @@ impl EtcPlan {
     }
 
     #[getter]
-    fn warnings(&self) -> Vec<String> {
-        self.merged.report.warnings.iter().map(ToString::to_string).collect()
+    fn warnings(&self, py: Python<'_>) -> Vec<ChangeRow> {
+        let row = |path: &[u8], text: &str| (PyBytes::new(py, path).unbind(), text.to_owned());
+        self.merged.report.warnings.iter().map(|one| row(one.path(), &one.text())).collect()
     }
 
     /// Those that forbid writing.

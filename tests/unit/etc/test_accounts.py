@@ -21,7 +21,7 @@ def warnings(sides: Sides) -> list[str]:
     fds = [os.open(side, os.O_RDONLY | os.O_DIRECTORY) for side in sides]
     try:
         plan = trio.run(plan_etc_merge, *(DirectorySource(fd) for fd in fds[:3]))
-        return list(plan.report.warnings)
+        return [f"/etc/{one.path.decode()}: {one.reason}" for one in plan.report.warnings]
     finally:
         for fd in fds:
             os.close(fd)

@@ -83,7 +83,7 @@ def test_what_programs_make_is_the_images_where_both_changed_it(  # noqa: PLR091
     assert [path.name for path in sides.result.rglob("*bootc*")] == []
     is_both = (p, c, n) in {("1", "2", "3"), (None, "2", "3"), ("1", None, "3"), ("1", "2", None)}
     text = f"/etc/{name}: changed here and in the new image; made by a program, so the image's is taken"
-    assert list(report.warnings) == [text] * is_both
+    assert [f"/etc/{one.path.decode()}: {one.reason}" for one in report.warnings] == [text] * is_both
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,9 @@ def test_the_policy_chooses_the_images_and_nothing_is_lost(
     assert (content(sides, "a/f"), content(sides, "a/f.bootc-saved")) == (n, saved)
     assert content(sides, "b/f") == "2"
     assert len(report.warnings) == 1
-    assert report.warnings[0].startswith("/etc/a/f: changed here and in the new image; the image's is taken")
-    assert ("kept as /etc/a/f.bootc-saved" in report.warnings[0]) == (saved is not None)
+    assert report.warnings[0].path == b"a/f"
+    assert report.warnings[0].reason.startswith("changed here and in the new image; the image's is taken")
+    assert ("kept as /etc/a/f.bootc-saved" in report.warnings[0].reason) == (saved is not None)
 
 
 def test_attribute_by_attribute(sides: Sides) -> None:

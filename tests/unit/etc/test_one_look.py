@@ -155,7 +155,7 @@ def test_under_a_storm_of_renames_nothing_secret_is_ever_wider(sides: Sides) -> 
         while time.monotonic() < until:
             applied = merge(sides)
             runs += 1
-            anew += any("taken as it was found last" in warning for warning in applied.warnings)
+            anew += any("taken as it was found last" in reason for _path, reason in applied.warnings)
             found |= {look(sides.result / name) for name in names if (sides.result / name).exists()}
     finally:
         stop.set()

@@ -25,7 +25,7 @@ REPORT = EtcReport(
         EtcConflict(b"x", "file, changed", "directory", Strategy.FAIL),
         EtcConflict(b"y", "file, changed", "file, added", Strategy.CURRENT, b"y.bootc-new"),
     ),
-    warnings=("s: a socket",),
+    warnings=(EtcChange(b"s\xc3\xa9\n", "a socket"),),
     dangling_links=(EtcChange(b"l", "leads to /nowhere"),),
     counts={"kept": 2},
     bytes_copied=7,
@@ -51,7 +51,7 @@ def test_a_report_has_one_line_a_path_with_mark_and_reason_and_control_character
         "C x  here file, changed; new image directory; not decided",
         "C y  here file, changed; new image file, added; current wins, the other kept as y.bootc-new",
         "L l  leads to /nowhere",
-        "W s: a socket",
+        "W sé\\n  a socket",
         "2 kept, 1 deleted, 1 image change ignored, 1 image addition kept, 2 conflicts, 1 dangling link, 1 warning",
     ]
 
@@ -75,7 +75,7 @@ def test_a_report_becomes_json_with_paths_that_are_not_utf8_in_base64() -> None:
     assert value["counts"] == {"kept": 2}
     assert value["bytes_copied"] == 7
     assert value["phase_s"] == {"scan": 0.001235}
-    assert value["warnings"] == ["s: a socket"]
+    assert value["warnings"] == [{"path": "sé\n", "reason": "a socket"}]
 
 
 def test_a_path_that_is_utf8_is_text_in_json() -> None:
@@ -109,9 +109,9 @@ def test_a_diff_is_printed_with_marks_and_followed_by_the_merge() -> None:
         EtcDiffEntry("deleted", b"d"),
         EtcDiffEntry("modified", b"m", "mode"),
     )
-    diff = EtcDiff(entries, ("w\x07",), REPORT)
+    diff = EtcDiff(entries, (EtcChange(b"w", "x\x07"),), REPORT)
     lines = render_diff(diff)
-    assert lines[:6] == ["A a  added", "D d", "M m  mode", "W w\\x07", "", "merge with the new image:"]
+    assert lines[:6] == ["A a  added", "D d", "M m  mode", "W w  x\\x07", "", "merge with the new image:"]
     assert lines[6:] == render_report(REPORT)
 
 

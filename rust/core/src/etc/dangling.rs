@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::result::Change;
 use crate::cancel::{Cancelled, Ticker};
 use crate::erofs::{ErofsError, Image};
+use crate::text::Shown;
 use crate::tree::{Content, FileType, Node, Tree};
 
 /// `MAXSYMLINKS` of Linux.
@@ -53,7 +54,7 @@ pub(super) fn dangling_links(
         let here = resolve(running, &from, target);
         if here == Found::Yes || (here == Found::Unknown && running.image.is_none()) {
             let what = if is_enablement(node) { "enablement link" } else { "symlink" };
-            let reason = format!("{what} to {}, which does not exist any more", target.escape_ascii());
+            let reason = format!("{what} to {}, which does not exist any more", Shown(target));
             found.push(Change { path: node.path(), reason });
         }
     }

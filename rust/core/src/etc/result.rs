@@ -1,8 +1,8 @@
 //! What a merge decided: the result R as a tree, where each of its contents comes from, and the report.
 
 use std::borrow::Cow;
-use std::fmt;
 
+use crate::text::Shown;
 use crate::tree::{NodeId, Tree};
 
 /// One of the three trees of a merge.
@@ -157,7 +157,7 @@ impl Warning {
             Self::Overruled { saved_as: Some(name), .. } => {
                 return Cow::Owned(format!(
                     "changed here and in the new image; the image's is taken, as merge.toml says, the one from here is kept as /etc/{}",
-                    name.escape_ascii()
+                    Shown(name)
                 ));
             }
             Self::LabelsKept { count: 1, .. } => "the SELinux label that it was given here is kept",
@@ -168,12 +168,6 @@ impl Warning {
                 ));
             }
         })
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "/etc/{}: {}", self.path().escape_ascii(), self.text())
     }
 }
 

@@ -1,17 +1,17 @@
 //! What can go wrong while a merge is written, and what is only worth a warning.
 
-use std::fmt;
 use std::io;
 
 use crate::cancel::Cancelled;
 use crate::etc::content::ContentError;
+use crate::text::Shown;
 
 /// Why writing the result stopped; the next run goes on from what is there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
     /// A system call failed.
-    #[error("{step} {}", Escaped(.path))]
+    #[error("{step} {}", Shown(.path))]
     Io {
         /// What was being done, as in "write file".
         step: &'static str,
@@ -21,7 +21,7 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// The content that a file of the result must have cannot be had.
-    #[error("write file {}", Escaped(.path))]
+    #[error("write file {}", Shown(.path))]
     Content {
         /// Below the destination.
         path: Vec<u8>,
@@ -29,7 +29,7 @@ pub enum ApplyError {
         source: ContentError,
     },
     /// The destination could not be looked at.
-    #[error("look at the destination {}", Escaped(.path))]
+    #[error("look at the destination {}", Shown(.path))]
     Scan {
         /// Below the destination.
         path: Vec<u8>,
@@ -42,7 +42,7 @@ pub enum ApplyError {
     /// More is to be written than there is room for; nothing was written.
     #[error(
         "{} takes {} MiB: {} MiB are to be written, and {} MiB are free",
-        Escaped(.path), mebibytes(*.file_bytes), mebibytes(*.needed_bytes), .free_bytes >> 20
+        Shown(.path), mebibytes(*.file_bytes), mebibytes(*.needed_bytes), .free_bytes >> 20
     )]
     Room {
         /// The largest of the files, below the destination.
@@ -131,49 +131,25 @@ pub enum Warning {
     },
 }
 
-impl fmt::Display for Warning {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xattr { path, name, error } => {
-                write!(formatter, "{}: attribute {} not stored: {error}", Escaped(path), Escaped(name))
-            }
-            Self::Vanished { path } => {
-                write!(formatter, "{}: vanished while it was read; counts as deleted", Escaped(path))
-            }
-            Self::Changed { path } => {
-                write!(
-                    formatter,
-                    "{}: changed again while it was merged; taken as it was found last",
-                    Escaped(path)
-                )
-            }
-            Self::NotLinked { path, error } => {
-                write!(formatter, "{}: not hard-linked but copied: {error}", Escaped(path))
-            }
-        }
+impl Warning {
+    /// Below the destination.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        let (Self::Xattr { path, .. }
+        | Self::Vanished { path }
+        | Self::Changed { path }
+        | Self::NotLinked { path, .. }) = self;
+        path
     }
-}
 
-/// A path for people: what is not printable ASCII or UTF-8 letters is escaped, so that it cannot steer a terminal.
-struct Escaped<'p>(&'p [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return formatter.write_str(".");
+    /// What about the path, in words.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Xattr { name, error, .. } => format!("attribute {} not stored: {error}", Shown(name)),
+            Self::Vanished { .. } => "vanished while it was read; counts as deleted".into(),
+            Self::Changed { .. } => "changed again while it was merged; taken as it was found last".into(),
+            Self::NotLinked { error, .. } => format!("not hard-linked but copied: {error}"),
         }
-        for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                if character.is_control() || character == '\\' {
-                    write!(formatter, "{}", character.escape_default())?;
-                } else {
-                    write!(formatter, "{character}")?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(formatter, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
     }
 }
