@@ -87,6 +87,31 @@ async def test_files_that_come_and_go_are_patched_in_and_out(sides: Sides) -> No
     assert _files(sides.pristine) == _files(sides.current)
 
 
+def _write_deep(tree: Path, data: bytes) -> bytes:
+    """Write a file that no single path leads to; returns its path."""
+    name, depth = "d" * 200, 25
+    fd = os.open(tree, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        parent, fd = fd, os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(parent)
+    file = os.open("file", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd)
+    os.write(file, data)
+    os.close(file)
+    os.close(fd)
+    return os.fsencode("/".join([name] * depth + ["file"]))
+
+
+async def test_a_path_that_is_longer_than_the_kernel_takes_is_patched(sides: Sides) -> None:
+    path = _write_deep(sides.pristine, b"old\n")
+    _write_deep(sides.new, b"old\n")
+    _write_deep(sides.current, b"mine\n")
+    assert len(path) > os.pathconf("/", "PC_PATH_MAX")
+    (patch,) = (await _diff(sides, patch="current")).patches
+    assert patch.path == path
+    assert patch.data.endswith(b"@@ -1 +1 @@\n-old\n+mine\n")
+
+
 @pytest.mark.parametrize("name", ["line\nbreak", "tab\tin it"])
 async def test_a_name_that_no_patch_can_hold_is_only_named(sides: Sides, name: str) -> None:
     write(sides.current / name, "x\n")
