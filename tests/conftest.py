@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def _descriptors() -> set[str]:
 
 def _temporaries() -> set[str]:
     return {name for name in os.listdir(tempfile.gettempdir()) if not name.startswith("pytest-of-")}
+
+
+# How long an example takes is for the benchmarks to say: a machine that plays tests side by side is slow at times.
+hypothesis.settings.register_profile("bootc-fast", deadline=None)
+hypothesis.settings.load_profile("bootc-fast")
 
 
 def pytest_configure(config: pytest.Config) -> None:

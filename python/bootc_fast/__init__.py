@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc.merge import diff_etc as diff_etc
     from bootc_fast.etc.merge import merge_etc as merge_etc
     from bootc_fast.etc.plan import AppliedMerge as AppliedMerge
+    from bootc_fast.etc.policy import ConflictChoice as ConflictChoice
     from bootc_fast.etc.policy import MergePolicy as MergePolicy
     from bootc_fast.etc.policy import PolicyRule as PolicyRule
     from bootc_fast.etc.policy import Preference as Preference
@@ -173,6 +174,7 @@ _HOMES = {
     "LimitExceededError": "errors",
     "Loader": "types",
     "LockedError": "errors",
+    "ConflictChoice": "etc.policy",
     "MergePolicy": "etc.policy",
     "MountError": "errors",
     "NextBoot": "report.status",
@@ -246,6 +248,7 @@ __all__ = [
     "CheckResult",
     "CommandError",
     "Concern",
+    "ConflictChoice",
     "Deployment",
     "DeploymentStatus",
     "DirectorySource",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ def _cancel(scene: Scene, at: int) -> tuple[bool, int]:
 
 
 def _descriptors() -> list[str]:
+    # A plan of the merge has its own until it is collected, which the traceback of a cancellation may put off.
+    gc.collect()
     return sorted(os.listdir("/proc/self/fd"))
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.failure import encode_error
+from bootc_fast.cli.options import add_on_conflict, parse_choice
 from bootc_fast.cli.parser import add_global_options
 from bootc_fast.cli.render import print_json, print_lines, write_stdout
 from bootc_fast.errors import EtcConflictError, FileSystemError, UsageError
 from bootc_fast.text import reason_of
-from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
     from bootc_fast.etc.merge import EtcDiff, EtcPlan
@@ -58,11 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = _add_command(commands, "merge", "merge the changes into the new image's /etc")
     merge.set_defaults(run_etc=_run_merge)
     merge.add_argument("--into", metavar="R", type=Path, help="directory that becomes exactly the result")
-    merge.add_argument(
-        "--on-conflict",
-        choices=[str(strategy) for strategy in Strategy],
-        help="who wins: nobody (fail), the running /etc (current) or the new image (new); overrides all policy files",
-    )
+    add_on_conflict(merge)
     merge.add_argument("--dry-run", action="store_true", help="only list what would be done")
 
 
@@ -210,7 +206,7 @@ async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
         into_fd = None
         if arguments.into is not None:
             into_fd = await run_blocking(lambda: open_path(arguments.into, stack, kind=stat.S_IFDIR))
-        strategy = Strategy(arguments.on_conflict) if arguments.on_conflict else None
+        strategy = parse_choice(arguments.on_conflict)
         return await open_merge_trees(
             arguments.root, stack, on_conflict=strategy, into_fd=into_fd, dry_run=arguments.dry_run
         )
@@ -220,7 +216,7 @@ async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
 
 
 def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
-    from bootc_fast.etc.policy import MergePolicy
+    from bootc_fast.etc.policy import MergePolicy, to_choice
     from bootc_fast.etc.trees import DirectorySource
     from bootc_fast.flows.host_etc import Trees
 
@@ -235,9 +231,9 @@ def _open_named_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
     subdir = os.fsencode(arguments.subdir).strip(b"/")
     pristine = _open_source(arguments.pristine, stack, objects, subdir)
     new = None if arguments.new is None else _open_source(arguments.new, stack, objects, subdir)
-    on_conflict = Strategy(arguments.on_conflict) if is_merge and arguments.on_conflict else Strategy.FAIL
+    policy = to_choice(parse_choice(arguments.on_conflict) if is_merge else None).apply_to(MergePolicy())
     dest_fd = None if into is None else open_path(into, stack, kind=stat.S_IFDIR)
-    return Trees(pristine, current, new, MergePolicy(on_conflict), dest_fd)
+    return Trees(pristine, current, new, policy, dest_fd)
 
 
 def _open_source(path: Path, stack: AsyncExitStack, objects: int | None, subdir: bytes) -> EtcSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.options import add_bootloader, add_progress
+from bootc_fast.cli.options import add_bootloader, add_on_conflict, add_progress, parse_choice
 from bootc_fast.cli.render import print_errors, print_json, print_lines, render_boots_instead, text_seconds
 from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError, FileSystemError
@@ -13,11 +13,14 @@ from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
 from bootc_fast.report.journal import send_finalize
 from bootc_fast.text import describe_error
-from bootc_fast.types import FinalizeOutcome, Result, Strategy
+from bootc_fast.types import FinalizeOutcome, Result
 
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+    from bootc_fast.etc.policy import ConflictChoice
+    from bootc_fast.types import Strategy
 
 DESCRIPTION = """\
 Merges the running /etc into the staged deployment and makes it the next boot. With nothing staged, or the staged
@@ -43,12 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing on the host")
-    parser.add_argument(
-        "--on-conflict",
-        type=Strategy,
-        choices=list(Strategy),
-        help="who wins where the admin's and the image's change of a path cannot be joined (overrides merge.toml)",
-    )
+    add_on_conflict(parser)
     parser.add_argument(
         "--timeout", type=_seconds, default=240.0, metavar="SECONDS", help="for the whole (default: 240)"
     )
@@ -88,7 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.hold:
         return _hold(arguments.root)
-    outcome = _find_nothing_staged(arguments.root, dry_run=arguments.dry_run) or _finalize(arguments)
+    # Whatever is staged: a mistake in a unit is found before the shutdown that it would cost.
+    on_conflict = parse_choice(arguments.on_conflict)
+    outcome = _find_nothing_staged(arguments.root, dry_run=arguments.dry_run) or _finalize(arguments, on_conflict)
     document = encode_outcome(outcome)
     if arguments.report:
         _write_report(arguments.report, document)
@@ -140,14 +140,14 @@ def _find_nothing_staged(root: str, *, dry_run: bool) -> FinalizeOutcome | None:
     return outcome
 
 
-def _finalize(arguments: argparse.Namespace) -> FinalizeOutcome:
+def _finalize(arguments: argparse.Namespace, on_conflict: Strategy | ConflictChoice | None) -> FinalizeOutcome:
     from bootc_fast.cli.progress import show_progress
     from bootc_fast.cli.runtime import run_async
     from bootc_fast.flows.finalize import finalize_staged
     from bootc_fast.flows.finalize_run import FinalizeOptions
 
     options = FinalizeOptions(
-        on_conflict=arguments.on_conflict,
+        on_conflict=on_conflict,
         dry_run=arguments.dry_run,
         timeout_s=arguments.timeout,
         loader=arguments.bootloader,

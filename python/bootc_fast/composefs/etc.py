@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.survey import OpenImage
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.held import Held
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Strategy, VerityDigest
@@ -77,7 +78,7 @@ async def plan_merge(
     new: OpenImage,
     stack: AsyncExitStack,
     *,
-    on_conflict: Strategy | None = None,
+    on_conflict: Strategy | ConflictChoice | None = None,
 ) -> EtcPlan:
     """Plan the merge of the running /etc into a new deployment; writes nothing.
 

@@ -12,13 +12,12 @@ A policy file is TOML::
 Patterns are matched against the whole path below /etc: ``*`` and ``?`` stay within one name, a name ``**`` stands for
 any number of names, ``[a-z]`` and ``[!a-z]`` are sets, a backslash takes the next character literally. Of several
 entries that match, the first one counts. Those of ``/etc/bootc-fast/merge.toml`` come before those of
-``/usr/lib/bootc-fast/merge.toml``, and its ``default`` overrides the other's. ``--on-conflict`` overrides everything,
-also with ``fail``.
+``/usr/lib/bootc-fast/merge.toml``, and its ``default`` overrides the other's. ``--on-conflict STRATEGY`` overrides
+everything, also with ``fail``; ``--on-conflict PATTERN=STRATEGY`` comes before all entries.
 """
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -28,6 +27,8 @@ from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bootc_fast.machine.host import Host
 
 POLICY_FILES = ("usr/lib/bootc-fast/merge.toml", "etc/bootc-fast/merge.toml")
@@ -38,6 +39,10 @@ MAX_POLICY_BYTES = 1 << 20
 
 MAX_PATTERN_CHARACTERS = 4096
 """``PATH_MAX``: no longer path exists that it could match."""
+
+
+MAX_CHOICE_CHARACTERS = 8192
+"""Of all that ``--on-conflict`` is given: it is recorded whole, or the next run would choose otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,79 @@ def _checked(pattern: str) -> str:
     return inner
 
 
+@dataclass(frozen=True, slots=True)
+class ConflictChoice:
+    """What is asked for of the conflicts of one merge, on the command line: it comes before the policy files.
+
+    Attributes:
+        default: For every path that no rule matches: the policy files' rules do not count then. None leaves them.
+        rules: The most important first.
+    """
+
+    default: Strategy | None = None
+    rules: tuple[PolicyRule, ...] = ()
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> ConflictChoice:
+        """Take ``STRATEGY`` and ``PATTERN=STRATEGY``, as they stand on a command line.
+
+        Raises:
+            ValueError: A word is neither, two strategies stand alone, or all are longer than ``MAX_CHOICE_CHARACTERS``.
+        """
+        if sum(map(len, words)) > MAX_CHOICE_CHARACTERS:
+            raise ValueError(f"more than {MAX_CHOICE_CHARACTERS} characters: a policy file has room for them")
+        alone, rules = [], []
+        for word in words:
+            # Of a pattern with = in it the last one counts: no strategy has one.
+            pattern, separator, strategy = word.rpartition("=")
+            if strategy not in list(Strategy):
+                raise ValueError(f"{strategy!r} is none of {', '.join(Strategy)}")
+            if separator:
+                rules.append(make_rule(pattern, Strategy(strategy)))
+            else:
+                alone.append(Strategy(strategy))
+        if len(alone) > 1:
+            told = " and ".join(alone)
+            raise ValueError(f"{told} are both for every path: name the paths of one, as PATTERN={alone[0]}")
+        return cls(alone[0] if alone else None, tuple(rules))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that it was parsed from."""
+        rules = [f"{rule.pattern}={rule.strategy}" for rule in self.rules]
+        return (*rules, *([] if self.default is None else [str(self.default)]))
+
+    def apply_to(self, policy: MergePolicy) -> MergePolicy:
+        """Put it before a policy."""
+        if self.default is None:
+            return replace(policy, rules=(*self.rules, *policy.rules))
+        return replace(policy, default=self.default, rules=self.rules)
+
+
+def to_choice(on_conflict: Strategy | ConflictChoice | None) -> ConflictChoice:
+    """Take what callers may ask for; a strategy alone is for every path."""
+    if on_conflict is None:
+        return ConflictChoice()
+    return on_conflict if isinstance(on_conflict, ConflictChoice) else ConflictChoice(on_conflict)
+
+
+def encode_choice(on_conflict: Strategy | ConflictChoice | None) -> str | list[str] | None:
+    """Turn it into plain values for JSON: a strategy alone is a string, as it always was."""
+    choice = to_choice(on_conflict)
+    return list(choice.words) if choice.rules else choice.default
+
+
+def decode_choice(value: object) -> Strategy | ConflictChoice | None:
+    """The inverse of ``encode_choice``.
+
+    Raises:
+        ValueError, TypeError: It is none.
+    """
+    if value is None:
+        return None
+    return ConflictChoice.parse(value) if isinstance(value, list) else Strategy(str(value))
+
+
 def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> MergePolicy:
     """Parse a policy file on top of another policy.
 
@@ -148,6 +226,9 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
         InvalidStateError: Not TOML, unknown keys or strategies, or a malformed pattern. Nothing is ignored: a policy
             that is half understood would lose an admin's file one day.
     """
+    # Here: most hosts have no such file, and what asks for a strategy only starts without it.
+    import tomllib
+
     base = base or MergePolicy()
     try:
         table = tomllib.loads(text)
@@ -187,12 +268,12 @@ def _parse_preference(text: str) -> Preference:
     return Preference(text)
 
 
-def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> MergePolicy:
+def read_merge_policy(host: Host, *, on_conflict: Strategy | ConflictChoice | None = None) -> MergePolicy:
     """Read the host's policy files; what the command line says overrides them all.
 
     Args:
         host: Whose files.
-        on_conflict: From the command line; ``fail`` counts as well.
+        on_conflict: From the command line; ``fail`` counts as well, and rules alone come before those of the files.
 
     Raises:
         InvalidStateError: A file is malformed; also with `on_conflict`, since the next run may be without it.
@@ -207,4 +288,4 @@ def read_merge_policy(host: Host, *, on_conflict: Strategy | None = None) -> Mer
         text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
         if text is not None:
             policy = parse_policy(text, what=f"reading {path}", base=policy)
-    return policy if on_conflict is None else replace(policy, default=on_conflict, rules=())
+    return to_choice(on_conflict).apply_to(policy)

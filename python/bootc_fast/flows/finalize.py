@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.events import EventSink
     from bootc_fast.types import EtcReport, Loader, StagedMarker, Strategy, VerityDigest
 
@@ -62,7 +63,7 @@ async def finalize_staged(
     root: Path | str = "/",
     options: FinalizeOptions | None = None,
     *,
-    on_conflict: Strategy | None = None,
+    on_conflict: Strategy | ConflictChoice | None = None,
     dry_run: bool = False,
     timeout_s: float = 240.0,
     loader: Loader | None = None,

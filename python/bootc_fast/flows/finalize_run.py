@@ -12,6 +12,7 @@ from bootc_fast.composefs.etc import plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image
 from bootc_fast.errors import BootcFastError
+from bootc_fast.etc.policy import to_choice
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import describe_error
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import OpenImage, Survey
     from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import Recall
@@ -38,7 +40,7 @@ class FinalizeOptions:
     """How to finalize.
 
     Attributes:
-        on_conflict: Wins over the policy files where given, an explicit ``fail`` too.
+        on_conflict: Wins over the policy files where given, an explicit ``fail`` too; rules come before theirs.
         dry_run: Find out everything, write nothing.
         timeout_s: For the whole, in seconds.
         loader: Wins over what the host says.
@@ -47,7 +49,7 @@ class FinalizeOptions:
         force: Also take a deployment that failed its trial.
     """
 
-    on_conflict: Strategy | None = None
+    on_conflict: Strategy | ConflictChoice | None = None
     dry_run: bool = False
     timeout_s: float = 240.0
     loader: Loader | None = None
@@ -147,5 +149,6 @@ async def _look_etc(run: FinalizeRun, snapshot: Snapshot) -> None:
         snapshot.plan = await plan_merge(run.host, pristine, new, snapshot.stack, on_conflict=run.options.on_conflict)
     if run.is_strategy_recalled and snapshot.plan.report.conflicts:
         run.warnings.append(
-            f"conflicts in /etc: as an earlier run for this update, --on-conflict={run.options.on_conflict}"
+            "conflicts in /etc: as an earlier run for this update, "
+            + " ".join(f"--on-conflict={word}" for word in to_choice(run.options.on_conflict).words)
         )

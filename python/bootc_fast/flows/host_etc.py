@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.etc.diff import EtcDiff, PatchSide
     from bootc_fast.etc.plan import AppliedMerge
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.etc.trees import EtcSource
     from bootc_fast.events import EventSink
     from bootc_fast.machine.host import Host
@@ -81,7 +82,7 @@ async def diff_host(
 async def merge_host(
     root: Path | str = "/",
     *,
-    on_conflict: Strategy | None = None,
+    on_conflict: Strategy | ConflictChoice | None = None,
     dry_run: bool = False,
     on_event: EventSink = ignore_event,
 ) -> AppliedMerge:
@@ -122,7 +123,12 @@ async def merge_host(
 
 
 async def open_merge_trees(
-    root: Path | str, stack: AsyncExitStack, *, on_conflict: Strategy | None, into_fd: int | None, dry_run: bool
+    root: Path | str,
+    stack: AsyncExitStack,
+    *,
+    on_conflict: Strategy | ConflictChoice | None,
+    into_fd: int | None,
+    dry_run: bool,
 ) -> Trees:
     """Open what a merge on a host works on, for as long as `stack` lives.
 

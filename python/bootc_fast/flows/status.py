@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
     from bootc_fast.trial.states import States, TrialRecord
@@ -250,7 +251,7 @@ async def _find_obstacles(
     boot: BootSnapshot | None,
     stack: AsyncExitStack,
     *,
-    strategy: Strategy | None,
+    strategy: Strategy | ConflictChoice | None,
     notes: list[str],
 ) -> list[BaseException]:
     """Find what a finalize would fail with, and in `notes` what it would warn of."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, EtcConflictError, FileSystemError, InvalidStateError
+from bootc_fast.etc.policy import decode_choice, encode_choice
 from bootc_fast.text import (
     describe_error,
     dump_json,
@@ -28,6 +29,7 @@ from bootc_fast.types import Result, Strategy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.host import Host
     from bootc_fast.types import FinalizeOutcome, VerityDigest
 
@@ -97,7 +99,7 @@ class OutcomeRecord:
     phase_s: Mapping[str, float] = field(default_factory=dict)
     next_boot: str | None = None
     reported: bool = False
-    on_conflict: Strategy | None = None
+    on_conflict: Strategy | ConflictChoice | None = None
     committed: str | None = None
     withdrawn: bool = False
     boot_id: str | None = None
@@ -122,13 +124,15 @@ class Recall:
     """
 
     previous: OutcomeRecord | None = None
-    on_conflict: Strategy | None = None
+    on_conflict: Strategy | ConflictChoice | None = None
     committed: str | None = None
     boot_id: str | None = None
     number: int = 1
 
 
-def recall_finalize(host: Host, staged: VerityDigest | None, on_conflict: Strategy | None = None) -> Recall:
+def recall_finalize(
+    host: Host, staged: VerityDigest | None, on_conflict: Strategy | ConflictChoice | None = None
+) -> Recall:
     """Look what earlier finalizes left for this one; blocks, never raises.
 
     Args:
@@ -222,7 +226,7 @@ def encode_record(record: OutcomeRecord | None) -> bytes:
 def _plain(record: OutcomeRecord | None) -> dict[str, Any]:
     if record is None:
         return {"version": FORMAT_VERSION, "result": None}
-    plain = {"version": FORMAT_VERSION, **asdict(record)}
+    plain = {"version": FORMAT_VERSION, **asdict(record), "on_conflict": encode_choice(record.on_conflict)}
     for error in plain["errors"]:
         error["conflicts"] = [encode_bytes(path) for path in error["conflicts"]]
     return plain
@@ -361,7 +365,7 @@ def _parse_record(value: dict[str, Any]) -> OutcomeRecord:
         phase_s={str(name): float(seconds) for name, seconds in value.get("phase_s", {}).items()},
         next_boot=_text_or_none(value.get("next_boot")),
         reported=bool(value.get("reported", False)),
-        on_conflict=None if value.get("on_conflict") is None else Strategy(value["on_conflict"]),
+        on_conflict=decode_choice(value.get("on_conflict")),
         committed=_text_or_none(value.get("committed")),
         withdrawn=bool(value.get("withdrawn", False)),
         boot_id=_text_or_none(value.get("boot_id")),

@@ -12,6 +12,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.boot.loaders.table import record_of
+from bootc_fast.etc.policy import encode_choice
 from bootc_fast.etc.render import encode_entries
 from bootc_fast.text import encode_bytes
 from bootc_fast.types import BootType
@@ -217,7 +218,7 @@ def _record(record: OutcomeRecord) -> Document:
         "staged": record.staged,
         "nextBoot": record.next_boot,
         "exitCode": record.exit_code,
-        "onConflict": record.on_conflict,
+        "onConflict": encode_choice(record.on_conflict),
         "committed": record.committed,
         "errors": [
             {

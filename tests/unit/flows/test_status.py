@@ -248,8 +248,8 @@ def test_it_counts_what_a_rollback_would_change_in_etc_and_lists_it_with_v(
     assert " A since  file added\n" in verbose
     assert " A \\xff\\n  file added\n" in verbose
     assert _document(capsys, case.root)["bootcFast"]["rollbackEtc"] == [
-        {"change": "added", "path": "since", "reason": "file added"},
-        {"change": "added", "path": {"base64": "/wo="}, "reason": "file added"},
+        {"change": "added", "path": "since", "reason": "file added", "detail": ""},
+        {"change": "added", "path": {"base64": "/wo="}, "reason": "file added", "detail": ""},
     ]
     assert flowkit.run(capsys, "status", "--booted", "--root", case.root)[1].count("/etc:") == 0
     (case.root / "sysroot/composefs/images" / case.staged).unlink()
