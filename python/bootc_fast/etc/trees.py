@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from bootc_fast import _core
-from bootc_fast.errors import FileSystemError, UsageError
+from bootc_fast.errors import BootcFastError, FileSystemError, UsageError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 
@@ -120,6 +120,10 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
             opened.trees[name] = await open_source(source)
         except OSError as error:
             raise FileSystemError(f"reading the {name} /etc: {describe_error(error)}") from error
+        except BootcFastError as error:
+            # Of three trees it is one, and what an image's error says fits all.
+            error.args = (f"reading the {name} /etc: {error}", *error.args[1:])
+            raise
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootc_fast import diff_etc
+from bootc_fast.errors import ImageFormatError
 from bootc_fast.etc.diff import PathFilter
-from bootc_fast.etc.trees import DirectorySource
+from bootc_fast.etc.trees import DirectorySource, ImageSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from etc_trees import Sides
 
     from bootc_fast.etc.diff import EtcDiff, PatchSide
+    from bootc_fast.etc.trees import EtcSource
 
 LINES = st.lists(st.sampled_from([b"one", b"two", b"\ttab", b"caf\xe9", b"\x1b[31m", b"--- a", b"", b"\r"]), max_size=8)
 TEXTS = st.tuples(LINES, st.booleans()).map(lambda text: b"\n".join(text[0]) + (b"\n" if text[1] else b""))
@@ -85,6 +87,23 @@ async def test_files_that_come_and_go_are_patched_in_and_out(sides: Sides) -> No
     for patch in (await _diff(sides, patch="current")).patches:
         _apply(sides.pristine, patch.data)
     assert _files(sides.pristine) == _files(sides.current)
+
+
+@pytest.mark.parametrize("side", ["pristine", "new"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\0" * 5000])
+async def test_an_error_says_which_tree_it_is_in(sides: Sides, tmp_path: Path, side: str, content: bytes) -> None:
+    (tmp_path / "image").write_bytes(content)
+    fds = {name: os.open(getattr(sides, name), os.O_RDONLY) for name in ("pristine", "current", "new")}
+    image = os.open(tmp_path / "image", os.O_RDONLY)
+    sources: dict[str, EtcSource] = {name: DirectorySource(fd) for name, fd in fds.items()}
+    sources[side] = ImageSource(image, None)
+    try:
+        with pytest.raises(ImageFormatError, match=f"^reading the {side} /etc: ") as caught:
+            await diff_etc(sources["pristine"], DirectorySource(fds["current"]), sources["new"])
+    finally:
+        for fd in (*fds.values(), image):
+            os.close(fd)
+    assert caught.value.exit_code in {6, 11}
 
 
 def _write_deep(tree: Path, data: bytes) -> bytes:
