@@ -33,7 +33,7 @@ _ONCE = frozenset({OverrideKind.ONE_SHOT.value, OverrideKind.GRUB_NEXT.value})
 _MAX_REASONS = 2
 _TRIALS = {
     TrialState.NEW: "new, not tried yet",
-    TrialState.TRIAL: "on trial, until a boot of it is complete",
+    TrialState.TRIAL: "on trial",
     TrialState.GOOD: "good",
     TrialState.FAILED: "failed",
 }
@@ -129,7 +129,8 @@ class StatusText:
         yield from self._identity(one)
         if one.trial is not None and (self.verbose or one.trial.state is TrialState.TRIAL):
             since = f" since {one.trial.time}" if one.trial.time else ""
-            yield from self._row("Trial", f"{_TRIALS[one.trial.state]}{since}")
+            until = ", until a boot of it is complete" if one.trial.state is TrialState.TRIAL else ""
+            yield from self._row("Trial", f"{_TRIALS[one.trial.state]}{since}{until}")
         if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
             yield from self._soft_reboot(one.soft_reboot)
         for remark in one.remarks:
