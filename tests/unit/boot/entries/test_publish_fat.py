@@ -43,11 +43,22 @@ def test_every_crash_state_boots_the_old_or_the_new_default_whole(
     assert states > 30
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES[:2], ids=str)
-@pytest.mark.parametrize("scenario", make_scenarios(), ids=lambda scenario: scenario.name)
+def _has_no_room(scenario: Scenario, geometry: tuple[int, int]) -> bool:
+    """Two names of UKIs leave no room for a third in directories of 12 places a cluster."""
+    return geometry[1] == 12 and any(path.endswith(b".efi.staged") for path in scenario.files)
+
+
+# What is refused before the first write has no crash; that it is refused is the test above.
+WITH_ROOM = [
+    pytest.param(scenario, geometry, id=f"{scenario.name}-{geometry}")
+    for scenario in make_scenarios()
+    for geometry in GEOMETRIES[:2]
+    if not _has_no_room(scenario, geometry)
+]
+
+
+@pytest.mark.parametrize(("scenario", "geometry"), WITH_ROOM)
 def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, geometry: tuple[int, int]) -> None:
-    if _has_no_room(scenario, geometry):
-        pytest.skip("refused")
     model = _prepare(scenario, *geometry)
     scenario.run(FatVolume(model))
     for disk in model.crash_states(seeded(2), subsets=4):
@@ -57,11 +68,6 @@ def test_the_next_run_after_any_crash_ends_in_the_new_set(scenario: Scenario, ge
         crashed.start()
         scenario.run(FatVolume(crashed))
         check_finished(crashed.mount(crashed.cache), scenario)
-
-
-def _has_no_room(scenario: Scenario, geometry: tuple[int, int]) -> bool:
-    """Two names of UKIs leave no room for a third in directories of 12 places a cluster."""
-    return geometry[1] == 12 and any(path.endswith(b".efi.staged") for path in scenario.files)
 
 
 def _has_all_ukis(model: FatModel, scenario: Scenario) -> bool:
