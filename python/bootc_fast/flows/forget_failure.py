@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
-from bootc_fast.errors import BootcFastError, UsageError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.backend import refuse_ostree
-from bootc_fast.flows.naming import find_named, list_names
+from bootc_fast.flows.naming import choose_deployment, try_read_menu
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.finalize import now_text
 from bootc_fast.report.journal import send_forgotten
-from bootc_fast.text import describe_error, escape, flatten
 from bootc_fast.trial.states import TrialRecord, TrialState, change_states, read_states
 from bootc_fast.trial.verdict import find_given_up, judge_deployment
 
@@ -35,14 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.types import Loader, VerityDigest
 
 LOOK_TIMEOUT_S = 60.0
 WRITE_TIMEOUT_S = 10.0
 _DOING = "forgetting a failed trial"
+_NAMES_HINT = "name a digest, version or image tag that `bootc-fast status` shows, or that failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +100,12 @@ async def forget_failure(
             host = await stack.enter_async_context(open_writable(host))
             with steps.run("look", "Looking at the deployments", timeout_s=LOOK_TIMEOUT_S):
                 survey = await read_survey(host, needs_marker=False)
-                menu, warnings = await _read_menu(survey, stack, loader)
+                menu, warnings = await try_read_menu(survey, stack, loader)
                 states, unread = await run_blocking(read_states, host)
-                digest = await run_blocking(_choose, survey, menu, deployment, states)
+                failed = (*(find_given_up(menu) if menu is not None else {}), *states)
+                digest = await run_blocking(
+                    choose_deployment, survey, menu, deployment, failed, doing=_DOING, hint=_NAMES_HINT
+                )
                 record = judge_deployment(states, digest, menu)
             is_changed = record is not None and record.state is TrialState.FAILED
             await anyio.lowlevel.checkpoint()
@@ -128,27 +127,3 @@ async def forget_failure(
             elif unread:
                 warnings += unread
     return ForgetOutcome(digest, is_changed=is_changed, warnings=tuple(warnings))
-
-
-async def _read_menu(survey: Survey, stack: AsyncExitStack, loader: Loader | None) -> tuple[BootMenu | None, list[str]]:
-    try:
-        with single_error():
-            return (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu, []
-    except (BootcFastError, OSError, ExceptionGroup) as error:
-        return None, [f"the boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
-
-
-def _choose(
-    survey: Survey, menu: BootMenu | None, text: str, states: Mapping[VerityDigest, TrialRecord]
-) -> VerityDigest:
-    order = menu.own_order if menu is not None else ()
-    staged = [survey.marker.digest] if survey.marker else []
-    given_up = find_given_up(menu) if menu is not None else {}
-    known = dict.fromkeys((*order, *given_up, *staged, *(one.digest for one in survey.deployments), *states))
-    found = find_named(text, list_names(survey, menu, known), doing=_DOING)
-    if found is None:
-        raise UsageError(
-            f"{_DOING}: there is no deployment {escape(text)}",
-            hint="name a digest, version or image tag that `bootc-fast status` shows, or that failed",
-        )
-    return found

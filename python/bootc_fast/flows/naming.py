@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.choose import choose_entry
+from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
-from bootc_fast.errors import UsageError
-from bootc_fast.text import escape, escape_bytes, shorten_digest
+from bootc_fast.errors import BootcFastError, UsageError
+from bootc_fast.flows.steps import single_error
+from bootc_fast.text import describe_error, escape, escape_bytes, flatten, shorten_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AsyncExitStack
 
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.composefs.survey import Survey
-    from bootc_fast.types import VerityDigest
+    from bootc_fast.types import Loader, VerityDigest
 
 MIN_PREFIX_CHARS = 8
 
@@ -95,6 +98,46 @@ def find_named(text: str, candidates: Sequence[Named], *, doing: str) -> VerityD
             f"{doing}: {len(found)} deployments have the version or tag {escape(text)}", hint=_name_all(found)
         )
     return found[0] if found else None
+
+
+def choose_deployment(
+    survey: Survey, menu: BootMenu | None, text: str, also: Iterable[VerityDigest], *, doing: str, hint: str
+) -> VerityDigest:
+    """Find the deployment that is meant among all that the host knows; blocks.
+
+    Args:
+        survey: The host's deployments.
+        menu: Its boot entries; None where they cannot be read.
+        text: What was asked for.
+        also: Further ones that may be meant, and may be gone.
+        doing: What is being done, for the error.
+        hint: What to name instead, where there is none.
+
+    Raises:
+        UsageError: None is meant, or several.
+    """
+    order = menu.own_order if menu is not None else ()
+    staged = [survey.marker.digest] if survey.marker else []
+    known = dict.fromkeys((*order, *staged, *(one.digest for one in survey.deployments), *also))
+    found = find_named(text, list_names(survey, menu, known), doing=doing)
+    if found is None:
+        raise UsageError(f"{doing}: there is no deployment {escape(text)}", hint=hint)
+    return found
+
+
+async def try_read_menu(
+    survey: Survey, stack: AsyncExitStack, loader: Loader | None
+) -> tuple[BootMenu | None, list[str]]:
+    """Read the boot entries, of which only names are wanted.
+
+    Returns:
+        None where they cannot be read, and the warnings that say so.
+    """
+    try:
+        with single_error():
+            return (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu, []
+    except (BootcFastError, OSError, ExceptionGroup) as error:
+        return None, [f"the boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
 
 
 def _name_all(digests: Sequence[VerityDigest]) -> str:

@@ -19,28 +19,28 @@ from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.keep import read_keep_policy, read_pins, write_pins
 from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
-from bootc_fast.errors import BootcFastError, BootEntryError, UsageError
+from bootc_fast.errors import BootEntryError, UsageError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.backend import refuse_ostree
-from bootc_fast.flows.naming import find_named, list_names
+from bootc_fast.flows.naming import choose_deployment, try_read_menu
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.report.journal import send_pin
 from bootc_fast.report.rollback import BOOTED
-from bootc_fast.text import describe_error, escape, flatten, shorten_digest
+from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.types import Loader, VerityDigest
 
 LOOK_TIMEOUT_S = 60.0
 WRITE_TIMEOUT_S = 10.0
+_NAMES_HINT = "name a digest, version or image tag that `bootc-fast status` shows, or 'booted'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,18 @@ async def _set_pin(
             with steps.run("look", "Looking at the deployments", timeout_s=LOOK_TIMEOUT_S):
                 pins = await run_blocking(read_pins, host)
                 survey = await read_survey(host, needs_marker=False)
-                menu = await _read_menu(survey, stack, loader, warnings, needed=wanted)
-                digest = await run_blocking(_choose, survey, menu, deployment, pins, doing=doing)
+                menu: BootMenu | None
+                if wanted:
+                    # Without them nothing can be pinned.
+                    with single_error():
+                        menu = (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu
+                else:
+                    menu, warnings = await try_read_menu(survey, stack, loader)
+                digest = survey.booted.digest
+                if deployment != BOOTED:
+                    digest = await run_blocking(
+                        choose_deployment, survey, menu, deployment, pins, doing=doing, hint=_NAMES_HINT
+                    )
                 if wanted and menu is not None and choose_entry(menu, digest, prefers_staged=True) is None:
                     menu.odd.refuse_unread(doing)
                     raise BootEntryError(
@@ -178,33 +188,3 @@ async def _set_pin(
                     await run_blocking(write_pins, host, [*left, *([digest] if wanted else [])])
                     await run_blocking(send_pin, host, deployment=digest, is_pinned=wanted)
     return PinOutcome(digest, is_pinned=wanted, is_changed=is_changed, warnings=tuple(warnings))
-
-
-async def _read_menu(
-    survey: Survey, stack: AsyncExitStack, loader: Loader | None, warnings: list[str], *, needed: bool
-) -> BootMenu | None:
-    try:
-        with single_error():
-            return (await open_boot_snapshot(survey, stack, loader=loader, read_only=True)).menu
-    except (BootcFastError, OSError, ExceptionGroup) as error:
-        if needed:
-            raise
-        warnings += [f"the boot entries cannot be read: {describe_error(leaf)}" for leaf in flatten(error)]
-        return None
-
-
-def _choose(
-    survey: Survey, menu: BootMenu | None, text: str, pins: tuple[VerityDigest, ...], *, doing: str
-) -> VerityDigest:
-    if text == BOOTED:
-        return survey.booted.digest
-    staged = [survey.marker.digest] if survey.marker else []
-    order = menu.own_order if menu is not None else ()
-    known = dict.fromkeys((*order, *staged, *(one.digest for one in survey.deployments), *pins))
-    found = find_named(text, list_names(survey, menu, known), doing=doing)
-    if found is None:
-        raise UsageError(
-            f"{doing}: there is no deployment {escape(text)}",
-            hint="name a digest, version or image tag that `bootc-fast status` shows, or 'booted'",
-        )
-    return found

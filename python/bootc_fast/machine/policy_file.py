@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from bootc_fast.machine.host import Host
+
+T = TypeVar("T")
 
 
 def read_policy_file(host: Host, path: Path, *, max_bytes: int) -> str | None:
@@ -34,6 +36,32 @@ def read_policy_file(host: Host, path: Path, *, max_bytes: int) -> str | None:
         raise InvalidStateError(f"reading {path}: the byte at offset {error.start} is not UTF-8") from error
     except OSError as error:
         raise FileSystemError(f"reading {path}: {reason_of(error)}") from error
+
+
+def read_policies(
+    host: Host, names: Iterable[str], parse: Callable[..., T], base: T, *, max_bytes: int
+) -> tuple[T, list[str]]:
+    """Read policy files one on top of the other; one that cannot be understood is passed over with a warning. Blocks.
+
+    Args:
+        host: Whose.
+        names: Below its root; later ones override earlier ones.
+        parse: Takes a text, what is being read, and what the file overrides (`what` and `base`).
+        base: What the first one overrides.
+        max_bytes: Of each.
+
+    Returns:
+        The policy, and the warnings.
+    """
+    warnings: list[str] = []
+    for name in names:
+        path = host.root / name
+        try:
+            text = read_policy_file(host, path, max_bytes=max_bytes)
+            base = base if text is None else parse(text, what=f"reading {path}", base=base)
+        except (InvalidStateError, FileSystemError) as error:
+            warnings.append(f"{error}: passed over")
+    return base, warnings
 
 
 def refuse_unknown_keys(table: Mapping[str, object]) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
-from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import read_policies, read_policy_file, refuse_unknown_keys
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
@@ -131,15 +131,9 @@ def read_health_policy(host: Host) -> tuple[HealthPolicy, tuple[str, ...]]:
     Returns:
         The policy, and the warnings.
     """
-    policy = HealthPolicy()
-    warnings: list[str] = []
-    for name in POLICY_FILES:
-        path = host.root / name
-        try:
-            text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
-            policy = parse_health_policy(text, what=f"reading {path}", base=policy) if text is not None else policy
-        except (InvalidStateError, FileSystemError) as error:
-            warnings.append(f"{error}: passed over")
+    policy, warnings = read_policies(
+        host, POLICY_FILES, parse_health_policy, HealthPolicy(), max_bytes=MAX_POLICY_BYTES
+    )
     path = host.root / GREENBOOT_CONF
     try:
         text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)

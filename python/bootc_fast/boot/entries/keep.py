@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
-from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import read_policies, read_policy_file, refuse_unknown_keys
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -92,15 +92,7 @@ def read_keep_policy(host: Host) -> tuple[KeepPolicy, tuple[str, ...]]:
     Returns:
         The policy, and the warnings.
     """
-    policy = KeepPolicy()
-    warnings: list[str] = []
-    for name in POLICY_FILES:
-        path = host.root / name
-        try:
-            text = read_policy_file(host, path, max_bytes=MAX_POLICY_BYTES)
-            policy = parse_keep_policy(text, what=f"reading {path}", base=policy) if text is not None else policy
-        except (InvalidStateError, FileSystemError) as error:
-            warnings.append(f"{error}: passed over")
+    policy, warnings = read_policies(host, POLICY_FILES, parse_keep_policy, KeepPolicy(), max_bytes=MAX_POLICY_BYTES)
     try:
         policy = replace(policy, pinned=tuple(dict.fromkeys((*policy.pinned, *read_pins(host)))))
     except (InvalidStateError, FileSystemError) as error:
