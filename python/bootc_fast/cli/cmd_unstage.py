@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader, add_progress
 from bootc_fast.cli.progress import show_progress
-from bootc_fast.cli.render import print_errors, print_json, print_lines
+from bootc_fast.cli.render import print_outcome
 from bootc_fast.cli.runtime import run_async
 from bootc_fast.flows.unstage import unstage
 from bootc_fast.text import shorten_digest
@@ -54,13 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
                 on_event=on_event,
             )
         )
-    print_errors(f"warning: {warning}" for warning in outcome.warnings)
-    if arguments.json:
-        from dataclasses import asdict
-
-        print_json(asdict(outcome))
-    else:
-        print_lines(render_outcome(outcome))
+    print_outcome(outcome, render_outcome(outcome), as_json=arguments.json)
     return 0
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
+    from bootc_fast.flows.forget_failure import ForgetOutcome
+    from bootc_fast.flows.hold import HoldOutcome
+    from bootc_fast.flows.pin import PinOutcome
+    from bootc_fast.report.unstage import UnstageOutcome
     from bootc_fast.types import BootsInstead
 
 
@@ -93,6 +97,19 @@ def print_lines(lines: Iterable[str]) -> bool:
 def print_errors(lines: Iterable[str]) -> None:
     """Print lines on stderr, as `print_lines` does on stdout."""
     write_stderr("".join(f"{_make_safe(line)}\n" for line in lines))
+
+
+def print_outcome(
+    outcome: ForgetOutcome | HoldOutcome | PinOutcome | UnstageOutcome, lines: Iterable[str], *, as_json: bool
+) -> None:
+    """Print what a flow did: its warnings on stderr; on stdout its fields as JSON, or the lines for people."""
+    print_errors(f"warning: {warning}" for warning in outcome.warnings)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(asdict(outcome))
+    else:
+        print_lines(lines)
 
 
 def _make_safe(line: str) -> str:
