@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.render import print_errors, text_seconds
-from bootc_fast.events import StepDone, StepProgress, StepStarted
-from bootc_fast.text import escape
+from bootc_fast.events import StepDone, StepStarted
 
 if TYPE_CHECKING:
     import argparse
@@ -34,10 +33,8 @@ def show_progress(arguments: argparse.Namespace) -> Generator[EventSink]:
             sinks.append(stack.enter_context(write_events(arguments.progress_json)))
         if arguments.verbose:
             sinks.append(_print_lines)
-        elif sys.stderr.isatty():
-            # Where the library that draws is not installed, nothing is drawn.
-            with suppress(ImportError):
-                sinks.append(stack.enter_context(_draw_bar()))
+        elif _can_draw():
+            sinks.append(stack.enter_context(_draw_bar()))
         # With --root nothing outside DIR is told anything.
         if os.environ.get("NOTIFY_SOCKET") and arguments.root == "/":
             sinks.append(_Notifier())
@@ -58,25 +55,22 @@ def _print_lines(event: Event) -> None:
 
 @contextmanager
 def _draw_bar() -> Generator[EventSink]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    """Draw on standard error, and let all that is printed meanwhile go past the line."""
+    from bootc_fast.cli import render
+    from bootc_fast.cli.bar import Bar
 
-    # Drawn on events only: a thread that draws would print into whatever the command prints meanwhile.
-    # No markup: a name may have brackets.
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        tasks = {}
+    bar = Bar(sys.stderr)
+    render.set_hider(bar.hidden)
+    try:
+        yield bar
+    finally:
+        render.set_hider(None)
+        bar.close()
 
-        def draw(event: Event) -> None:
-            if isinstance(event, StepStarted):
-                tasks[event.step] = progress.add_task(escape(event.message), total=None)
-            elif isinstance(event, StepProgress) and event.step in tasks:
-                progress.update(tasks[event.step], completed=event.done, total=event.total or None)
-            elif isinstance(event, StepDone) and event.step in tasks:
-                progress.remove_task(tasks.pop(event.step))
-            progress.refresh()
 
-        yield draw
+def _can_draw() -> bool:
+    """Whether standard error is a terminal that takes more than plain text."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 class _Notifier:

@@ -10,7 +10,8 @@ from bootc_fast.errors import FileSystemError
 from bootc_fast.text import dump_json, escape, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from typing import TextIO
 
     from bootc_fast.flows.forget_failure import ForgetOutcome
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
     from bootc_fast.flows.pin import PinOutcome
     from bootc_fast.report.unstage import UnstageOutcome
     from bootc_fast.types import BootsInstead
+
+
+_hider: Callable[[], AbstractContextManager[None]] | None = None
+
+
+def set_hider(hider: Callable[[], AbstractContextManager[None]] | None) -> None:
+    """Say what takes a progress bar off the terminal while something is printed; None where there is no bar."""
+    global _hider  # noqa: PLW0603 standard output is one for the whole process, too
+    _hider = hider
+
+
+def _put(stream: TextIO, write: Callable[[], object]) -> None:
+    """Call `write`, and while it writes to a terminal, have no bar there."""
+    if _hider is None or not stream.isatty():
+        write()
+        return
+    with _hider():
+        write()
+        # Before the bar comes back below it.
+        stream.flush()
 
 
 def write_stdout(text: str | bytes = "") -> bool:
@@ -32,9 +53,9 @@ def write_stdout(text: str | bytes = "") -> bool:
     """
     try:
         if isinstance(text, bytes):
-            sys.stdout.buffer.write(text)
+            _put(sys.stdout, lambda: sys.stdout.buffer.write(text))
         else:
-            sys.stdout.write(text) if text else sys.stdout.flush()
+            _put(sys.stdout, lambda: sys.stdout.write(text) if text else sys.stdout.flush())
     except BrokenPipeError:
         drop_stream(sys.stdout)
         return False
@@ -46,7 +67,7 @@ def write_stdout(text: str | bytes = "") -> bool:
 def write_stderr(text: str) -> None:
     """Write to the standard error; that nobody reads it, or that it is full, stops no work."""
     try:
-        sys.stderr.write(text)
+        _put(sys.stderr, lambda: sys.stderr.write(text))
         sys.stderr.flush()
     except OSError:
         drop_stream(sys.stderr)

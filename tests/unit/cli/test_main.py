@@ -45,7 +45,7 @@ def test_help_imports_neither_trio_nor_the_native_core() -> None:
         "import sys; from bootc_fast.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'trio', 'anyio', 'typing', 'dataclasses', 'shutil'} & set(sys.modules)\n"
-        "heavy |= {'rich', 'json', 'bootc_fast._core', 'cryptography'} & set(sys.modules)\n"
+        "heavy |= {'threading', 'json', 'bootc_fast._core', 'cryptography'} & set(sys.modules)\n"
         "sys.exit(' '.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
