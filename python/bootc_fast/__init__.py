@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bootc_fast.composefs.container import ImageFacts as ImageFacts
     from bootc_fast.composefs.container import ImageName as ImageName
+    from bootc_fast.composefs.diagnosis import Finding as Finding
     from bootc_fast.errors import BootcFastError as BootcFastError
     from bootc_fast.errors import BootcFastErrorGroup as BootcFastErrorGroup
     from bootc_fast.errors import BootEntryError as BootEntryError
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from bootc_fast.flows.boot_complete import FailureReport as FailureReport
     from bootc_fast.flows.boot_complete import report_last_finalize as report_last_finalize
     from bootc_fast.flows.doctor import DoctorOutcome as DoctorOutcome
-    from bootc_fast.flows.doctor import Finding as Finding
     from bootc_fast.flows.doctor import doctor as doctor
     from bootc_fast.flows.finalize import finalize_staged as finalize_staged
     from bootc_fast.flows.finalize_run import FinalizeOptions as FinalizeOptions
@@ -160,7 +160,7 @@ _HOMES = {
     "FileSystemError": "errors",
     "FinalizeOptions": "flows.finalize_run",
     "FinalizeOutcome": "types",
-    "Finding": "flows.doctor",
+    "Finding": "composefs.diagnosis",
     "ForgetOutcome": "flows.forget_failure",
     "HealthOutcome": "flows.health",
     "HoldOutcome": "flows.hold",

@@ -16,7 +16,7 @@ from bootc_fast.text import escape
 if TYPE_CHECKING:
     import argparse
 
-    from bootc_fast.flows.doctor import Finding
+    from bootc_fast.composefs.diagnosis import Finding
 
 DESCRIPTION = """\
 Finds what power cuts and other tools leave on the boot partition: entries that are torn, double or absent, a lost

@@ -2,7 +2,7 @@
 
 mod boot;
 mod call;
-mod efi;
+mod certificates;
 mod etc_apply;
 mod etc_plan;
 mod etc_side;
@@ -11,6 +11,7 @@ mod image;
 mod kexec;
 mod mounts;
 mod os_error;
+mod pe;
 mod repo;
 mod tree;
 mod verity;
@@ -25,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::boot::{is_fat, sync_filesystem};
     #[pymodule_export]
-    use super::efi::{Certificate, PeImage, SignedData, SignerInfo};
+    use super::certificates::{Certificate, SignedData, SignerInfo};
     #[pymodule_export]
     use super::etc_apply::{EtcApplied, apply_etc, list_etc_operations};
     #[pymodule_export]
@@ -43,6 +44,8 @@ mod _core {
         attach_loop, attach_mount, call_with_private_mounts, clone_mount, detach_mount, isolate_mount,
         mount_detached, remount_file_system,
     };
+    #[pymodule_export]
+    use super::pe::PeImage;
     #[pymodule_export]
     use super::repo::{RepositoryWriter, build_tree};
     #[pymodule_export]
