@@ -15,6 +15,8 @@ UNEXPECTED = 1
 
 SHORT_DIGEST_CHARS = 16
 _ALGORITHM = "sha256:"
+_EXTRAS = frozenset({"xattr", "yaml"})
+"""Libraries that no update needs: docs/dependencies.md."""
 _HINTS = {
     errno.ENOSPC: "make space on that file system",
     errno.EDQUOT: "make space on that file system",
@@ -69,6 +71,8 @@ def hint_of(error: BaseException) -> str | None:
     if isinstance(error, BootcFastError) and error.hint is not None:
         return error.hint
     if isinstance(error, ImportError):
+        if (error.name or "").partition(".")[0] in _EXTRAS or (error.name or "").startswith("bootc_fast.lab"):
+            return "this is in the package bootc-fast-extras; from a package index: pip install 'bootc-fast[extras]'"
         return "the installation is not complete: install bootc-fast again, with all that it needs"
     return "run it as root" if _is_denied(error) else _HINTS.get(_errno_of(error) or 0)
 

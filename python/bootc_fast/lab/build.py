@@ -138,5 +138,7 @@ def _write_file(path: bytes, file: LabFile) -> None:
     with open(path, "wb") as stream:
         stream.write(file.content)
     os.chmod(path, file.mode)
-    for name, value in file.xattrs.items():
-        os.setxattr(path, name, value)
+    if file.xattrs:
+        from xattr import xattr
+
+        xattr(path).update({name: bytes(value) for name, value in file.xattrs.items()})

@@ -151,9 +151,11 @@ def _set_hard_xattr(top: bytes, choose: _Chooser) -> Iterator[Edit]:
 
 
 def _set_xattr(top: bytes, choose: _Chooser, value: bytes = XATTR_VALUE) -> Iterator[Edit]:
+    from xattr import xattr
+
     name = choose.file(b"lab/tagged.conf", b"shells", b"services", b"protocols")
     try:
-        os.setxattr(os.path.join(top, name), XATTR_NAME, value)
+        xattr(os.path.join(top, name)).set(XATTR_NAME, value)
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise

@@ -6,13 +6,14 @@ Source:
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
-
-from logging_journald import JournaldTransport
 
 from bootc_fast.text import escape
 
@@ -28,6 +29,7 @@ PRIORITY_INFO = 6
 
 # A journal that does not read must not stop a shutdown; its queue empties within milliseconds where it does.
 _SEND_TIMEOUT_S = 0.25
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def send_journal(
@@ -74,12 +76,41 @@ def _send(host: Host, pairs: list[tuple[str, bytes]]) -> None:
     # By descriptor: a path of more than 107 bytes does not fit a socket address, and under --root the
     # directories on the way may be symlinks.
     with host.open_directory(path.parent) as fd:
-        transport = JournaldTransport(f"/proc/self/fd/{fd}/{path.name}", connected=False)
+        _send_datagram(_encode(pairs), f"/proc/self/fd/{fd}/{path.name}")
+
+
+def _encode(pairs: list[tuple[str, bytes]]) -> bytes:
+    """Frame every value by its length (little endian, 64 bits), the form that may hold any byte."""
+    return b"".join(
+        name.encode("ascii") + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in pairs
+    )
+
+
+def _send_datagram(data: bytes, address: str) -> None:
+    """Send one datagram, or the descriptor of a sealed file where it is too large for one.
+
+    Raises:
+        OSError: Nobody reads there, or the queue stays full for 0.25 s.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(_SEND_TIMEOUT_S)
         try:
-            transport.socket.settimeout(_SEND_TIMEOUT_S)
-            transport.send(pairs)
+            sender.sendto(data, address)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+        else:
+            return
+        fd = os.memfd_create("bootc-fast-journal", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            # Only what nobody can change any more is read.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+            sender.sendmsg([], ancillary, 0, address)
         finally:
-            transport.socket.close()
+            os.close(fd)
 
 
 def notify_status(text: str) -> None:
@@ -98,9 +129,5 @@ def _notify(line: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with (
-        suppress(OSError, ValueError),
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
-    ):
-        sender.settimeout(_SEND_TIMEOUT_S)
-        sender.sendto(line.encode("utf-8", "replace"), address)
+    with suppress(OSError, ValueError):
+        _send_datagram(line.encode("utf-8", "replace"), address)

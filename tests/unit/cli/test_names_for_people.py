@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # A colour, CSI of C1 as UTF-8 and as a byte, a bell, a tab, DEL, right-to-left overrides, a byte order mark, half a
-# character, rich's markup; what follows a carriage return would overwrite the line.
+# character, markup in brackets; what follows a carriage return would overwrite the line.
 EVIL = b"evil\x1b[31m\x07\t\xc2\x9b1m\x9b\x7f\xe2\x80\xae\xe2\x81\xa6\xef\xbb\xbf\xff[red]\rtail"
 EVIL_LINES = EVIL + b"\nok: forged"
 TEXT = EVIL.decode("utf-8", "ignore")
