@@ -73,6 +73,8 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
     try:
         document = tomllib.loads(text)
         table = document.pop("health", {})
+        # `trial_policy` reads that.
+        document.pop("trial", None)
         refuse_unknown_keys(document)
         if not isinstance(table, dict):
             raise TypeError("'health' is no table")

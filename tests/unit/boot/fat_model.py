@@ -305,6 +305,32 @@ class FatModel:
         directory.children[new] = inode
         inode.is_dirty = True
 
+    def firmware_rename(self, directory: Inode, old: bytes, new: bytes) -> None:
+        """Rename as EDK II does: the old slots are deleted, the new name goes behind the last one; then one flush.
+
+        Where another file has the name, nothing happens.
+        """
+        if old not in directory.children or new in directory.children:
+            return
+        inode = directory.children.pop(old)
+        self._remove_slots(inode.slots)
+        positions = self._directory_slots(directory)
+        used = [i for i, (c, at) in enumerate(positions) if self.cache["data", c][at].kind != "free"]
+        parts = [new[i : i + _LFN_CHARS] for i in range(0, len(new), _LFN_CHARS)]
+        start = max(used, default=-1) + 1
+        if start + len(parts) + 1 > len(positions):
+            cluster = self._allocate(1)[0]
+            self._set_fat(positions[-1][0], cluster)
+            self._put(("data", cluster), self._empty_directory())
+            positions = self._directory_slots(directory)
+        tag, self.next_tag = self.next_tag, self.next_tag + 1
+        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(reversed(parts))]
+        slots.append(Slot("short", tag, total=len(parts), start=inode.start, size=inode.size))
+        inode.slots = positions[start : start + len(slots)]
+        self._write_slots(inode.slots, slots)
+        directory.children[new] = inode
+        self.flush()
+
     def exchange(self, directory: Inode, one: bytes, two: bytes) -> None:
         """``RENAME_EXCHANGE``: both names keep their old start cluster until the inodes are written."""
         first, second = directory.children[one], directory.children[two]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.area.fat_slots import slots_for_name
+from bootc_fast.boot.area.fat_slots import SLOT_BYTES, slots_for_name
 from bootc_fast.errors import FatFormatError
 from bootc_fast.text import escape_bytes
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
     from bootc_fast.boot.area.fat_look import FatLook
+
+FILL_NAMES = tuple(b"BFPAD%02d" % number for number in range(100))
+"""Of empty files that only take places, one each, while a directory that nobody reads is being built."""
+
+_DOT_SLOTS = 2
+_MAY_BE_SHORT = re.compile(rb"[^.]{1,8}(\.[^.]{0,3})?")
 
 TEMPORARY_NAMES = tuple(b"BFNEW%d" % number for number in range(10))
 """Of files that replace others: one slot each (``slots_for_name``), so that any free slot is room enough."""
@@ -77,3 +84,29 @@ def require_room(volume: BootVolume, path: bytes, names: Sequence[bytes]) -> Non
     if not has_room_for(volume, path, names):
         where = escape_bytes(path)
         raise OSError(errno.ENOSPC, f"/{where} has no room for {len(names)} more names: it would grow")
+
+
+def choose_fill(volume: BootVolume, names: Sequence[bytes], free_slots: int) -> int | None:
+    """Say how many places have to be taken first in a new directory, so that as many are free behind its last name.
+
+    EDK II gives a new name the places behind a directory's end mark only, and takes another cluster where they do not
+    reach; what is deleted before it stays taken.
+
+    Args:
+        volume: On which it is built.
+        names: All that it is to hold.
+        free_slots: What has to be free behind them, in the last cluster.
+
+    Returns:
+        n >= 0; None where no number is enough.
+    """
+    if not free_slots or not volume.is_fat():
+        return 0
+    cluster_slots = volume.free_bytes()[1] // SLOT_BYTES
+    # A short name in capitals takes one place, by the mount options too.
+    high = _DOT_SLOTS + sum(map(count_slots, names))
+    low = high - sum(count_slots(name) - 1 for name in names if _MAY_BE_SHORT.fullmatch(name))
+    for fill in range(min(cluster_slots, len(FILL_NAMES))):
+        if all(-(used + fill) % cluster_slots >= free_slots for used in range(low, high + 1)):
+            return fill
+    return None

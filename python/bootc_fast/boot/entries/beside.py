@@ -19,7 +19,7 @@ from bootc_fast.boot.area.replace import (
     remove_files,
     remove_temporaries,
 )
-from bootc_fast.boot.area.room import has_room_for, look_at
+from bootc_fast.boot.area.room import FILL_NAMES, has_room_for, look_at
 from bootc_fast.boot.entries.naming import find_generation
 from bootc_fast.boot.entries.reader import BESIDE_NAMES, ENTRIES, GRUB_DIRECTORY, LOADER_DIRECTORY
 from bootc_fast.errors import BootEntryError, FatFormatError
@@ -73,16 +73,26 @@ def choose_beside(volume: BootVolume) -> bytes:
     return LOADER_DIRECTORY + b"/" + name
 
 
-def write_set(volume: BootVolume, path: bytes, files: Mapping[bytes, bytes]) -> None:
+def write_set(volume: BootVolume, path: bytes, files: Mapping[bytes, bytes], fill: int = 0) -> None:
     """Make the directory with all its files, and put it on the disk.
+
+    Args:
+        volume: Where.
+        path: Its path; nothing is there.
+        files: Names and contents.
+        fill: So many places of the directory are taken first, and left deleted.
 
     Raises:
         OSError: A part of it may be there.
     """
     volume.make_directory(path)
     with opened(volume, path) as directory:
+        for name in FILL_NAMES[:fill]:
+            directory.write_new(name, b"")
         for name, data in files.items():
             directory.write_new(name, data)
+        for name in FILL_NAMES[:fill]:
+            directory.unlink(name)
         directory.barrier()
 
 

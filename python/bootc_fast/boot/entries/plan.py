@@ -10,7 +10,8 @@ from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, fin
 from bootc_fast.boot.entries.keep import KeepPolicy
 from bootc_fast.boot.entries.menu import BootMenu, sort_menu
 from bootc_fast.boot.entries.naming import choose_names
-from bootc_fast.boot.loaders.override import find_default
+from bootc_fast.boot.loaders.entry import set_counters
+from bootc_fast.boot.loaders.override import OverrideKind, find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
 from bootc_fast.text import escape_bytes, shorten_digest
@@ -42,6 +43,8 @@ class MenuPlan:
         size_bytes: What the new files take, without rounding.
         warnings: What the reader should know.
         boots_instead: The entry that is not of this host, and that the loader boots all the same.
+        shown: What the loader shows afterwards, in its order.
+        free_slots: So many places of a FAT directory stay free behind the last name, for whom boots are counted by.
     """
 
     order: tuple[VerityDigest, ...]
@@ -57,6 +60,8 @@ class MenuPlan:
     size_bytes: int = 0
     warnings: tuple[str, ...] = ()
     boots_instead: BootsInstead | None = None
+    shown: tuple[MenuEntry, ...] = ()
+    free_slots: int = 0
 
     @property
     def is_noop(self) -> bool:
@@ -92,7 +97,12 @@ def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu
 
 
 def _collect_sources(
-    menu: BootMenu, order: Sequence[VerityDigest], staged: VerityDigest | None, *, verify: bool
+    menu: BootMenu,
+    order: Sequence[VerityDigest],
+    staged: VerityDigest | None,
+    *,
+    verify: bool,
+    blessed: VerityDigest | None,
 ) -> tuple[list[MenuEntry], list[str]]:
     if not order:
         raise ValueError("a set of boot entries has at least one deployment")
@@ -102,6 +112,8 @@ def _collect_sources(
     warnings: list[str] = []
     for i, digest in enumerate(order):
         entry = choose_entry(menu, digest, prefers_staged=digest == staged)
+        if entry is not None and digest == blessed:
+            entry = set_counters(entry, None)
         if i == 0:
             entry = _check_default(digest, entry, menu, verify=verify)
         if entry is None:
@@ -122,9 +134,15 @@ def _list_rivals(menu: BootMenu) -> list[MenuEntry]:
     return [*_own_files(menu), *(entry for entry in menu.live.elsewhere if entry.digest in menu.known)]
 
 
-def _find_picked(menu: BootMenu) -> frozenset[bytes]:
+def _is_wanted(override: LoaderOverride, tried: VerityDigest | None) -> bool:
+    """Say whether a publication leaves an override as it is: it is the one-shot of a trial."""
+    return tried is not None and override.kind is OverrideKind.ONE_SHOT
+
+
+def _find_picked(menu: BootMenu, tried: VerityDigest | None) -> frozenset[bytes]:
     """Names of our entries that some override picks."""
-    choices = [find_default(menu.live.entries, menu.rule, [override]) for override in menu.live.overrides]
+    overrides = [one for one in menu.live.overrides if not _is_wanted(one, tried)]
+    choices = [find_default(menu.live.entries, menu.rule, [override]) for override in overrides]
     return frozenset(
         choice.entry.file_name
         for choice in choices
@@ -132,7 +150,9 @@ def _find_picked(menu: BootMenu) -> frozenset[bytes]:
     )
 
 
-def _count_kept(wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], menu: BootMenu) -> int:
+def _count_kept(
+    wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], menu: BootMenu, tried: VerityDigest | None
+) -> int:
     """How many of the wanted entries, from the end, can keep their files as they are: each before its own variants."""
     live = {entry.file_name: entry for entry in menu.live.files}
     rules = menu.record.rules
@@ -141,7 +161,7 @@ def _count_kept(wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], menu
         by_digest[entry.digest] = by_digest.get(entry.digest, 0) + (entry not in variants)
     kept = 0
     below: MenuEntry | None = None
-    picked = _find_picked(menu)
+    picked = _find_picked(menu, tried)
     for entry in reversed(wanted):
         # Under a new name it is out of an override's reach, should the override not let itself be changed.
         if entry.file_name in picked and entry is not wanted[0]:
@@ -181,7 +201,13 @@ def _check_result(files: Sequence[MenuEntry], chunks_raw: bytes, wanted: Sequenc
 
 
 def plan_menu(
-    menu: BootMenu, *, order: Sequence[VerityDigest], staged: VerityDigest | None, verify: bool = True
+    menu: BootMenu,
+    *,
+    order: Sequence[VerityDigest],
+    staged: VerityDigest | None,
+    verify: bool = True,
+    blessed: VerityDigest | None = None,
+    tried: VerityDigest | None = None,
 ) -> MenuPlan:
     """Plan the set in which the loader's order of our deployments is `order`.
 
@@ -195,6 +221,8 @@ def plan_menu(
         staged: The marker's deployment, whose entry is taken from the staged set; None where nothing is staged or a
             staged update is dropped.
         verify: Refuse a default that names files which are not there.
+        blessed: The deployment whose entry loses its boot counters.
+        tried: The deployment that a one-shot names, or will: that is not made to name the default.
 
     Returns:
         The plan; ``is_noop`` where the set is as wanted.
@@ -207,7 +235,7 @@ def plan_menu(
     Source:
         Spec boot.md, "Reading" and "Replacing the set".
     """
-    sources, warnings = _collect_sources(menu, order, staged, verify=verify)
+    sources, warnings = _collect_sources(menu, order, staged, verify=verify, blessed=blessed)
     variants = {
         entry.digest: find_variants(menu, entry.digest, prefers_staged=entry.digest == staged)
         for entry in sources
@@ -225,7 +253,7 @@ def plan_menu(
         menuentries = []
     user_cfg = _plan_user_cfg(menu, menuentries)
     new_files, kept_files = _plan_files(
-        menu, wanted, [one for one in everything if one.menu_id is None and one not in sources]
+        menu, wanted, [one for one in everything if one.menu_id is None and one not in sources], tried
     )
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
     # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
@@ -242,7 +270,7 @@ def plan_menu(
     shown = sort_menu(parse_user_cfg(cfg_after, known=menu.known), [*new_files, *kept_files, *foreign], menu.rule)
     new_files = (*new_files, *carried)
     digests = {entry.digest for entry in sources}
-    moved = _find_moves(menu, shown, default)
+    moved = _find_moves(menu, shown, default, tried)
     return MenuPlan(
         order=tuple(entry.digest for entry in sources if entry.digest is not None),
         default=default,
@@ -257,6 +285,7 @@ def plan_menu(
         size_bytes=sum(len(entry.raw) for entry in new_files) + len(user_cfg or b""),
         warnings=tuple(warnings),
         boots_instead=_foretell(menu, shown, default, moved),
+        shown=shown,
     )
 
 
@@ -271,11 +300,13 @@ def _foretell(
     return find_boots_instead(menu, choice, default)
 
 
-def _find_moves(menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry) -> tuple[LoaderOverride, ...]:
+def _find_moves(
+    menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry, tried: VerityDigest | None
+) -> tuple[LoaderOverride, ...]:
     """Overrides that pick one of ours now, and afterwards something that is not the default, or nothing."""
     found = []
     for override in menu.live.overrides:
-        if override.is_saved:
+        if override.is_saved or _is_wanted(override, tried):
             # The loader writes what it boots; the name that it has is gone, so that it picks nothing until then.
             continue
         before = find_default(menu.live.entries, menu.rule, [override])
@@ -309,14 +340,14 @@ def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | 
 
 
 def _plan_files(
-    menu: BootMenu, wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry]
+    menu: BootMenu, wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], tried: VerityDigest | None
 ) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
     """Tell the files to write, the default's first, and those that stay as they are."""
     live = {entry.file_name: entry for entry in menu.live.files}
     loose = [entry for entry in variants if live.get(entry.file_name) == entry]
     # What cannot be read may name any entry that there is, and none that there is not.
     is_blind = bool(menu.live.unread_overrides)
-    count = 0 if is_blind or len(loose) < len(variants) else _count_kept(wanted, loose, menu)
+    count = 0 if is_blind or len(loose) < len(variants) else _count_kept(wanted, loose, menu, tried)
     kept = wanted[len(wanted) - count :]
     fresh = wanted[: len(wanted) - count]
     if not fresh:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import NEW_SUFFIX, find_linked, find_shared, find_unsafe, remove_files, replace_file
+from bootc_fast.boot.area.room import choose_fill
 from bootc_fast.boot.entries.beforehand import check_beforehand
 from bootc_fast.boot.entries.beside import (
     UNSUPPORTED,
@@ -43,11 +44,30 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.reader import StagedRename
     from bootc_fast.types import VerityDigest
 
+_NO_FREE_SLOTS = "/loader/entries would have no room for the boot loader's renames"
+_COUNT_HINT = "`tries = 0` in /etc/bootc-fast/trial.toml takes the update without counting its boots"
+
 MAX_COPIED_BYTES = 1 << 20
 """Of one file in ``entries``: what is longer is no entry, and the old way of renames leaves it where it is."""
 
 _NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO})
 """What reading says of a directory, a socket, a symlink, and what is too long; everything else is a failure."""
+
+
+class TrialHooks(Protocol):
+    """What begins a trial beside the boot entries, in the middle of a publication (``boot.counting``)."""
+
+    def begin(self) -> list[str]:
+        """Before the new set is live; a failure (OSError, BootEntryError) refuses the publication."""
+        ...
+
+    def take_back(self) -> list[str]:
+        """The publication failed: undo `begin`."""
+        ...
+
+    def arm(self) -> list[str]:
+        """The new set is in force."""
+        ...
 
 
 def _refuse_unread(menu: BootMenu) -> None:
@@ -67,12 +87,14 @@ class Publication:
     set_variable: VariableSetter | None
     protected: Collection[VerityDigest] | None = None
     settings: BootVolume | None = None
+    trial: TrialHooks | None = None
     doing: str = "flushing the boot partition"
     beside: bytes | None = None
     is_exchanged: bool = False
     live: list[bytes] = field(default_factory=list)
     written: list[bytes] = field(default_factory=list)
     is_user_cfg_new: bool = False
+    is_trial_begun: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def check_before(self) -> None:
@@ -116,6 +138,18 @@ class Publication:
                 directory.release(held)
         if held is not None:
             directory.barrier()
+
+    def begin_trial(self) -> None:
+        """Step 2: what counts the new default's boots is there before it boots."""
+        if self.trial is not None:
+            self.doing = "beginning the trial of the new deployment"
+            self.is_trial_begun = True
+            self.warnings += self.trial.begin()
+
+    def arm_trial(self) -> None:
+        """Step 7."""
+        if self.trial is not None:
+            self.warnings += self.trial.arm()
 
     def write_entries(self) -> None:
         """Steps 3 and 4."""
@@ -164,9 +198,12 @@ class Publication:
         power cut left, ours or not. A set that got such a cluster never becomes live. It keeps its clusters, so that
         the next try gets others.
         """
+        fill = choose_fill(self.boot, list(files), self.plan.free_slots)
+        if fill is None:
+            raise BootEntryError(_NO_FREE_SLOTS, hint=_COUNT_HINT)
         while True:
             self.beside = path = choose_beside(self.boot)
-            write_set(self.boot, path, files)
+            write_set(self.boot, path, files, fill)
             shared = find_shared(self.boot, path)
             if shared is None:
                 return path
@@ -190,6 +227,8 @@ class Publication:
 
     def _check_renames_fit(self, failure: OSError | None = None) -> None:
         """The way of renames needs names in the live directory; where it is shut, `failure` is what has to be told."""
+        if self.plan.free_slots and self.boot.is_fat():
+            raise failure or BootEntryError(_NO_FREE_SLOTS, hint=_COUNT_HINT)
         names = [entry.file_name + suffix for entry in self.plan.new_files for suffix in (NEW_SUFFIX, b"")]
         try:
             check_names_fit(self.boot, ENTRIES, names)
@@ -260,6 +299,8 @@ class Publication:
     def take_back(self) -> list[str]:
         """Put the old set back; what fails is said and left: every state on the way is a good one."""
         problems: list[str] = []
+        if self.trial is not None and self.is_trial_begun:
+            problems += self.trial.take_back()
         try:
             if self.is_user_cfg_new:
                 self._take_user_cfg_back()

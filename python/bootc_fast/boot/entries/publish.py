@@ -20,12 +20,12 @@ fails is a warning. The sequence, with one barrier (``syncfs``, then ``fsync``) 
 
 ====  =====================================================================================
 1     the deployment's file system, the boot partition and the ESP as they are
-2     each ``*.efi.staged`` gets its final name
+2     each ``*.efi.staged`` gets its final name; what counts a trial's boots beside the entries is written
 3     the whole set, foreign entries copied, in a directory that no loader reads (``beside``)
 4     ``RENAME_EXCHANGE`` of that directory and the live one, a barrier on both and on their parent
 5     the set is read back and sorted by every rule that the loader may have
 6     ``user.cfg`` is replaced, where GRUB boots UKIs, and read back
-7     overrides that named an entry of ours name the new default
+7     overrides that named an entry of ours name the new default; a one-shot names what it tries
 8     old entries: open, unlink, barrier, close; then their directory
 9     the staged set
 10    the set is read once more; what the removals damaged is written again from memory
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.moves import VariableSetter
     from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.boot.entries.publication import TrialHooks
     from bootc_fast.types import VerityDigest
 
 
@@ -90,13 +91,15 @@ def publish_volumes(
     set_variable: VariableSetter | None = None,
     protected: Collection[VerityDigest] | None = None,
     settings: BootVolume | None = None,
+    trial: TrialHooks | None = None,
 ) -> PublishOutcome:
     """Do what ``publish_menu`` does, on volumes, but for the deployment's own file system."""
-    run = Publication(boot, esp, menu, plan, set_variable, protected, settings)
+    run = Publication(boot, esp, menu, plan, set_variable, protected, settings, trial)
     try:
         run.check_before()
         run.flush_before()
         run.rename_staged()
+        run.begin_trial()
         run.write_entries()
         run.check()
         run.replace_user_cfg()
@@ -108,6 +111,7 @@ def publish_volumes(
             raise BootEntryError(f"{run.doing}: {error}", hint=hint) from error
         raise FileSystemError(f"{run.doing}: {reason_of(error)}", hint=hint) from error
     run.move_overrides()
+    run.arm_trial()
     removed = run.remove_old()
     run.remove_staged()
     try:
@@ -138,6 +142,7 @@ async def publish_menu(
     set_variable: VariableSetter | None = None,
     sync_fds: Sequence[int] = (),
     protected: Collection[VerityDigest] | None = None,
+    trial: TrialHooks | None = None,
 ) -> PublishOutcome:
     """Replace the set of boot entries with the planned one; see this module's text for what holds meanwhile.
 
@@ -153,6 +158,7 @@ async def publish_menu(
         sync_fds: Directories on file systems that have to be on disk first: the deployment's state, the objects.
         protected: Deployments with a state directory: where space is short, boot files of all others that no entry
             names are removed first. None removes nothing.
+        trial: What begins the new default's trial beside the entries (``boot.counting``); None where nothing does.
 
     Returns:
         What was done; its warnings are no failure: the new set is in force.
@@ -171,6 +177,8 @@ async def publish_menu(
 
     def run() -> PublishOutcome:
         _sync_all(sync_fds)
-        return publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=protected, settings=settings)
+        return publish_volumes(
+            boot, esp, menu, plan, set_variable=set_variable, protected=protected, settings=settings, trial=trial
+        )
 
     return await native.run_blocking(run)

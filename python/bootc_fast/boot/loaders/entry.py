@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from bootc_fast.errors import InvalidStateError
@@ -184,6 +184,15 @@ def parse_counters(file_name: bytes) -> tuple[int, int] | None:
         return None
     left, done = int(match["left"]), int(match["done"] or b"0")
     return (left, done) if max(left, done) <= _MAX_COUNTER else None
+
+
+def set_counters(entry: MenuEntry, left: int | None, done: int = 0) -> MenuEntry:
+    """Return the entry under the name that has these counters, in the place of what it has; None for none."""
+    name = _COUNTERS.sub(b"", entry.file_name)
+    if left is not None:
+        stem, dot, suffix = name.rpartition(b".")
+        name = b"%s+%d-%d%s%s" % (stem, left, done, dot, suffix)
+    return replace(entry, file_name=name, tries_left=left, tries_done=None if left is None else done)
 
 
 def parse_artifact_digest(path: bytes) -> VerityDigest | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,6 +119,33 @@ def has_no_variables(settings: bytes | None) -> Mapping[bytes, bytes]:  # noqa: 
     return {}
 
 
+class CountsIn(enum.Enum):
+    """Where the number of boots that are left stands, for a loader that can be made to count."""
+
+    NAMES = enum.auto()
+    GRUBENV = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class BootCounting:
+    """How one version of a loader counts boots in the names of entries.
+
+    Attributes:
+        keys: Under which an entry's program has to stand; none: it counts nothing.
+        has_counters_in_ids: What names an entry names its counters, too.
+        needs_power_cycle: What it cannot start ends in the firmware, uncounted a second time, and resets nothing.
+    """
+
+    keys: frozenset[bytes] = frozenset()
+    has_counters_in_ids: bool = False
+    needs_power_cycle: bool = False
+
+
+def counts_nothing(info: str | None) -> BootCounting:  # noqa: ARG001 - for loaders that count in no name
+    """Say that the loader counts in no name."""
+    return BootCounting()
+
+
 @dataclass(frozen=True, slots=True)
 class LoaderRecord:
     """One loader.
@@ -137,6 +165,9 @@ class LoaderRecord:
         read_variables: From the content of a rule's ``settings`` the variables that entries may have in them.
         find_version_without_uki_key: From ``LoaderInfo``, the version where it does not show entries whose UKI stands
             under the key ``uki``; else None.
+        find_counting: From ``LoaderInfo``, how that version counts boots in the names of entries.
+        counts_in: Where boots are counted; None where nobody can make it count.
+        program_names: Where the loader itself is installed, from the root of the ESP.
     """
 
     loader: Loader
@@ -150,6 +181,9 @@ class LoaderRecord:
     resolve: Callable[[MenuEntry, Mapping[bytes, bytes] | None], MenuEntry] = takes_values_literally
     read_variables: Callable[[bytes | None], Mapping[bytes, bytes]] = has_no_variables
     find_version_without_uki_key: Callable[[str | None], str | None] = knows_every_key
+    find_counting: Callable[[str | None], BootCounting] = counts_nothing
+    counts_in: CountsIn | None = None
+    program_names: tuple[bytes, ...] = ()
 
     @property
     def expands_variables(self) -> bool:

@@ -15,7 +15,7 @@ from bootc_fast.boot.loaders.entry import (
     unquote,
 )
 from bootc_fast.boot.loaders.override import LoaderOverride, Outside, OverrideKind
-from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
+from bootc_fast.boot.loaders.record import BootCounting, CountsIn, LoaderRecord, LoaderRule
 from bootc_fast.boot.loaders.version import compare_uapi
 from bootc_fast.types import BootType, Loader
 
@@ -32,6 +32,8 @@ _FEATURE_PREFERRED = 1 << 19
 """Bit of ``LoaderFeatures``: from systemd 260 on the loader knows ``LoaderEntryPreferred`` and ``preferred``."""
 _VERSION = re.compile(r"systemd-boot (\d{1,4})\b")
 _FIRST_WITH_UKI_KEY = 258
+_FIRST_WITHOUT_COUNTERS_IN_IDS = 257
+_FIRST_WITH_RESET = 262
 
 
 def _sign(left: bool | int, right: bool | int) -> int:  # noqa: FBT001 - both are compared as numbers
@@ -123,6 +125,11 @@ _MACHINES = {
 }
 
 
+_SUFFIX = _MACHINES.get(os.uname().machine, b"")
+PROGRAM_NAMES = (b"EFI/systemd/systemd-boot" + _SUFFIX + b".efi", b"EFI/BOOT/BOOT" + _SUFFIX.upper() + b".EFI")
+"""Where `bootctl` installs it."""
+
+
 def _normalize(path: bytes) -> bytes:
     return path.replace(b"\\", b"/").strip(b"/").lower()
 
@@ -143,9 +150,8 @@ def hides(entry: MenuEntry, variables: LoaderVariables | None, *, is_beside_load
     if not is_beside_loader:
         return False
     told = variables.image_path if variables is not None else None
-    name = (machine or b"").decode()
-    places = [told] if told else [f"EFI/systemd/systemd-boot{name}.efi", f"EFI/BOOT/BOOT{name}.EFI"]
-    own = {_normalize(place.encode("utf-8", "replace")) for place in places}
+    places = [told.encode("utf-8", "replace")] if told else PROGRAM_NAMES
+    own = set(map(_normalize, places))
     return any(_normalize(value) in own for value in text.find_all(b"efi"))
 
 
@@ -323,6 +329,24 @@ def find_version_without_uki_key(info: str | None) -> str | None:
     return running[1] if running is not None and int(running[1]) < _FIRST_WITH_UKI_KEY else None
 
 
+def find_counting(info: str | None) -> BootCounting:
+    """Say how a version counts boots; of one that is not known only what all of them do.
+
+    Source:
+        systemd ``src/boot/boot.c``: up to 257 every kind of entry is counted, then ``LOADER_TYPE_BUMP_COUNTERS`` leaves
+        ``efi`` out and ``uki`` is new; up to 256 an entry's id is its file's name; measured with 252, 257 and 262.
+    """
+    running = _VERSION.match(info or "")
+    if running is None:
+        return BootCounting(frozenset({b"linux"}), has_counters_in_ids=True, needs_power_cycle=True)
+    version = int(running[1])
+    return BootCounting(
+        frozenset({b"linux", b"uki" if version >= _FIRST_WITH_UKI_KEY else b"efi"}),
+        has_counters_in_ids=version < _FIRST_WITHOUT_COUNTERS_IN_IDS,
+        needs_power_cycle=version < _FIRST_WITH_RESET,
+    )
+
+
 RULE = LoaderRule(
     name="systemd-boot",
     home=b"loader",
@@ -351,4 +375,7 @@ RECORD = LoaderRecord(
     status_name="systemd",
     reads_extended_boot=True,
     find_version_without_uki_key=find_version_without_uki_key,
+    find_counting=find_counting,
+    counts_in=CountsIn.NAMES,
+    program_names=PROGRAM_NAMES,
 )

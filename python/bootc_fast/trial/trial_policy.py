@@ -1,0 +1,130 @@
+"""What the admin, or the image, says about trials: the table ``[trial]`` of the policy files (docs/trial.md).
+
+::
+
+    [trial]
+    tries = 3
+    method = "auto"
+    require-counting = false
+    on-failure = "reboot"
+
+``/etc/bootc-fast/trial.toml`` overrides ``/usr/lib/bootc-fast/trial.toml`` key by key.
+
+Source:
+    Spec trial.md, "Counting" and "Health".
+"""
+
+from __future__ import annotations
+
+import enum
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bootc_fast.boot.counting.records import DEFAULT_TRIES, CountWish, WantedMethod
+from bootc_fast.errors import InvalidStateError
+from bootc_fast.machine.policy_file import read_policies, refuse_unknown_keys
+from bootc_fast.trial.policy import MAX_POLICY_BYTES, POLICY_FILES
+
+if TYPE_CHECKING:
+    from bootc_fast.machine.host import Host
+
+MAX_TRIES = 9
+"""One digit, so that the name under which boots are counted keeps its length."""
+_HINT = "its form is described in docs/trial.md"
+
+E = TypeVar("E", bound=enum.StrEnum)
+
+
+class OnFailure(enum.StrEnum):
+    """What happens where what is on trial is not healthy."""
+
+    REBOOT = "reboot"
+    STAY = "stay"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPolicy:
+    """How a new deployment is tried.
+
+    Attributes:
+        tries: How often; 0 counts no boots.
+        method: How boots are counted, where there is a choice.
+        require_counting: A finalize refuses where they cannot be counted.
+        on_failure: What happens where what is on trial is not healthy.
+    """
+
+    tries: int = DEFAULT_TRIES
+    method: WantedMethod = WantedMethod.AUTO
+    require_counting: bool = False
+    on_failure: OnFailure = OnFailure.REBOOT
+
+    @property
+    def wish(self) -> CountWish:
+        """What the boot loader is asked for."""
+        return CountWish(self.tries, self.method)
+
+
+def parse_trial_policy(text: str, *, what: str, base: TrialPolicy | None = None) -> TrialPolicy:
+    """Parse a policy file on top of another policy; its other tables are passed over.
+
+    Args:
+        text: TOML.
+        what: What is being read, for the error.
+        base: What the file overrides.
+
+    Raises:
+        InvalidStateError: Not TOML, an unknown key, or a value that is none.
+    """
+    base = base or TrialPolicy()
+    try:
+        table = tomllib.loads(text).pop("trial", {})
+        if not isinstance(table, dict):
+            raise TypeError("'trial' is no table")
+        policy = TrialPolicy(
+            tries=_tries(table, base.tries),
+            method=_word(table, "method", base.method),
+            require_counting=_flag(table, "require-counting", default=base.require_counting),
+            on_failure=_word(table, "on-failure", base.on_failure),
+        )
+        refuse_unknown_keys(table)
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise InvalidStateError(f"{what}: {error}", hint=_HINT) from error
+    return policy
+
+
+def _tries(table: dict[str, Any], default: int) -> int:
+    value = table.pop("tries", default)
+    if type(value) is not int or not 0 <= value <= MAX_TRIES:
+        raise ValueError(f"'tries' is no whole number from 0 to {MAX_TRIES}")
+    return value
+
+
+def _word(table: dict[str, Any], key: str, default: E) -> E:
+    kind = type(default)
+    value = table.pop(key, default.value)
+    if not isinstance(value, str) or value not in set(kind):
+        raise ValueError(f"{key!r} is none of {', '.join(kind)}")
+    return kind(value)
+
+
+def _flag(table: dict[str, Any], key: str, *, default: bool) -> bool:
+    value = table.pop(key, default)
+    if not isinstance(value, bool):
+        raise TypeError(f"{key!r} is neither true nor false")
+    return value
+
+
+def read_trial_policy(host: Host) -> tuple[TrialPolicy, tuple[str, ...]]:
+    """Read the host's policy files; blocks.
+
+    A file that cannot be understood is passed over with a warning: an update is finalized all the same.
+
+    Args:
+        host: Whose files.
+
+    Returns:
+        The policy, and the warnings.
+    """
+    policy, warnings = read_policies(host, POLICY_FILES, parse_trial_policy, TrialPolicy(), max_bytes=MAX_POLICY_BYTES)
+    return policy, tuple(warnings)
