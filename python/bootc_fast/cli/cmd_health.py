@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs the health checks of what runs, side by side, each with a time limit: executables in /etc/greenboot and
 /usr/lib/greenboot, check/required.d and check/wanted.d, as greenboot has them, and in required.d and wanted.d of
-/etc/bootc-fast/health.d and /usr/lib/bootc-fast/health.d; then those in green.d or red.d. Exits with 0 where every
-required check passed, else with 12. Nothing restarts.
+/etc/bootc-fast/health.d and /usr/lib/bootc-fast/health.d; and what trial.toml switches on: no failed unit, a
+default route, names that resolve, URLs that answer. Then those in green.d or red.d. Exits with 0 where every required
+check passed, else with 12. Nothing restarts.
 """
 EPILOG = """\
 examples:

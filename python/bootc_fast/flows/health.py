@@ -19,6 +19,7 @@ from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import list_failed_units
 from bootc_fast.report.journal import send_health
 from bootc_fast.trial.checks import Check, CheckKind, CheckResult, Found, find_and_run, find_scripts, run_scripts
+from bootc_fast.trial.network import list_network_checks, run_network_checks
 from bootc_fast.trial.policy import HealthPolicy, read_health_policy
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ async def judge_health(
             checks = [
                 Check(str(script.path), script.kind, CheckResult.NOT_RUN) for one in found for script in one.scripts
             ]
+            checks += [Check(name, CheckKind.REQUIRED, CheckResult.NOT_RUN) for name in _list_built_in(policy)]
             return HealthOutcome(is_healthy=True, checks=tuple(checks), warnings=tuple(said))
         with steps.run("check", "Running health checks", timeout_s=policy.timeout_s + MARGIN_S):
             checks = await _check(host, policy, found)
@@ -124,7 +126,8 @@ async def _check(host: Host, policy: HealthPolicy, found: list[Found]) -> list[C
     """Run all of them at once, and what is built in."""
     together = Found([script for one in found for script in one.scripts])
     checks: list[Check] = []
-    built_in: list[Check] = []
+    units: list[Check] = []
+    network: list[Check] = []
 
     async def run_all() -> None:
         checks.extend(
@@ -133,11 +136,26 @@ async def _check(host: Host, policy: HealthPolicy, found: list[Found]) -> list[C
             )
         )
 
+    async def run_network() -> None:
+        with anyio.move_on_after(policy.timeout_s):
+            network.extend(await run_network_checks(policy))
+            return
+        reason = f"all checks together took longer than {policy.timeout_s:g} s"
+        network.extend(
+            Check(name, CheckKind.REQUIRED, CheckResult.TIMED_OUT, reason, policy.timeout_s)
+            for name in list_network_checks(policy)
+        )
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run_all)
+        tasks.start_soon(run_network)
         if policy.no_failed_units:
-            built_in.append(await check_units(host, policy))
-    return [*checks, *built_in]
+            units.append(await check_units(host, policy))
+    return [*checks, *units, *network]
+
+
+def _list_built_in(policy: HealthPolicy) -> list[str]:
+    return [*([FAILED_UNITS] if policy.no_failed_units else []), *list_network_checks(policy)]
 
 
 async def check_units(host: Host, policy: HealthPolicy) -> Check:

@@ -8,6 +8,10 @@ A policy file is TOML::
     disabled = ["02_watchdog.sh"]
     no-failed-units = true
     failed-units-except = ["example.service"]
+    default-route = true
+    dns-names = ["example.com"]
+    urls = ["https://example.com/healthz"]
+    network-timeout = 60
 
 ``/etc/bootc-fast/trial.toml`` overrides ``/usr/lib/bootc-fast/trial.toml`` key by key.
 
@@ -25,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.policy_file import read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.text import escape
+from bootc_fast.trial.network import is_host_name, parse_url
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
@@ -49,6 +55,10 @@ class HealthPolicy:
         disabled: File names of scripts that are not run.
         no_failed_units: A unit that has failed is unhealthy.
         failed_units_except: Units that may have failed.
+        default_route: No way to the internet is unhealthy.
+        dns_names: Names that the host's resolver has to know.
+        urls: What has to answer.
+        network_timeout_s: For how long each of the last three is tried again, in seconds.
     """
 
     script_timeout_s: float = 300.0
@@ -56,6 +66,10 @@ class HealthPolicy:
     disabled: tuple[str, ...] = ()
     no_failed_units: bool = False
     failed_units_except: tuple[str, ...] = ()
+    default_route: bool = False
+    dns_names: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    network_timeout_s: float = 60.0
 
 
 def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = None) -> HealthPolicy:
@@ -84,6 +98,10 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
             disabled=_names(table, "disabled", base.disabled),
             no_failed_units=_flag(table, "no-failed-units", base.no_failed_units),
             failed_units_except=_names(table, "failed-units-except", base.failed_units_except),
+            default_route=_flag(table, "default-route", base.default_route),
+            dns_names=_host_names(table, "dns-names", base.dns_names),
+            urls=_urls(table, "urls", base.urls),
+            network_timeout_s=_seconds(table, "network-timeout", base.network_timeout_s),
         )
         refuse_unknown_keys(table)
     except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
@@ -103,6 +121,24 @@ def _names(table: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[s
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"'{key}' is no list of names")
     return tuple(value)
+
+
+def _host_names(table: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = _names(table, key, default)
+    for name in names:
+        if not is_host_name(name):
+            raise ValueError(f"'{key}': '{escape(name)}' is no host name")
+    return names
+
+
+def _urls(table: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    urls = _names(table, key, default)
+    for url in urls:
+        try:
+            parse_url(url)
+        except ValueError as error:
+            raise ValueError(f"'{key}': {error}") from error
+    return urls
 
 
 def _flag(table: dict[str, Any], key: str, default: bool) -> bool:  # noqa: FBT001 one of three alike

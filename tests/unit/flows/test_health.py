@@ -183,6 +183,28 @@ async def test_a_child_that_keeps_the_pipe_does_not_hold_up_the_verdict(root: Pa
     await _wait_until_gone(root / "child")
 
 
+async def test_a_daemon_that_a_script_leaves_behind_is_not_waited_for(root: Path) -> None:
+    _put(
+        root,
+        f"{GREENBOOT}/required.d/daemon.sh",
+        "setsid sh -c 'echo $$ > child; exec sleep 1000' < /dev/null > /dev/null 2>&1 & until [ -s child ]; do :; done",
+    )
+    started = time.monotonic()
+    outcome = await judge_health(root)
+    assert (outcome.is_healthy, time.monotonic() - started < 5) == (True, True)
+    pid = int((root / "child").read_text())
+    assert _is_there(pid)
+    os.kill(pid, 9)
+
+
+async def test_hundreds_of_children_at_once_are_killed_with_it(root: Path) -> None:
+    _policy(root, "script-timeout = 2")
+    _put(root, f"{GREENBOOT}/required.d/forks.sh", "for n in $(seq 200); do sleep 1000 & done; echo $! > child; wait")
+    (failure,) = (await judge_health(root)).failures
+    assert failure.result is CheckResult.TIMED_OUT
+    await _wait_until_gone(root / "child")
+
+
 async def test_one_that_is_killed_says_by_what(root: Path) -> None:
     _put(root, f"{GREENBOOT}/required.d/dies.sh", "kill -SEGV $$")
     assert (await judge_health(root)).failures[0].reason == "it was killed by SIGSEGV"
@@ -221,8 +243,12 @@ def test_the_same_on_asyncio(root: Path) -> None:
 
 async def test_a_dry_run_lists_and_runs_nothing(root: Path) -> None:
     _put(root, f"{GREENBOOT}/required.d/a.sh", "touch ran")
+    _policy(root, "no-failed-units = true\ndefault-route = true\ndns-names = ['a']\nurls = ['http://b/']")
     outcome = await judge_health(root, dry_run=True)
-    assert [(one.kind, one.result) for one in outcome.checks] == [(CheckKind.REQUIRED, CheckResult.NOT_RUN)]
+    assert {(one.kind, one.result) for one in outcome.checks} == {(CheckKind.REQUIRED, CheckResult.NOT_RUN)}
+    names = [one.path for one in outcome.checks]
+    assert names[0].endswith("a.sh")
+    assert names[1:] == ["no failed unit", "default route", "DNS: a", "URL: http://b/"]
     assert not (root / "ran").exists()
 
 

@@ -32,6 +32,18 @@ def test_the_admins_file_overrides_the_images_key_by_key(tmp_path: Path) -> None
     assert warnings == ()
 
 
+def test_the_networks_checks_are_off_and_each_key_is_its_own(tmp_path: Path) -> None:
+    host = hosts.make_host(tmp_path)
+    off = read_health_policy(host)[0]
+    assert (off.default_route, off.dns_names, off.urls, off.network_timeout_s) == (False, (), (), 60.0)
+    for name, text in (("usr/lib", "default-route = true\nurls = ['http://a']"), ("etc", "dns-names = ['b.example']")):
+        path = tmp_path / name / "bootc-fast/trial.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"[health]\n{text}\n")
+    policy, warnings = read_health_policy(host)
+    assert (policy.default_route, policy.urls, policy.dns_names, warnings) == (True, ("http://a",), ("b.example",), ())
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -59,6 +71,13 @@ def test_greenboots_array_is_read_as_a_shell_reads_it(text: str, names: tuple[st
         "[health]\ndisabled = 'a'",
         "[health]\ndisabled = [1]",
         "[health]\nno-failed-units = 1",
+        "[health]\ndefault-route = 'yes'",
+        "[health]\ndns-names = ['1.2.3.4']",
+        "[health]\ndns-names = ['--help']",
+        "[health]\nurls = 'http://a'",
+        "[health]\nurls = ['ftp://a']",
+        "[health]\nurls = ['http://a:99999/']",
+        "[health]\nnetwork-timeout = 0",
         "[health]\nsurprise = 1",
         "health = 3",
         "tries = 3",
