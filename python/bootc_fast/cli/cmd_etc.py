@@ -33,9 +33,19 @@ examples:
   bootc-fast etc merge --pristine old.erofs --current /etc --new new.erofs --objects objects --into result
 
 Without directories, both work on this host (or the one of --root): the booted image, /etc, and the staged image.
-marks of a diff:    A added, M modified, D deleted
-marks of a merge:   K kept, D deleted, I image change ignored, A image addition kept, C conflict,
-                    L dangling link, W warning
+marks of a diff:
+  A  added here
+  M  modified here
+  D  deleted here
+
+marks of a merge:
+  K  kept: the change made here
+  D  deleted here, and stays so
+  I  image change ignored: the version here wins
+  A  image addition kept: in a directory that was deleted here
+  C  conflict
+  L  link that leads nowhere in the new image
+  W  warning
 """
 
 
@@ -43,9 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands."""
     parser.epilog = EPILOG
     commands = parser.add_subparsers(dest="etc_command", metavar="COMMAND", required=True)
-    diff = _add_command(commands, "diff", "show what was changed in /etc, and what the next merge makes of it")
-    diff.set_defaults(run_etc=_run_diff)
-    diff.set_defaults(more_paths=[])
+    summary = "show what was changed in /etc, and what the next merge makes of it"
+    add_config_diff(commands.add_parser("diff", help=summary))
+    merge = commands.add_parser("merge", help="merge the changes into the new image's /etc")
+    merge.description = "Merges the changes made in /etc into the new image's /etc."
+    _add_trees(merge)
+    merge.set_defaults(run_etc=_run_merge, etc_command="merge")
+    merge.add_argument("--into", metavar="R", type=Path, help="directory that becomes exactly the result")
+    add_on_conflict(merge)
+    merge.add_argument("--dry-run", action="store_true", help="only list what would be done")
+    add_global_options(merge, default=argparse.SUPPRESS)
+
+
+def add_config_diff(diff: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``etc diff``, which is a verb of its own, too."""
+    diff.description = "Shows what was changed in /etc, and what the next merge makes of it."
+    _add_trees(diff)
+    diff.set_defaults(run_etc=_run_diff, etc_command="diff", more_paths=[])
     diff.add_argument("paths", nargs="*", metavar="PATH", help="only these files and directories of /etc")
     diff.add_argument(
         "--patch",
@@ -55,11 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="add unified diffs of text files: of what was changed here (the default) or by the new image",
     )
     diff.add_argument("--exit-code", action="store_true", help="exit with 1 if anything was changed")
-    merge = _add_command(commands, "merge", "merge the changes into the new image's /etc")
-    merge.set_defaults(run_etc=_run_merge)
-    merge.add_argument("--into", metavar="R", type=Path, help="directory that becomes exactly the result")
-    add_on_conflict(merge)
-    merge.add_argument("--dry-run", action="store_true", help="only list what would be done")
+    if diff.prog.endswith(" diff"):
+        add_global_options(diff, default=argparse.SUPPRESS)
 
 
 class _Patch(argparse.Action):
@@ -80,17 +101,8 @@ class _Patch(argparse.Action):
             namespace.more_paths = [*namespace.more_paths, values]
 
 
-def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _add_trees(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
     parser.add_argument(
         "--pristine", metavar="P", type=Path, help="/etc as the old image has it: a directory or an image"
     )
@@ -101,8 +113,6 @@ def _add_command(
         "--subdir", metavar="PATH", default="etc", help="/etc's place in an image (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_global_options(parser, default=argparse.SUPPRESS)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "deployment",
-        metavar="DIGEST|VERSION|TAG",
+        metavar="DEPLOYMENT",
         help="the deployment, by its digest or 8 characters of it, also of one that is gone, or by the version or "
         "image tag that one has",
     )

@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, summary: str, run_it: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         child: argparse.ArgumentParser = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         child.set_defaults(run_image=run_it)
         add_global_options(child, default=argparse.SUPPRESS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from bootc_fast.text import escape_bytes
 from bootc_fast.types import Algorithm, BootType, Loader
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 EPILOG = """\
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child: argparse.ArgumentParser = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example:\n  bootc-fast lab {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         child.set_defaults(run_lab=run_it)
         if name == "demo":
@@ -66,7 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_kind(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--loader", choices=[str(loader) for loader in Loader], default=str(Loader.SYSTEMD_BOOT))
+    parser.add_argument(
+        "--loader",
+        choices=[str(loader) for loader in Loader],
+        metavar="NAME",
+        help=f"the boot loader: {', '.join(Loader)}",
+        default=str(Loader.SYSTEMD_BOOT),
+    )
     parser.add_argument("--boot-type", choices=[str(kind) for kind in BootType], default=str(BootType.BLS))
     parser.add_argument("--algorithm", choices=[str(name) for name in Algorithm], default=str(Algorithm.SHA512))
 

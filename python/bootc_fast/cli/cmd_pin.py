@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "deployment",
-        metavar="DIGEST|VERSION|TAG|booted",
-        help="the deployment, by its digest or 8 characters of it, or by the version or image tag that one has",
+        metavar="DEPLOYMENT",
+        help="`booted`, or the deployment by its digest or 8 characters of it, or by the version or image tag that "
+        "one has",
     )
     # What `unpin` stands for.
     parser.add_argument("--undo", action="store_true", help=argparse.SUPPRESS)

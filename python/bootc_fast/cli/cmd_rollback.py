@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "--to",
-        metavar="DIGEST|VERSION|TAG|previous|booted",
-        help="the deployment to boot next, by its digest or 8 characters of it, or by the version or image tag that "
-        "one deployment has; naming the next boot changes nothing",
+        metavar="DEPLOYMENT",
+        help="the deployment to boot next: `previous`, `booted`, or one by its digest or 8 characters of it, or by the "
+        "version or image tag that one deployment has; naming the next boot changes nothing",
     )
     parser.add_argument("--apply", action="store_true", help="restart, unless the running deployment boots next")
     parser.add_argument(

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def add_bootloader(parser: argparse.ArgumentParser) -> None:
     """Add ``--bootloader``, for hosts on which the boot loader is detected wrongly."""
     parser.add_argument(
-        "--bootloader", type=Loader, choices=list(Loader), help="the boot loader, where it is detected wrongly"
+        "--bootloader",
+        type=Loader,
+        choices=list(Loader),
+        metavar="NAME",
+        help=f"the boot loader, where it is detected wrongly: {', '.join(Loader)}",
     )
 
 

@@ -7,11 +7,11 @@ A command module ``cmd_<name>.py`` has ``add_arguments(parser)``, which fills th
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from importlib import import_module
 
 from bootc_fast import __version__
+from bootc_fast.cli.help_text import HelpFormatter, did_you_mean
 
 # Not from typing: importing that takes a tenth of the whole start-up.
 TYPE_CHECKING = False
@@ -28,25 +28,35 @@ class Command:
         module: Module under ``bootc_fast.cli``.
         summary: One line, shown by ``--help`` without importing the module.
         aliases: Other names.
-        prefix: Arguments put before those typed, for a verb that stands for another command's sub-command.
+        prefix: Arguments put before those typed, for a verb that stands for another one with an option.
+        fill: The module's function that adds the arguments.
     """
 
-    __slots__ = ("aliases", "module", "name", "prefix", "summary")
+    __slots__ = ("aliases", "fill", "module", "name", "prefix", "summary")
 
     name: str
     module: str
     summary: str
     aliases: tuple[str, ...]
     prefix: tuple[str, ...]
+    fill: str
 
     def __init__(
-        self, name: str, module: str, summary: str, *, aliases: tuple[str, ...] = (), prefix: tuple[str, ...] = ()
+        self,
+        name: str,
+        module: str,
+        summary: str,
+        *,
+        aliases: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
+        fill: str = "add_arguments",
     ) -> None:
         self.name = name
         self.module = module
         self.summary = summary
         self.aliases = aliases
         self.prefix = prefix
+        self.fill = fill
 
 
 COMMANDS = (
@@ -67,7 +77,7 @@ COMMANDS = (
     Command("doctor", "cmd_doctor", "find and mend what power cuts leave on the boot partition"),
     Command("soft-reboot", "cmd_soft_reboot", "enter what boots next without the firmware, or undo that"),
     Command("etc", "cmd_etc", "compare and merge /etc trees"),
-    Command("config-diff", "cmd_etc", "the same as 'etc diff'", prefix=("diff",)),
+    Command("config-diff", "cmd_etc", "the same as 'etc diff'", fill="add_config_diff"),
     Command("digest", "cmd_digest", "print fs-verity digests of files"),
     Command("image", "cmd_image", "list, dump, read and verify EROFS images"),
     Command("lab", "cmd_lab", "make and drive a whole bootc host in a directory"),
@@ -82,25 +92,7 @@ examples:
   bootc-fast lab demo
 
 exit codes:
-  0 done, or nothing to do   1 unexpected   2 usage   3 not a bootc host   4 no rollback target
-  5 merge conflict   6 file system   7 boot entries   8 timeout, cancelled or locked
-  9 soft reboot not possible   10 invalid state   11 verification failed
-  12 the deployment failed its trial or its health checks (--force takes it all the same; forget-failure)
 """
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's, less its import of shutil (and with it every compressor) to ask for the terminal's width."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            width = int(os.environ["COLUMNS"])
-        except (KeyError, ValueError):
-            try:
-                width = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns
-            except (OSError, ValueError):
-                width = 80
-        super().__init__(prog, width=max(width, 40) - 2)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -120,26 +112,76 @@ class CommandParser(argparse.ArgumentParser):
             return
         command, self.command = self.command, None
         module = import_module(f"bootc_fast.cli.{command.module}")
-        module.add_arguments(self)
+        getattr(module, command.fill)(self)
         add_global_options(self, default=argparse.SUPPRESS)
         self.set_defaults(run=module.run)
 
     def parse_known_args(  # type: ignore[override]  # the overloads of typeshed differ in the namespace's type only
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Fill the parser, then parse."""
+        """Fill the parser, then parse.
+
+        What a command does not know is refused by its own parser, which alone can say what was meant.
+        """
         prefix = self.command.prefix if self.command else ()
         self.fill()
         given = self.given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([*prefix, *given], namespace)
+        if not given and self._lists_commands():
+            # Nothing is asked for: all that can be asked for, and the exit code of a wrong command line.
+            self._print_message(self.format_help(), sys.stderr)
+            sys.exit(2)
+        found, unknown = super().parse_known_args([*prefix, *given], namespace)
+        if unknown:
+            self._refuse(unknown)
+        return found, unknown
 
-    def error(self, message: str) -> NoReturn:
+    def _lists_commands(self) -> bool:
+        return any(isinstance(action, argparse._SubParsersAction) for action in self._actions)  # noqa: SLF001 no public way
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        options = [word for word in unknown if word.startswith("-")]
+        hint = did_you_mean(options[0].partition("=")[0], self._option_string_actions) if options else ""
+        self.error(f"{self.prog} takes no {' '.join(unknown)}", hint=hint)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known, word = [str(one) for one in action.choices], str(value)
+        hint = did_you_mean(word, known)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 no public way
+            self.error(f"{self.prog} has no command {word!r}", hint=hint)
+        self.error(
+            f"{'/'.join(action.option_strings) or action.metavar}: {word!r} is none of {', '.join(known)}", hint=hint
+        )
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> object:
+        # Before it is converted: of what cannot be, argparse says the type's name only.
+        is_command = action.nargs == argparse.PARSER  # given what follows the command, too
+        if action.choices is not None and not is_command and arg_string not in map(str, action.choices):
+            self._check_value(action, arg_string)
+        return super()._get_value(action, arg_string)
+
+    def format_help(self) -> str:
+        """Put in what most commands' starts need not build."""
+        epilog = self.epilog
+        if epilog is EPILOG:
+            from bootc_fast.errors import EXIT_CODES
+
+            self.epilog = epilog + "".join(f"  {code:>2}  {meaning}\n" for code, meaning in EXIT_CODES.items())
+        try:
+            return super().format_help()
+        finally:
+            self.epilog = epilog
+
+    def error(self, message: str, *, hint: str = "") -> NoReturn:
         """Print like every other error of this program, and exit with 2."""
         from bootc_fast.cli.failure import encode_error, render_error, want_json_of
         from bootc_fast.cli.render import print_json, write_stderr
         from bootc_fast.errors import UsageError
 
-        error = UsageError(f"reading the command line: {message}", hint=f"try '{self.prog} --help'")
+        where = f"'{self.prog} --help'"
+        hint = f"{hint} ({where} lists what there is)" if hint else f"try {where}"
+        error = UsageError(f"reading the command line: {message}", hint=hint)
         write_stderr(self.format_usage() + render_error(error))
         if want_json_of(self.given):
             print_json(encode_error(error))

@@ -30,7 +30,7 @@ def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> No
     assert all(command.name in out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such"], ["--no-such"]])
+@pytest.mark.parametrize("argv", [["no-such"], ["--no-such"]])
 def test_a_wrong_command_line_exits_with_2_and_says_why(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv)

@@ -269,7 +269,6 @@ def test_a_file_that_is_no_image_is_refused_as_such(
 @pytest.mark.parametrize(
     "argv",
     [
-        ["etc"],
         ["etc", "nonsense"],
         ["etc", "diff", "--current", "."],
         ["etc", "diff", "--pristine", "."],
