@@ -11,6 +11,10 @@ import os
 
 from bootc_fast.errors import BootcFastError, FileSystemError, code_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 UNEXPECTED = 1
 
 SHORT_DIGEST_CHARS = 16
@@ -168,6 +172,20 @@ def shorten_digest(digest: str, chars: int = SHORT_DIGEST_CHARS) -> str:
 def count(number: int, noun: str) -> str:
     """``1 change``, ``2 changes``: every word of the noun's plural that has an ``s`` loses it for one."""
     return f"{number} {noun if number != 1 else ' '.join(word.removesuffix('s') for word in noun.split())}"
+
+
+def suggest(word: str, known: Iterable[str]) -> str | None:
+    """The one of the known words that was probably meant; None where none is like it."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean 'rollback'?``, or nothing."""
+    found = suggest(word, known)
+    return f"did you mean {escape(found)!r}?" if found else ""
 
 
 def make_stream_lenient(stream: object) -> None:

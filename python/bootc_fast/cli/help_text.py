@@ -1,4 +1,4 @@
-"""Help for people: as wide as the terminal, cut between words only; and suggestions for what was mistyped."""
+"""Help for people: as wide as the terminal, cut between words only."""
 
 from __future__ import annotations
 
@@ -104,17 +104,3 @@ def reflow(text: str, width: int) -> list[str]:
         lines.extend(wrap(line[len(begin) :], width, begin=begin, rest=" " * rest))
     end_paragraph()
     return lines
-
-
-def suggest(word: str, known: Iterable[str]) -> str | None:
-    """The one of the known words that was probably meant; None where none is like it."""
-    import difflib
-
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean 'rollback'?``, or nothing."""
-    found = suggest(word, known)
-    return f"did you mean {found!r}?" if found else ""

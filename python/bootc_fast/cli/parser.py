@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 
 from bootc_fast import __version__
-from bootc_fast.cli.help_text import HelpFormatter, did_you_mean
+from bootc_fast.cli.help_text import HelpFormatter
 
 # Not from typing: importing that takes a tenth of the whole start-up.
 TYPE_CHECKING = False
@@ -78,6 +78,7 @@ COMMANDS = (
     Command("soft-reboot", "cmd_soft_reboot", "enter what boots next without the firmware, or undo that"),
     Command("etc", "cmd_etc", "compare and merge /etc trees"),
     Command("config-diff", "cmd_etc", "the same as 'etc diff'", fill="add_config_diff"),
+    Command("policy", "cmd_policy", "check the policy files, and say what they mean"),
     Command("digest", "cmd_digest", "print fs-verity digests of files"),
     Command("image", "cmd_image", "list, dump, read and verify EROFS images"),
     Command("lab", "cmd_lab", "make and drive a whole bootc host in a directory"),
@@ -139,6 +140,8 @@ class CommandParser(argparse.ArgumentParser):
         return any(isinstance(action, argparse._SubParsersAction) for action in self._actions)  # noqa: SLF001 no public way
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        from bootc_fast.text import did_you_mean
+
         options = [word for word in unknown if word.startswith("-")]
         hint = did_you_mean(options[0].partition("=")[0], self._option_string_actions) if options else ""
         self.error(f"{self.prog} takes no {' '.join(unknown)}", hint=hint)
@@ -146,6 +149,8 @@ class CommandParser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
             return
+        from bootc_fast.text import did_you_mean
+
         known, word = [str(one) for one in action.choices], str(value)
         hint = did_you_mean(word, known)
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 no public way

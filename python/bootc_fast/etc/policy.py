@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
-from bootc_fast.machine.policy_file import read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import Key, name_hint, read_policy_file, refuse_unknown_keys, take_word
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:
@@ -33,6 +33,30 @@ if TYPE_CHECKING:
 
 POLICY_FILES = ("usr/lib/bootc-fast/merge.toml", "etc/bootc-fast/merge.toml")
 """Below the host's root; later ones override earlier ones."""
+
+KEYS = (
+    Key(
+        "default",
+        "default",
+        '"fail", "current" or "new"; "fail" where it is missing',
+        "what happens on a conflict that no [[path]] entry matches: nothing is written; the version in /etc wins; the "
+        "new image's wins. What loses is kept beside it",
+    ),
+    Key(
+        "path", "rules", "any number of [[path]] tables", "what happens at certain paths; the first that matches counts"
+    ),
+)
+PATH_KEYS = (
+    Key("pattern", "pattern", "a path below /etc, with wildcards", "which paths the entry is for"),
+    Key("on-conflict", "strategy", '"fail", "current" or "new"', "who wins where two changes cannot be joined"),
+    Key(
+        "on-both-changed",
+        "preference",
+        '"current" or "new"',
+        "whose version of a file wins that both sides changed, which is no conflict",
+    ),
+)
+"""Of the file, and of a ``[[path]]`` entry."""
 
 MAX_POLICY_BYTES = 1 << 20
 """Far more than anybody writes by hand; a policy file is read at every shutdown."""
@@ -233,13 +257,13 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
     try:
         table = tomllib.loads(text)
         entries = table.pop("path", [])
-        default = Strategy(table.pop("default", base.default))
-        refuse_unknown_keys(table)
+        default = Strategy(take_word(table, "default", Strategy, base.default))
+        refuse_unknown_keys(table, [key.name for key in KEYS])
         if not isinstance(entries, list):
             raise TypeError("'path' is no array of tables: write [[path]]")
         return _add_entries(replace(base, default=default), entries)
     except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint="its form is described in docs/merge-policy.md") from error
+        raise InvalidStateError(f"{what}: {error}", hint=name_hint("merge.toml")) from error
 
 
 def _add_entries(base: MergePolicy, entries: list[object]) -> MergePolicy:
@@ -251,21 +275,26 @@ def _add_entries(base: MergePolicy, entries: list[object]) -> MergePolicy:
             raise TypeError("'path' is no array of tables: write [[path]]")
         table = dict(entry)
         pattern = table.pop("pattern", None)
-        choices = {key: table.pop(key) for key in ("on-conflict", "on-both-changed") if key in table}
-        refuse_unknown_keys(table)
-        if not choices or not all(isinstance(text, str) for text in (pattern, *choices.values())):
-            raise TypeError("each [[path]] needs a pattern, and on-conflict or on-both-changed or both, all strings")
-        if "on-conflict" in choices:
-            rules.append(make_rule(pattern, Strategy(choices["on-conflict"])))
-        if "on-both-changed" in choices:
-            preferences.append(make_preference(pattern, _parse_preference(choices["on-both-changed"])))
+        has_choice = bool({"on-conflict", "on-both-changed"} & set(table))
+        if "on-conflict" in table:
+            strategy = Strategy(take_word(table, "on-conflict", Strategy, ""))
+            rules.append(make_rule(_to_text(pattern), strategy))
+        if "on-both-changed" in table:
+            preference = Preference(take_word(table, "on-both-changed", (Preference.CURRENT, Preference.NEW), ""))
+            preferences.append(make_preference(_to_text(pattern), preference))
+        refuse_unknown_keys(table, [key.name for key in PATH_KEYS])
+        if not has_choice:
+            raise TypeError(_INCOMPLETE)
     return replace(base, rules=(*rules, *base.rules), preferences=(*preferences, *base.preferences))
 
 
-def _parse_preference(text: str) -> Preference:
-    if text not in (Preference.CURRENT, Preference.NEW):
-        raise ValueError(f"on-both-changed is {text!r}, neither 'current' nor 'new'")
-    return Preference(text)
+_INCOMPLETE = "each [[path]] needs a pattern, and on-conflict or on-both-changed or both, all strings"
+
+
+def _to_text(pattern: object) -> str:
+    if not isinstance(pattern, str):
+        raise TypeError(_INCOMPLETE)
+    return pattern
 
 
 def read_merge_policy(host: Host, *, on_conflict: Strategy | ConflictChoice | None = None) -> MergePolicy:

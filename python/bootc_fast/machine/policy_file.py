@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
-from bootc_fast.text import reason_of
+from bootc_fast.text import did_you_mean, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
 
 T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """A key of a policy file: for what reads it, for errors, `policy check` and the man pages.
+
+    Attributes:
+        name: As it is written.
+        attribute: Of the policy, where its value ends up.
+        values: What may stand there, in words.
+        meaning: What it is for, in words.
+    """
+
+    name: str
+    attribute: str
+    values: str
+    meaning: str
+
+
+def name_hint(file_name: str) -> str:
+    """Where somebody whose policy file is refused finds help on that very host."""
+    return f"bootc-fast-{file_name}(5) has its form; `bootc-fast policy check` reads all policy files"
 
 
 def read_policy_file(host: Host, path: Path, *, max_bytes: int) -> str | None:
@@ -64,11 +85,31 @@ def read_policies(
     return base, warnings
 
 
-def refuse_unknown_keys(table: Mapping[str, object]) -> None:
+def refuse_unknown_keys(table: Mapping[str, object], known: Iterable[str]) -> None:
     """Refuse what is left of a table when all keys that are known were taken out.
 
+    Args:
+        table: What is left.
+        known: All keys that it may have.
+
     Raises:
-        ValueError: Something is left.
+        ValueError: Something is left; says what may stand there.
     """
     if table:
-        raise ValueError(f"unknown key {min(table)!r}")
+        names = tuple(known)
+        word = min(table)
+        meant = did_you_mean(word, names)
+        raise ValueError(f"unknown key {word!r}{f' ({meant})' if meant else ''}; valid keys: {', '.join(names)}")
+
+
+def take_word(table: dict[str, object], key: str, words: Iterable[str], default: str) -> str:
+    """Take one of a few words out of a table; `default` where the key is missing.
+
+    Raises:
+        ValueError: Another value stands there; says which may.
+    """
+    value, known = table.pop(key, default), tuple(map(str, words))
+    if not isinstance(value, str) or value not in known:
+        meant = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ValueError(f"{key!r} is {value!r}, none of {', '.join(known)}{f' ({meant})' if meant else ''}")
+    return value

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
-from bootc_fast.machine.policy_file import read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
 from bootc_fast.text import escape
 from bootc_fast.trial.network import is_host_name, parse_url
 
@@ -40,7 +40,21 @@ POLICY_FILES = ("usr/lib/bootc-fast/trial.toml", "etc/bootc-fast/trial.toml")
 GREENBOOT_CONF = "etc/greenboot/greenboot.conf"
 MAX_POLICY_BYTES = 1 << 16
 MAX_SECONDS = 24 * 3600.0
-_HINT = "its form is described in docs/health.md"
+_SECONDS = f"a number of seconds above 0, up to {MAX_SECONDS:g}"
+KEYS = (
+    Key("script-timeout", "script_timeout_s", f"{_SECONDS}; 300", "for each script"),
+    Key("timeout", "timeout_s", f"{_SECONDS}; 600", "for all checks together"),
+    Key("disabled", "disabled", "a list of file names", "scripts that are not run; those of greenboot.conf are added"),
+    Key("no-failed-units", "no_failed_units", "true or false; false", "a failed unit of systemd is unhealthy"),
+    Key("failed-units-except", "failed_units_except", "a list of units", "units that may fail all the same"),
+    Key("default-route", "default_route", "true or false; false", "no way to the internet is unhealthy"),
+    Key("dns-names", "dns_names", "a list of host names", "names that the host's resolver has to know"),
+    Key("urls", "urls", "a list of http and https addresses", "what has to answer"),
+    Key("network-timeout", "network_timeout_s", f"{_SECONDS}; 60", "for how long the last three are tried again"),
+)
+"""Of the table ``[health]``; what stands behind a semicolon is the default."""
+TABLES = ("health", "trial")
+"""Of the file; `trial_policy` reads the second."""
 # An array of the shell's, on one line or several.
 _DISABLED = re.compile(r"^[ \t]*DISABLED_HEALTHCHECKS=\((?P<words>[^)]*)\)", re.MULTILINE)
 
@@ -89,7 +103,7 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
         table = document.pop("health", {})
         # `trial_policy` reads that.
         document.pop("trial", None)
-        refuse_unknown_keys(document)
+        refuse_unknown_keys(document, TABLES)
         if not isinstance(table, dict):
             raise TypeError("'health' is no table")
         policy = HealthPolicy(
@@ -103,9 +117,9 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
             urls=_urls(table, "urls", base.urls),
             network_timeout_s=_seconds(table, "network-timeout", base.network_timeout_s),
         )
-        refuse_unknown_keys(table)
+        refuse_unknown_keys(table, [key.name for key in KEYS])
     except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=_HINT) from error
+        raise InvalidStateError(f"{what}: {error}", hint=name_hint("trial.toml")) from error
     return policy
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bootc_fast.boot.counting.records import DEFAULT_TRIES, CountWish, WantedMethod
 from bootc_fast.errors import InvalidStateError
-from bootc_fast.machine.policy_file import read_policies, refuse_unknown_keys
+from bootc_fast.machine.policy_file import Key, name_hint, read_policies, refuse_unknown_keys, take_word
 from bootc_fast.trial.policy import MAX_POLICY_BYTES, POLICY_FILES
 
 if TYPE_CHECKING:
@@ -31,7 +31,30 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 9
 """One digit, so that the name under which boots are counted keeps its length."""
-_HINT = "its form is described in docs/trial.md"
+KEYS = (
+    Key(
+        "tries",
+        "tries",
+        f"a whole number from 0 to {MAX_TRIES}; {DEFAULT_TRIES}",
+        "how often a new deployment is tried; 0 counts no boots",
+    ),
+    Key(
+        "method", "method", '"auto", "counter" or "one-shot"; "auto"', "how boots are counted, where there is a choice"
+    ),
+    Key(
+        "require-counting",
+        "require_counting",
+        "true or false; false",
+        "a finalize refuses where the boots of the new deployment cannot be counted",
+    ),
+    Key(
+        "on-failure",
+        "on_failure",
+        '"reboot" or "stay"; "reboot"',
+        "what happens where what is on trial is not healthy",
+    ),
+)
+"""Of the table ``[trial]``; what stands behind a semicolon is the default."""
 
 E = TypeVar("E", bound=enum.StrEnum)
 
@@ -87,9 +110,9 @@ def parse_trial_policy(text: str, *, what: str, base: TrialPolicy | None = None)
             require_counting=_flag(table, "require-counting", default=base.require_counting),
             on_failure=_word(table, "on-failure", base.on_failure),
         )
-        refuse_unknown_keys(table)
+        refuse_unknown_keys(table, [key.name for key in KEYS])
     except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=_HINT) from error
+        raise InvalidStateError(f"{what}: {error}", hint=name_hint("trial.toml")) from error
     return policy
 
 
@@ -102,10 +125,7 @@ def _tries(table: dict[str, Any], default: int) -> int:
 
 def _word(table: dict[str, Any], key: str, default: E) -> E:
     kind = type(default)
-    value = table.pop(key, default.value)
-    if not isinstance(value, str) or value not in set(kind):
-        raise ValueError(f"{key!r} is none of {', '.join(kind)}")
-    return kind(value)
+    return kind(take_word(table, key, kind, default.value))
 
 
 def _flag(table: dict[str, Any], key: str, *, default: bool) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bootc_fast.cli import main
-from bootc_fast.cli.help_text import reflow, suggest
+from bootc_fast.cli.help_text import reflow
 from bootc_fast.cli.parser import COMMANDS, build_parser
 from bootc_fast.errors import EXIT_CODES, BootcFastError
+from bootc_fast.text import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

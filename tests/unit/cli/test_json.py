@@ -40,6 +40,7 @@ CALLS = {
     "bootc-fast etc diff": ("etc-diff", ["etc", "diff", "--json", "--patch"]),
     "bootc-fast etc merge": ("etc-merge", ["etc", "merge", "--json"]),
     "bootc-fast config-diff": ("etc-diff", ["config-diff", "--json"]),
+    "bootc-fast policy check": ("policy-check", ["policy", "check", "--json"]),
     "bootc-fast digest": ("digest", ["digest", "--json", "IMAGE"]),
     "bootc-fast image ls": ("image-ls", ["image", "ls", "--json", "-R", "IMAGE"]),
     "bootc-fast image verify": ("image-verify", ["image", "verify", "--json", "IMAGE"]),

@@ -72,8 +72,10 @@ def test_a_pattern_that_can_match_nothing_is_refused(pattern: str) -> None:
     [
         ("default = ", "Invalid value"),
         ('default = "never"', "never"),
-        ("default = 1", "1 is not a valid"),
-        ('defualt = "new"', "unknown key 'defualt'"),
+        ("default = 1", "'default' is 1, none of fail, current, new"),
+        ('default = "curent"', "none of fail, current, new \\(did you mean 'current'\\?\\)"),
+        ('defualt = "new"', "unknown key 'defualt' \\(did you mean 'default'\\?\\); valid keys: default, path"),
+        ('[[path]]\npattern = "x"\non_conflict = "new"', "valid keys: pattern, on-conflict, on-both-changed"),
         ('path = "x"', "write \\[\\[path\\]\\]"),
         ("path = [1]", "write \\[\\[path\\]\\]"),
         ('[[path]]\npattern = "x"', "needs a pattern, and on-conflict"),

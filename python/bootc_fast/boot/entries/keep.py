@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
-from bootc_fast.machine.policy_file import read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ MAX_POLICY_BYTES = 1 << 16
 
 
 MAX_PINS = MAX_KEEP
+
+KEYS = (
+    Key(
+        "keep",
+        "keep",
+        f"a number from {DEFAULT_KEEP} to {MAX_KEEP}; {DEFAULT_KEEP} where it is missing",
+        "how many deployments keep a boot entry in all, the new and the running one among them",
+    ),
+    Key("pinned", "pinned", "a list of digests, as in `status -v`", "deployments that keep theirs whatever is updated"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +80,17 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
     try:
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))
-        refuse_unknown_keys(table)
+        refuse_unknown_keys(table, [key.name for key in KEYS])
         if not isinstance(keep, int) or isinstance(keep, bool) or not DEFAULT_KEEP <= keep <= MAX_KEEP:
             raise ValueError(f"'keep' is no number from {DEFAULT_KEEP} to {MAX_KEEP}")
         if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
             raise ValueError("'pinned' is no list of digests")
         return KeepPolicy(keep, tuple(parse_digest(one, what=what) for one in pinned))
+    except InvalidStateError as error:
+        error.hint = name_hint("boot.toml")
+        raise
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint="its form is described in docs/boot-entries.md") from error
+        raise InvalidStateError(f"{what}: {error}", hint=name_hint("boot.toml")) from error
 
 
 def read_keep_policy(host: Host) -> tuple[KeepPolicy, tuple[str, ...]]:
