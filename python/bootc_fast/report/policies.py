@@ -11,7 +11,7 @@ from bootc_fast.errors import BootcFastError, FileSystemError, UsageError
 from bootc_fast.etc import policy as merge
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.policy_file import read_policy_file
-from bootc_fast.text import did_you_mean
+from bootc_fast.text import did_you_mean, reason_of
 from bootc_fast.trial import policy as health
 from bootc_fast.trial import trial_policy as trial
 
@@ -165,14 +165,14 @@ def check_files(paths: Sequence[Path]) -> tuple[PolicyReport, ...]:
     # As every policy file is read: no FIFO is waited for, and none is longer than it may be on a host.
     machine = open_host("/")
     return tuple(
-        _check(kind, [(str(path), _reader(machine, path.absolute(), kind)) for path in paths if path.name == kind.name])
+        _check(kind, [_place(machine, path.absolute(), kind) for path in paths if path.name == kind.name])
         for kind in KINDS
         if any(path.name == kind.name for path in paths)
     )
 
 
-def _reader(host: Host, path: Path, kind: Kind) -> Callable[[], str | None]:
-    return lambda: read_policy_file(host, path, max_bytes=kind.max_bytes)
+def _place(host: Host, path: Path, kind: Kind) -> tuple[str, Callable[[], str | None]]:
+    return str(path), lambda: read_policy_file(host, path, max_bytes=kind.max_bytes)
 
 
 def _check(kind: Kind, places: Iterable[tuple[str, Callable[[], str | None]]]) -> PolicyReport:
@@ -186,7 +186,7 @@ def _check(kind: Kind, places: Iterable[tuple[str, Callable[[], str | None]]]) -
         except BootcFastError as error:
             files.append(PolicyFile(path, is_there=True, error=error))
         except OSError as error:
-            files.append(PolicyFile(path, is_there=True, error=FileSystemError(f"reading {path}: {error.strerror}")))
+            files.append(PolicyFile(path, is_there=True, error=FileSystemError(f"reading {path}: {reason_of(error)}")))
         else:
             files.append(PolicyFile(path, is_there=text is not None))
             if text is not None:
