@@ -143,10 +143,7 @@ class PolicyReport:
 
 def check_host(host: Host) -> tuple[PolicyReport, ...]:
     """Read all policy files of a host; blocks, writes nothing."""
-    return tuple(
-        _check(kind, [(str(host.root / name), _reader(host, host.root / name, kind)) for name in kind.paths])
-        for kind in KINDS
-    )
+    return tuple(_check(kind, [_place(host, host.root / name, kind) for name in kind.paths]) for kind in KINDS)
 
 
 def check_files(paths: Sequence[Path]) -> tuple[PolicyReport, ...]:
