@@ -1,7 +1,5 @@
 """``python -m bootc_fast``."""
 
-import sys
+from bootc_fast.cli import run_and_exit
 
-from bootc_fast.cli import main
-
-sys.exit(main())
+run_and_exit()

@@ -6,8 +6,9 @@ A flow takes ``on_event``, a plain callable that must not block; ``channel_sink`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectSendStream

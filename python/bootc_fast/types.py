@@ -6,8 +6,9 @@ Imports nothing of ours. A fact that only one module uses lives in that module.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NewType
+
+from bootc_fast.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,12 +6,12 @@ import shlex
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.render import paint, print_lines, want_colour
 from bootc_fast.errors import BootcFastError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

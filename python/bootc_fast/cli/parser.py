@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+# argparse asks gettext for each of its words, 54 times a start, and no catalogue has any of ours.
+vars(argparse)["_"] = str
+
+
 class Command:
     """One verb.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot, describe_dropped, find_dropped, order_after_finalize
 from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.composefs.splitstream import read_image
 from bootc_fast.errors import BootcFastError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host

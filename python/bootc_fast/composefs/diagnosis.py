@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.fat import FatReader
@@ -35,6 +34,7 @@ from bootc_fast.errors import BootcFastError, FatFormatError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.mountinfo import find_writable, parse_mountinfo
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import describe_error, escape_bytes, shorten_digest
 from bootc_fast.types import BootType
 

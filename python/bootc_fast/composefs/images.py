@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, UsageError, VerityMismatchError
 from bootc_fast.machine.files import open_regular
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

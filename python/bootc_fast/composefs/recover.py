@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import AsyncExitStack, closing, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -20,6 +19,7 @@ from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
 from bootc_fast.machine.native import run_native
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.beside import remove_outdated
@@ -19,6 +18,7 @@ from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:

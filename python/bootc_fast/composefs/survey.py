@@ -6,7 +6,6 @@ import enum
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bootc_fast import _core
@@ -16,6 +15,7 @@ from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, I
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
 from bootc_fast.types import Algorithm
 

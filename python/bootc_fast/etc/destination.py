@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from bootc_fast.errors import FileSystemError, UsageError
 from bootc_fast.etc.trees import DirectorySource
+from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

@@ -6,14 +6,13 @@ what is kept or deleted is what the admin changed. So a diff never says anything
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bootc_fast.etc.trees import read_content
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:
@@ -221,6 +220,8 @@ def _make_patch(path: bytes, pristine: OpenTree, other: OpenTree, side: PatchSid
 
 
 def _unified(names: list[bytes], before: bytes | None, after: bytes | None) -> Iterator[bytes]:
+    import difflib
+
     # A tab ends a name with blanks in it, as GNU diff writes it.
     header = [name + b"\t" if b" " in name else name for name in names]
     for line in difflib.diff_bytes(difflib.unified_diff, _lines(before), _lines(after), header[0], header[1]):

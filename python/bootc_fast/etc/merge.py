@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import UsageError
@@ -18,6 +17,7 @@ from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, EtcSource, ImageSource, OpenTrees, open_trees
 from bootc_fast.events import ignore_event
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

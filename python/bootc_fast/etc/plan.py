@@ -7,7 +7,6 @@ that failed, was cancelled or lost power half-way is completed by the next one.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,6 +20,7 @@ from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
 from bootc_fast.events import StepDone, StepProgress, StepStarted, ignore_event
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import count
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
 

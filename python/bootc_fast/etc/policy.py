@@ -18,12 +18,12 @@ everything, also with ``fail``; ``--on-conflict PATTERN=STRATEGY`` comes before 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.policy_file import Key, name_hint, read_policy_file, refuse_unknown_keys, take_word
+from bootc_fast.records import dataclass, replace
 from bootc_fast.types import Strategy
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +13,7 @@ import anyio
 from bootc_fast import _core
 from bootc_fast.errors import BootcFastError, FileSystemError, UsageError
 from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 
 if TYPE_CHECKING:

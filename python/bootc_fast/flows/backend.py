@@ -9,12 +9,12 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bootc_fast.errors import NotBootcHostError
+from bootc_fast.machine.booted import is_ostree_host
 from bootc_fast.machine.native import run_blocking
-from bootc_fast.ostree.sysroot import is_ostree_host
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

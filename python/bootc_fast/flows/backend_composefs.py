@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import replace
 from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import note_withdrawn
 from bootc_fast.restart.composefs import make_composefs_ways

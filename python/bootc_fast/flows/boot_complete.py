@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -28,6 +27,7 @@ from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field, replace
 from bootc_fast.report.boots import find_missed, make_memory, read_memory, write_memory
 from bootc_fast.report.failure import failure_fields, failure_lines
 from bootc_fast.report.finalize import read_boot_id, read_outcome, reserve_record, set_aside, write_outcome

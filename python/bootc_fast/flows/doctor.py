@@ -11,7 +11,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -29,6 +28,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -34,6 +33,7 @@ from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import replace
 from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import Recall, recall_finalize, record_outcome, write_outcome
 from bootc_fast.report.journal import report_failure, send_boot_order, send_finalize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,6 +14,7 @@ from bootc_fast.errors import BootcFastError
 from bootc_fast.etc.policy import to_choice
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field, replace
 from bootc_fast.text import describe_error
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,6 +16,7 @@ from bootc_fast.flows.trial_notes import note_unhealthy
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import list_failed_units
+from bootc_fast.records import dataclass
 from bootc_fast.report.journal import send_health
 from bootc_fast.trial.checks import Check, CheckKind, CheckResult, Found, find_and_run, find_scripts, run_scripts
 from bootc_fast.trial.network import list_network_checks, run_network_checks

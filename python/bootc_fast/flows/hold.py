@@ -9,7 +9,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,6 +24,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import find_finalize_unit
+from bootc_fast.records import dataclass
 from bootc_fast.report.journal import send_hold
 from bootc_fast.text import describe_error, flatten, shorten_digest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.etc import hold_staged_etc, open_etc
@@ -19,6 +18,7 @@ from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.choose import choose_entry
@@ -10,6 +9,7 @@ from bootc_fast.composefs.boot_files import open_boot_snapshot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.errors import BootcFastError, UsageError
 from bootc_fast.flows.steps import single_error
+from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, escape, escape_bytes, flatten, shorten_digest
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,6 +17,7 @@ from bootc_fast.flows.finalize import finalize_staged
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass
 from bootc_fast.restart.ways import RestartWay, SoftRebootMode, require_live, start_restart
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -27,6 +26,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass
 from bootc_fast.report.journal import send_pin
 from bootc_fast.report.rollback import BOOTED
 from bootc_fast.text import shorten_digest

@@ -9,7 +9,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,6 +20,7 @@ from bootc_fast.flows.backend import LOOK_TIMEOUT_S, open_backend
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, replace
 from bootc_fast.report.journal import send_rollback
 from bootc_fast.report.rollback import RollbackOutcome, note_reboot
 from bootc_fast.restart.ways import RestartWay, Ways, start_restart

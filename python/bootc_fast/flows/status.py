@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -24,14 +23,12 @@ from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.flows.steps import single_error
-from bootc_fast.machine.booted import is_etc_transient, is_read_only
+from bootc_fast.machine.booted import is_etc_transient, is_ostree_host, is_read_only
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import find_finalize_unit
-from bootc_fast.ostree.etc import list_missing_ostree_changes
-from bootc_fast.ostree.sysroot import is_ostree_host, read_ostree
+from bootc_fast.records import replace
 from bootc_fast.report.finalize import read_outcome
-from bootc_fast.report.ostree import describe_ostree
 from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, StagedStatus
 from bootc_fast.restart.prepared import read_prepared
 from bootc_fast.restart.soft import judge_soft_reboots
@@ -123,6 +120,11 @@ async def get_status(
 
 async def _get_ostree_status(host: Host, *, compare_timeout_s: float | None) -> HostStatus:
     """As ``get_status``, through libostree; raises what ``read_ostree`` does."""
+    # Not on a host of the other kind: a status is to be there at once.
+    from bootc_fast.ostree.etc import list_missing_ostree_changes
+    from bootc_fast.ostree.sysroot import read_ostree
+    from bootc_fast.report.ostree import describe_ostree
+
     survey = await read_ostree(host)
     status, target = await describe_ostree(host, survey), survey.rollback
     if compare_timeout_s is None or target is None:

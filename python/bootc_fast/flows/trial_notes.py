@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.survey import read_survey
@@ -15,6 +14,7 @@ from bootc_fast.machine.host import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import read_unit_state
+from bootc_fast.records import replace
 from bootc_fast.report.finalize import now_text
 from bootc_fast.text import describe_error
 from bootc_fast.trial.states import TrialRecord, TrialState, change_states, read_states

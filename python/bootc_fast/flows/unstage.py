@@ -9,7 +9,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
@@ -39,6 +38,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field
 from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.journal import send_unstage
 from bootc_fast.report.rollback import drop_reboot_marker

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +13,7 @@ from bootc_fast.lab.forms import LabForms
 from bootc_fast.lab.generated import GENERATED_OS_RELEASE, set_times
 from bootc_fast.lab.layout import LabHost
 from bootc_fast.lab.rootfs import RootTree
+from bootc_fast.records import dataclass, field
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:

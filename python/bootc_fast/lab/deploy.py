@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -13,6 +12,7 @@ from bootc_fast.errors import BootEntryError, InvalidStateError, UsageError
 from bootc_fast.lab.forms import EFI_UUID_SOURCE, UKI_DIRECTORY, EntryText, parse_entry, render_menuentry
 from bootc_fast.lab.layout import ROOT_ARGUMENTS, LabHost
 from bootc_fast.lab.uki import build_uki
+from bootc_fast.records import dataclass
 from bootc_fast.types import BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:

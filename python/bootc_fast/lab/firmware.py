@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.efi.firmware import read_loader_variables
@@ -14,6 +13,7 @@ from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.lab.forms import parse_entry
 from bootc_fast.machine.host import open_host
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape_bytes
 from bootc_fast.types import Loader, VerityDigest
 

@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from bootc_fast.records import dataclass, replace
 
 KERNEL_PREFIX = "bootc_composefs-"
 UKI_DIRECTORY = "/EFI/Linux/bootc"

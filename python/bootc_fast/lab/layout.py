@@ -11,13 +11,13 @@ import os
 import shutil
 import subprocess
 import uuid
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import CommandError, InvalidStateError, UsageError
 from bootc_fast.lab.forms import LabForms, render_origin
 from bootc_fast.lab.oci import write_image
+from bootc_fast.records import dataclass, field
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:

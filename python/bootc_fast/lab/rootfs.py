@@ -8,12 +8,12 @@ import shlex
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import CommandError, UsageError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

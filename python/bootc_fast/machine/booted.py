@@ -169,3 +169,21 @@ def is_read_only(host: Host) -> bool:
     except (InvalidStateError, FileSystemError):
         return False
     return mount is not None and b"ro" in mount.super_options
+
+
+def is_ostree_host(host: Host) -> bool:
+    """Say whether the host booted with ostree, and not from a composefs image that bootc made.
+
+    Raises:
+        InvalidStateError: The mount at / or the command line name composefs, but no digest.
+
+    Source:
+        Spec host.md, "Which deployment is booted"; ostree-prepare-root, ``/run/ostree-booted``.
+    """
+    if host.find_status(host.ostree_booted) is None or host.find_status(host.sysroot / "ostree/repo") is None:
+        return False
+    try:
+        read_booted(host)
+    except NotBootcHostError:
+        return True
+    return False

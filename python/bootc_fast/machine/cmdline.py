@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape
 from bootc_fast.types import VerityDigest
 

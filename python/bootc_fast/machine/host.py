@@ -11,13 +11,13 @@ import os
 import secrets
 import stat
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
 from bootc_fast.machine.lock import hold_lock
+from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.records import dataclass
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _MIN_FIELDS_BEFORE = 6

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from bootc_fast.errors import MountError
 from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.held import Held
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

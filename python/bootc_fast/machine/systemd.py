@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
+
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
@@ -26,6 +25,7 @@ from bootc_fast.ostree.commit import lookup_text, read_commit_images
 from bootc_fast.ostree.deployment import OstreeBoot, OstreeDeployment, OstreeSurvey
 from bootc_fast.ostree.libostree import load_libostree, ostree_errors
 from bootc_fast.ostree.obstacles import find_soft_reboot_obstacles
+from bootc_fast.records import replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

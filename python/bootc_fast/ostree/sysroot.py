@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bootc_fast.errors import BootEntryError, FileSystemError, NotBootcHostError, SoftRebootError
-from bootc_fast.machine.booted import read_booted
+from bootc_fast.errors import BootEntryError, FileSystemError, SoftRebootError
 from bootc_fast.ostree.deployment import OstreeBoot, OstreeDeployment, OstreeImage, OstreeSurvey
 from bootc_fast.ostree.libostree import load_libostree, lock_sysroot, open_sysroot, ostree_errors, run_ostree
 from bootc_fast.ostree.survey import make_key, staged_file, survey_sysroot
@@ -30,29 +29,10 @@ __all__ = [
     "clear_soft_reboot",
     "enter_ostree",
     "find_boot_file",
-    "is_ostree_host",
     "prepare_soft_reboot",
     "read_ostree",
     "reorder_ostree",
 ]
-
-
-def is_ostree_host(host: Host) -> bool:
-    """Say whether the host booted with ostree, and not from a composefs image that bootc made.
-
-    Raises:
-        InvalidStateError: The mount at / or the command line name composefs, but no digest.
-
-    Source:
-        Spec host.md, "Which deployment is booted"; ostree-prepare-root, ``/run/ostree-booted``.
-    """
-    if host.find_status(host.ostree_booted) is None or host.find_status(host.sysroot / "ostree/repo") is None:
-        return False
-    try:
-        read_booted(host)
-    except NotBootcHostError:
-        return True
-    return False
 
 
 def find_boot_file(host: Host, name: str) -> Path:

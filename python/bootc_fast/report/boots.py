@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
+from bootc_fast.records import dataclass
 from bootc_fast.report.finalize import read_boot_id
 from bootc_fast.text import dump_json, reason_of
 

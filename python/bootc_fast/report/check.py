@@ -6,10 +6,10 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import BootEntryError, InvalidStateError
+from bootc_fast.records import dataclass
 from bootc_fast.text import shorten_digest
 from bootc_fast.types import Result
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, EtcConflictError, FileSystemError, InvalidStateError
 from bootc_fast.etc.policy import decode_choice, encode_choice
+from bootc_fast.records import dataclass, field, replace
 from bootc_fast.text import (
     describe_error,
     dump_json,
@@ -172,6 +172,8 @@ def read_boot_id(host: Host) -> str | None:
 
 def now_text() -> str:
     """The time, as it stands in records: ISO 8601, UTC, whole seconds."""
+    from datetime import UTC, datetime
+
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

@@ -7,11 +7,11 @@ Source:
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast import message_ids
 from bootc_fast.errors import BootcFastError, CancelledByUserError, LockedError
+from bootc_fast.records import replace
 from bootc_fast.text import flatten
 from bootc_fast.types import Result
 

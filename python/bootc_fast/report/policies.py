@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bootc_fast.boot.entries import keep
@@ -11,6 +10,7 @@ from bootc_fast.errors import BootcFastError, FileSystemError, UsageError
 from bootc_fast.etc import policy as merge
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.policy_file import read_policy_file
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import did_you_mean, reason_of
 from bootc_fast.trial import policy as health
 from bootc_fast.trial import trial_policy as trial

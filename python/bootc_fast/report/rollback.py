@@ -6,10 +6,10 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host

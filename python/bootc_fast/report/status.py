@@ -6,10 +6,10 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.container import ImageFacts
+from bootc_fast.records import dataclass, field
 
 if TYPE_CHECKING:
     from bootc_fast.composefs.container import ImageName

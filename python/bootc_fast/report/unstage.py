@@ -6,8 +6,9 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.types import VerityDigest

@@ -10,11 +10,11 @@ import errno
 import os
 import re
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, InvalidStateError, SoftRebootError
+from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

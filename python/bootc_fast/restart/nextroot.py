@@ -10,15 +10,14 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import tomllib
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, MountError, VerityMismatchError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.scratch import DIRECTORY, open_scratch
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def parse_layout(text: str, command_line: str = "") -> RootLayout:
         InvalidStateError: It is no TOML, or a value is not of its kind.
     """
     what = f"reading {CONFIG_PATH.decode()}"
+    import tomllib
+
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

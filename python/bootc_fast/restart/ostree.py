@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, BootEntryError, SoftRebootError
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.ostree.sysroot import find_boot_file, prepare_soft_reboot
+from bootc_fast.records import dataclass
 from bootc_fast.restart.kexec import (
     KexecPieces,
     check_pieces,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.booted import parse_booted_mount
 from bootc_fast.machine.mountinfo import find_mount, parse_mountinfo
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.machine.host import Host

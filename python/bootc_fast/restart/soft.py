@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -19,6 +18,7 @@ from bootc_fast.errors import BootcFastError, InvalidStateError, SoftRebootError
 from bootc_fast.machine.cmdline import describe_argument_change, parse_composefs_arguments
 from bootc_fast.machine.mounts import hold_mount
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass
 from bootc_fast.restart import nextroot
 from bootc_fast.restart.running import compare_policies, is_unseen_by_init, read_systemd_version
 from bootc_fast.text import describe_error, shorten_digest

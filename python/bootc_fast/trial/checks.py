@@ -15,12 +15,12 @@ import os
 import signal
 import stat
 import subprocess
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import escape_bytes, escape_lines, reason_of
 
 if TYPE_CHECKING:

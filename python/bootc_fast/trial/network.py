@@ -14,11 +14,11 @@ import os
 import re
 import socket
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape, reason_of
 from bootc_fast.trial.checks import Check, CheckKind, CheckResult
 

@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape
 from bootc_fast.trial.network import is_host_name, parse_url
 
@@ -98,6 +97,8 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
         InvalidStateError: Not TOML, an unknown key, or a value that is none.
     """
     base = base or HealthPolicy()
+    import tomllib
+
     try:
         document = tomllib.loads(text)
         table = document.pop("health", {})

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import dump_json, reason_of
 
 if TYPE_CHECKING:

@@ -17,13 +17,12 @@ Source:
 from __future__ import annotations
 
 import enum
-import tomllib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bootc_fast.boot.counting.records import DEFAULT_TRIES, CountWish, WantedMethod
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.policy_file import Key, name_hint, read_policies, refuse_unknown_keys, take_word
+from bootc_fast.records import dataclass
 from bootc_fast.trial.policy import MAX_POLICY_BYTES, POLICY_FILES
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def parse_trial_policy(text: str, *, what: str, base: TrialPolicy | None = None)
         InvalidStateError: Not TOML, an unknown key, or a value that is none.
     """
     base = base or TrialPolicy()
+    import tomllib
+
     try:
         table = tomllib.loads(text).pop("trial", {})
         if not isinstance(table, dict):

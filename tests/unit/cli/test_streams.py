@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -148,3 +149,26 @@ def test_the_launcher_names_every_place_itself() -> None:
     assert places[0] == "/usr/lib/bootc-fast"
     assert any(place.endswith("dist-packages") for place in places)
     assert any(place.endswith("site-packages") for place in places)
+
+
+@pytest.mark.parametrize(
+    ("version", "built_for", "error"),
+    [
+        ((3, 9, 2), "", "error: bootc-fast needs Python 3.11 or newer, and /usr/bin/python3 is 3.9\n"),
+        ((3, 10, 12), "3.10", "error: bootc-fast needs Python 3.11 or newer, and /usr/bin/python3 is 3.10\n"),
+        ((3, 14, 0), "3.13", "error: bootc-fast was installed for Python 3.13, and /usr/bin/python3 is 3.14\n"),
+        ((3, 14, 0), "", ""),
+        ((3, 13, 1), "3.13", ""),
+    ],
+)
+def test_the_launcher_refuses_a_python_that_cannot_serve_in_one_line(
+    version: tuple[int, ...], built_for: str, error: str
+) -> None:
+    text = LAUNCHER.read_text()
+    ast.parse(text, feature_version=(3, 7))  # else an older one prints a traceback before it gets there
+    start = f"import sys\nsys.version_info = {version}"
+    text = text.replace("import sys\n", start + "\n", 1).replace('BUILT_FOR = ""', f"BUILT_FOR = {built_for!r}")
+    text = text.replace('LIBRARY = "/usr/lib/bootc-fast"', f"LIBRARY = {str(Path(bootc_fast.__file__).parents[1])!r}")
+    done = subprocess.run([sys.executable, "-IS", "-c", text, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1 if error else 0, error)
+    assert done.stdout == ("" if error else f"bootc-fast {bootc_fast.__version__}\n")

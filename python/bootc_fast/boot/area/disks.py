@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import EspError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from bootc_fast.errors import CommandError, EspError, FileSystemError, InvalidSt
 from bootc_fast.machine import mounts
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
 from bootc_fast.machine.native import run_blocking
+from bootc_fast.records import dataclass, field, replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from dataclasses import dataclass
 
 from bootc_fast.boot.area.fat_slots import SLOT_BYTES, FatEntry, SlotTable, parse_slots
 from bootc_fast.errors import FatFormatError
+from bootc_fast.records import dataclass
 
 MAX_CLUSTERS = 1 << 24
 """Clusters of a volume; more is no boot partition (64 MiB of FAT, 8 GiB in 512-byte clusters)."""

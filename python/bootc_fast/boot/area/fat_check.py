@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 from array import array
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.fat import Chain, FatReader, Verdict
+from bootc_fast.records import dataclass, field
 
 if TYPE_CHECKING:
     from bootc_fast.boot.area.fat import FatDirectory

@@ -6,11 +6,11 @@ files, of which removing the one frees the other's clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.fat import Verdict
 from bootc_fast.boot.area.fat_check import FatProblem, check_names
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+
+from bootc_fast.records import dataclass
 
 SLOT_BYTES = 32
 LONG_NAME_CHARS = 13

@@ -12,7 +12,6 @@ Source:
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind
@@ -23,6 +22,7 @@ from bootc_fast.boot.entries.reader import ENTRIES
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, set_counters
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import OverrideKind, find_default
+from bootc_fast.records import replace
 from bootc_fast.text import count, escape_bytes, reason_of
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ Both have the same code for it: AuthenticodeVerify and Pkcs7Verify of EDK II ove
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.efi.chain import find_chain, name_of
 from bootc_fast.boot.efi.keys import DIGESTS, digest_of, is_message_signed_by
 from bootc_fast.errors import SignatureError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,11 +10,11 @@ Source:
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.efi.constraints import find_violation
 from bootc_fast.boot.efi.keys import Kind, is_signed_by
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.efi.authenticode import Signature, decode_signature, try_anchors
@@ -19,6 +18,7 @@ from bootc_fast.boot.efi.pe import Part, PeFile, list_hashed_parts
 from bootc_fast.boot.efi.siglist import KeyList, parse_key_list
 from bootc_fast.boot.efi.verdict import ACCEPTED, Verdict
 from bootc_fast.errors import SignatureError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

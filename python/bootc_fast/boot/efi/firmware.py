@@ -7,10 +7,10 @@ import fcntl
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import BootEntryError, FileSystemError, InvalidStateError
+from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ Headers are parsed by the core (Rust's ``object``); a file is read in pieces, ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from bootc_fast import _core
 from bootc_fast.errors import BootEntryError
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:

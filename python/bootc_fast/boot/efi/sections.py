@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from bootc_fast.records import dataclass
 
 MAX_HEADER_BYTES = 1 << 16
 """How much of a file is read for its section table; a stub's ends within 1 KiB."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, SignatureError
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.efi.pe import PeFile, parse_pe
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import shorten_digest
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.reader import OWN_NAME
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, replace_sort_key
+from bootc_fast.records import replace
 from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootsInstead
 

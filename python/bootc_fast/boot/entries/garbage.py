@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind
@@ -16,6 +15,7 @@ from bootc_fast.boot.entries.beside import CHECK_HINT, detach_path
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.errors import FatFormatError
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 from bootc_fast.types import VerityDigest
 

@@ -15,13 +15,12 @@ a deployment, whose /etc comes and goes with it.
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
         InvalidStateError: Not TOML, an unknown key, or a value that is none.
     """
     base = base or KeepPolicy()
+    import tomllib
+
     try:
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
@@ -28,6 +27,7 @@ from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, Load
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import BootEntryError, FileSystemError
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LiveMenu:
     choice: DefaultChoice
     overrides: tuple[LoaderOverride, ...] = ()
     elsewhere: tuple[MenuEntry, ...] = ()
-    outside: Outside = Outside()  # noqa: RUF009 - frozen
+    outside: Outside = Outside()
     files: tuple[MenuEntry, ...] = ()
     names: frozenset[bytes] = frozenset()
     chunks: tuple[Chunk, ...] = ()

@@ -11,12 +11,12 @@ names, thus a name is never used twice and old and new entries can be there at t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key
 from bootc_fast.boot.loaders.table import RULES, record_of
 from bootc_fast.errors import BootEntryError
+from bootc_fast.records import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from bootc_fast.boot.loaders.entry import set_counters
 from bootc_fast.boot.loaders.override import OverrideKind, find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
 from bootc_fast.errors import BootEntryError
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape_bytes, shorten_digest
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.area.directory import opened
@@ -33,6 +32,7 @@ from bootc_fast.boot.entries.reader import (
 from bootc_fast.boot.entries.staged_set import list_user_cfgs, remove_staged_set
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError
+from bootc_fast.records import dataclass, field
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

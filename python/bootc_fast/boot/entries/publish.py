@@ -42,7 +42,6 @@ Source:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast import _core
@@ -52,6 +51,7 @@ from bootc_fast.boot.entries.beside import CHECK_HINT
 from bootc_fast.boot.entries.publication import Publication
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.machine import native
+from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:

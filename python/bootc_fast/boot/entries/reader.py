@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.room import TEMPORARY_NAMES
@@ -13,6 +12,7 @@ from bootc_fast.boot.efi.sections import MAX_HEADER_BYTES, MAX_TEXT_BYTES, parse
 from bootc_fast.boot.entries.settings import find_settings
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES, MenuEntry, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
+from bootc_fast.records import dataclass, field, replace
 from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:

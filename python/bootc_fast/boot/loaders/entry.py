@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootType, VerityDigest
 

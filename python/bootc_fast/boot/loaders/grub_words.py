@@ -8,10 +8,10 @@ Source:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import parse_text
+from bootc_fast.records import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.loaders.entry import MenuEntry
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape_bytes
 from bootc_fast.types import BootType
 

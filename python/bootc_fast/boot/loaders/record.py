@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.boot.loaders.override import Outside
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     import re

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders import grub, grub_cc, systemd_boot
+from bootc_fast.records import dataclass
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:

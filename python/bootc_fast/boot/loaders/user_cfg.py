@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import MenuEntry, parse_artifact_digest
+from bootc_fast.records import dataclass
 from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
