@@ -20,7 +20,7 @@ the one in force.
 """
 EPILOG = """\
 example:
-  bootc-fast boot-complete; systemctl status bootc-fast-boot-complete.service
+  bootc-fast boot-complete
 """
 
 

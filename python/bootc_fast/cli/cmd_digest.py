@@ -44,13 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--algorithm", choices=["sha256", "sha512"], default="sha512", help="default: sha512")
     parser.add_argument(
-        "--block-size", metavar="N", type=int, default=4096, help="a power of two, 1024 to 65536; default: 4096 bytes"
+        "--block-size",
+        metavar="BYTES",
+        type=int,
+        default=4096,
+        help="a power of two, 1024 to 65536; default: 4096",
     )
-    parser.add_argument("--salt", metavar="HEX", default="", help="up to 32 bytes")
+    parser.add_argument("--salt", metavar="HEX", default="", help="a salt of up to 32 bytes")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--compact", action="store_true", help="print nothing but the digests")
     shape.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("files", metavar="FILE", nargs="+")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="regular files, or pipes")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,26 +23,31 @@ if TYPE_CHECKING:
     from bootc_fast.flows.host_etc import Trees
     from bootc_fast.types import EtcOperation, EtcReport
 
-EPILOG = """\
+_ABOUT = """
+Without directories, it works on this host (or the one of --root): the booted image, /etc, and the staged image.
+"""
+DIFF_EPILOG = f"""\
 examples:
   bootc-fast etc diff
   bootc-fast etc diff ssh /etc/fstab --patch
   bootc-fast etc diff --patch=new >image.patch
-  bootc-fast etc merge --dry-run
   bootc-fast etc diff --pristine /usr/etc --current /etc --patch
-  bootc-fast etc merge --pristine old.erofs --current /etc --new new.erofs --objects objects --into result
-
-Without directories, both work on this host (or the one of --root): the booted image, /etc, and the staged image.
+{_ABOUT}
 marks of a diff:
   A  added here
   M  modified here
   D  deleted here
-
+"""
+MERGE_EPILOG = f"""\
+examples:
+  bootc-fast etc merge --dry-run
+  bootc-fast etc merge --pristine old.erofs --current /etc --new new.erofs --objects objects --into result
+{_ABOUT}
 marks of a merge:
   K  kept: the change made here
   D  deleted here, and stays so
   I  image change ignored: the version here wins
-  A  image addition kept: in a directory that was deleted here
+  N  new from the image, in a directory that was deleted here
   C  conflict
   L  link that leads nowhere in the new image
   W  warning
@@ -51,12 +56,13 @@ marks of a merge:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands."""
-    parser.epilog = EPILOG
+    parser.epilog = "examples:\n  bootc-fast etc diff\n  bootc-fast etc merge --dry-run\n"
     commands = parser.add_subparsers(dest="etc_command", metavar="COMMAND", required=True)
     summary = "show what was changed in /etc, and what the next merge makes of it"
     add_config_diff(commands.add_parser("diff", help=summary))
     merge = commands.add_parser("merge", help="merge the changes into the new image's /etc")
     merge.description = "Merges the changes made in /etc into the new image's /etc."
+    merge.epilog = MERGE_EPILOG
     _add_trees(merge)
     merge.set_defaults(run_etc=_run_merge, etc_command="merge")
     merge.add_argument("--into", metavar="R", type=Path, help="directory that becomes exactly the result")
@@ -68,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_config_diff(diff: argparse.ArgumentParser) -> None:
     """Add the arguments of ``etc diff``, which is a verb of its own, too."""
     diff.description = "Shows what was changed in /etc, and what the next merge makes of it."
+    diff.epilog = DIFF_EPILOG
     _add_trees(diff)
     diff.set_defaults(run_etc=_run_diff, etc_command="diff", more_paths=[])
     diff.add_argument("paths", nargs="*", metavar="PATH", help="only these files and directories of /etc")
@@ -102,7 +109,6 @@ class _Patch(argparse.Action):
 
 
 def _add_trees(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     parser.add_argument(
         "--pristine", metavar="P", type=Path, help="/etc as the old image has it: a directory or an image"
     )

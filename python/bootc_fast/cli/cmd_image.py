@@ -50,18 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return child
 
     ls = add("ls", "list a directory of an image", _run_ls)
-    ls.add_argument("image", metavar="IMAGE", type=Path)
+    ls.add_argument("image", metavar="IMAGE", type=Path, help="the image")
     ls.add_argument("path", metavar="PATH", nargs="?", default="", help="default: the root directory")
     ls.add_argument("-R", "--recursive", action="store_true", help="and everything below it")
     ls.add_argument("--json", action="store_true", help="print JSON, with all attributes")
     dump = add("dump", "print composefs images in the composefs dump format", _run_dump)
-    dump.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    dump.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="the images")
     cat = add("cat", "print the content of files of an image", _run_cat)
-    cat.add_argument("image", metavar="IMAGE", type=Path)
-    cat.add_argument("paths", metavar="PATH", nargs="+")
+    cat.add_argument("image", metavar="IMAGE", type=Path, help="the image")
+    cat.add_argument("paths", metavar="PATH", nargs="+", help="files of the image")
     cat.add_argument("--objects", metavar="DIR", type=Path, help="objects directory of the composefs repository")
     verify = add("verify", "compare images with their digests, and read all that is in them", _run_verify)
-    verify.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    verify.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="the images")
     verify.add_argument("--objects", metavar="DIR", type=Path, help="verify the objects that they need, too")
     verify.add_argument(
         "--digest",

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "demo":
             child.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="default: a temporary one")
         else:
-            child.add_argument("directory", metavar="DIR", type=Path, help="the host's directory")
+            child.add_argument("directory", metavar="DIR", type=Path, help="the directory of the host")
         return child
 
     create = add("create", "make a host with one deployment, booted", "DIR --loader grub", _run_create)
@@ -65,15 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_kind(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--loader",
-        choices=[str(loader) for loader in Loader],
-        metavar="NAME",
-        help=f"the boot loader: {', '.join(Loader)}",
-        default=str(Loader.SYSTEMD_BOOT),
-    )
-    parser.add_argument("--boot-type", choices=[str(kind) for kind in BootType], default=str(BootType.BLS))
-    parser.add_argument("--algorithm", choices=[str(name) for name in Algorithm], default=str(Algorithm.SHA512))
+    for option, kind, default, what in (
+        ("--loader", Loader, Loader.SYSTEMD_BOOT, "the boot loader"),
+        ("--boot-type", BootType, BootType.BLS, "what it boots"),
+        ("--algorithm", Algorithm, Algorithm.SHA512, "of the digests"),
+    ):
+        words = [str(one) for one in kind]
+        parser.add_argument(
+            option, choices=words, metavar="NAME", default=str(default), help=f"{what}: {', '.join(words)}"
+        )
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

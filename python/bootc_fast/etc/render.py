@@ -21,7 +21,7 @@ MARKS = {
     "kept": "K",
     "deleted": "D",
     "image_changes_ignored": "I",
-    "image_additions_kept": "A",
+    "image_additions_kept": "N",
     "conflicts": "C",
     "dangling_links": "L",
     "warnings": "W",

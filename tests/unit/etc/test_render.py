@@ -47,7 +47,7 @@ def test_a_report_has_one_line_a_path_with_mark_and_reason_and_control_character
         "K new\\nline\\x1b[2J  added",
         "D café",
         "I \\xff  mode",
-        "A d/x",
+        "N d/x",
         "C x  here file, changed; new image directory; not decided",
         "C y  here file, changed; new image file, added; current wins, the other kept as y.bootc-new",
         "L l  leads to /nowhere",
