@@ -46,7 +46,8 @@ class FatDirectory:
             raise make_error(errno.EFBIG, name)
         return self.model.read(inode)
 
-    def write_new(self, name: bytes, data: bytes) -> None:
+    def write_new(self, name: bytes, data: bytes, like: bytes | None = None) -> None:
+        del like
         self.model.fsync(self.model.create(self.inode, name, data))
 
     def overwrite(self, name: bytes, data: bytes) -> None:
@@ -181,6 +182,9 @@ class FatVolume:
             return False
         self.model.detach(path)
         return True
+
+    def why_not_in_place(self) -> str | None:
+        return None
 
     def free_bytes(self) -> tuple[int, int]:
         free = sum(self.model._fat(c) == FREE for c in range(ROOT, self.model.clusters))

@@ -105,7 +105,7 @@ class FaultyDirectory:
             self._inner.release(*args)
 
     def _write_half(self, args: tuple[Any, ...]) -> None:
-        file_name, data = args
+        file_name, data, *_like = args
         if file_name not in self._inner.list_names():
             self._inner.write_new(file_name, data[: len(data) // 2])
 

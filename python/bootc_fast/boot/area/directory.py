@@ -68,8 +68,11 @@ class BootDirectory(Protocol):
     def read(self, name: bytes, max_bytes: int) -> bytes:
         """Return a regular file's content; ``EFBIG`` where it is longer, ``EINVAL`` where it is no file."""
 
-    def write_new(self, name: bytes, data: bytes) -> None:
-        """Make a file that is complete and flushed on return; ``EEXIST`` where the name is in use."""
+    def write_new(self, name: bytes, data: bytes, like: bytes | None = None) -> None:
+        """Make a file that is complete and flushed on return; ``EEXIST`` where the name is in use.
+
+        With `like` it has that file's mode and owner, where there is one.
+        """
 
     def overwrite(self, name: bytes, data: bytes) -> None:
         """Write over a file's bytes in place, its length unchanged, and flush."""
@@ -157,6 +160,9 @@ class BootVolume(Protocol):
         Returns:
             False where that cannot be done: the device cannot be had for writing, or there is no such name.
         """
+
+    def why_not_in_place(self) -> str | None:
+        """Say why GRUB cannot write over a file where it lies, as it does with its variables; None where it can."""
 
     def free_bytes(self) -> tuple[int, int]:
         """Return free space and the size of an allocation unit, in bytes."""

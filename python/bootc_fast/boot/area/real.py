@@ -17,6 +17,7 @@ from bootc_fast.boot.area.fat import FatReader
 from bootc_fast.boot.area.fat_detach import detach_name
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.area.fat_look import FatLook
+from bootc_fast.boot.area.in_place import why_not_in_place
 from bootc_fast.errors import FatFormatError
 
 if TYPE_CHECKING:
@@ -79,14 +80,28 @@ class RealDirectory:
         finally:
             os.close(fd)
 
-    def write_new(self, name: bytes, data: bytes) -> None:
+    def write_new(self, name: bytes, data: bytes, like: bytes | None = None) -> None:
         """See BootDirectory."""
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
         try:
+            if like is not None:
+                self._copy_status(like, fd)
             _write_all(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _copy_status(self, name: bytes, fd: int) -> None:
+        """Give a new file the mode and the owner of another one; FAT has neither of its own, and says so."""
+        try:
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode):
+            with contextlib.suppress(PermissionError):
+                os.fchown(fd, status.st_uid, status.st_gid)
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, stat.S_IMODE(status.st_mode))
 
     def overwrite(self, name: bytes, data: bytes) -> None:
         """See BootDirectory."""
@@ -355,6 +370,10 @@ class RealVolume:
             return False
         finally:
             os.close(fd)
+
+    def why_not_in_place(self) -> str | None:
+        """See BootVolume."""
+        return why_not_in_place(self._fd)
 
     def free_bytes(self) -> tuple[int, int]:
         """See BootVolume."""

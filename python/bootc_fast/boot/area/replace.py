@@ -199,6 +199,8 @@ def list_new_names(directory: BootDirectory, name: bytes) -> list[bytes]:
 def replace_file(volume: BootVolume, path: bytes, name: bytes, data: bytes) -> None:
     """Put a new file in a file's place; at every moment the name leads to the old or the new content, whole.
 
+    Mode and owner stay.
+
     On FAT the name keeps the old file's blocks until the new file's inode is written; the old file stays open until
     then, so that these blocks are not free yet. Its directory does not grow.
 
@@ -217,12 +219,12 @@ def replace_file(volume: BootVolume, path: bytes, name: bytes, data: bytes) -> N
         _replace_in(volume, path, directory, name, data)
 
 
-def _write_temporary(volume: BootVolume, path: bytes, directory: BootDirectory, data: bytes) -> bytes:
-    """Write a file of which no cluster is another's too, flushed; return its name."""
+def _write_temporary(volume: BootVolume, path: bytes, directory: BootDirectory, name: bytes, data: bytes) -> bytes:
+    """Write a file that is to replace `name`, of which no cluster is another's too, flushed; return its name."""
     temporary = _choose_temporary(volume, path, directory)
     while True:
         try:
-            directory.write_new(temporary, data)
+            directory.write_new(temporary, data, name)
             directory.barrier()
             if find_shared(volume, path + b"/" + temporary) is None:
                 return temporary
@@ -237,7 +239,7 @@ def _write_temporary(volume: BootVolume, path: bytes, directory: BootDirectory, 
 
 
 def _replace_in(volume: BootVolume, path: bytes, directory: BootDirectory, name: bytes, data: bytes) -> None:
-    temporary = _write_temporary(volume, path, directory, data)
+    temporary = _write_temporary(volume, path, directory, name, data)
     held: int | None = None
     try:
         with contextlib.suppress(FileNotFoundError):

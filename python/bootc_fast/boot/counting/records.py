@@ -81,6 +81,8 @@ class CountContext:
             what is there is read.
         set_variable: Sets an EFI variable of the loader's, None removes it; raises OSError. None: there are none.
         one_shots: Deployments that are on trial by one-shot, as it was noted.
+        is_live: It is this machine's own boot partition, so that what it lies on matters; a host in a directory lies on
+            anything.
     """
 
     menu: BootMenu
@@ -93,6 +95,7 @@ class CountContext:
     replan: Callable[[Sequence[VerityDigest], VerityDigest], MenuPlan] | None = None
     set_variable: Callable[[str, bytes | None], None] | None = None
     one_shots: frozenset[VerityDigest] = frozenset()
+    is_live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

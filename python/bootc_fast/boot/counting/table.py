@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.counting.grub import GrubCounter
 from bootc_fast.boot.counting.nothing import NoCounter
 from bootc_fast.boot.counting.systemd_boot import SystemdBootCounter
 from bootc_fast.boot.loaders.record import CountsIn
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from bootc_fast.boot.counting.records import Counter
     from bootc_fast.boot.loaders.record import LoaderRecord
 
-_COUNTERS: dict[CountsIn | None, Counter] = {CountsIn.NAMES: SystemdBootCounter()}
+_COUNTERS: dict[CountsIn | None, Counter] = {
+    CountsIn.NAMES: SystemdBootCounter(),
+    CountsIn.GRUBENV: GrubCounter(),
+}
 
 
 def counter_of(record: LoaderRecord) -> Counter:

@@ -135,8 +135,8 @@ def _list_rivals(menu: BootMenu) -> list[MenuEntry]:
 
 
 def _is_wanted(override: LoaderOverride, tried: VerityDigest | None) -> bool:
-    """Say whether a publication leaves an override as it is: it is the one-shot of a trial."""
-    return tried is not None and override.kind is OverrideKind.ONE_SHOT
+    """Say whether a publication leaves an override as it is: it is a trial's."""
+    return override.is_of_trial or (tried is not None and override.kind is OverrideKind.ONE_SHOT)
 
 
 def _find_picked(menu: BootMenu, tried: VerityDigest | None) -> frozenset[bytes]:
@@ -293,7 +293,8 @@ def _foretell(
     menu: BootMenu, shown: Sequence[MenuEntry], default: MenuEntry, moved: Collection[LoaderOverride]
 ) -> BootsInstead | None:
     """Say what boots in place of the default, as far as that is known before anything is written."""
-    before = list(takewhile(lambda override: override not in moved, menu.live.overrides))
+    overrides = [override for override in menu.live.overrides if not override.is_of_trial]
+    before = list(takewhile(lambda override: override not in moved, overrides))
     choice = find_default(shown, menu.rule, before, menu.live.outside)
     if choice.override is None and moved:
         return None

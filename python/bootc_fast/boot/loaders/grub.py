@@ -5,7 +5,7 @@ from __future__ import annotations
 from bootc_fast.boot.loaders import grub_fedora, grub_upstream
 from bootc_fast.boot.loaders.grub_words import resolve_entry
 from bootc_fast.boot.loaders.grubenv import read_variables
-from bootc_fast.boot.loaders.record import LoaderRecord
+from bootc_fast.boot.loaders.record import CountsIn, LoaderRecord
 from bootc_fast.types import Loader
 
 RECORD = LoaderRecord(
@@ -19,4 +19,5 @@ RECORD = LoaderRecord(
     has_user_cfg=True,
     resolve=resolve_entry,
     read_variables=read_variables,
+    counts_in=CountsIn.GRUBENV,
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.loaders.grub_trial import choose_override
 from bootc_fast.boot.loaders.override import LoaderOverride, OverrideKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderVariables
@@ -17,6 +18,9 @@ GRUBENV = b"grubenv"
 """Name of the environment block."""
 
 GRUBENV_HEADER = b"# GRUB Environment Block\n"
+
+GRUBENV_BYTES = 1024
+"""Length of a block: two sectors of a disk, which GRUB writes over where they lie."""
 
 # Possessive: what does not match is not tried again in every other way.
 _LINE = re.compile(rb"(?P<key>(?:\\.|[^\\\n=])*+)(?:=(?P<value>(?:\\.|[^\\\n])*+))?\n", re.DOTALL)
@@ -56,7 +60,7 @@ def read_variables(grubenv: bytes | None) -> dict[bytes, bytes]:
 
 def replace_grubenv_value(raw: bytes, key: bytes, value: bytes) -> bytes | None:
     """Return the block with another value of `key`, of the same length; None where it does not fit."""
-    escaped = value.replace(b"\\", b"\\\\").replace(b"\n", b"\\\n")
+    escaped = _escape(value)
     # Of several the last one counts.
     lines = [match for name, match in _assignments(raw) if name == key] if raw.startswith(GRUBENV_HEADER) else []
     if not lines:
@@ -65,13 +69,59 @@ def replace_grubenv_value(raw: bytes, key: bytes, value: bytes) -> bytes | None:
     return padded.ljust(len(raw), b"#") if len(padded) <= len(raw) else None
 
 
+def change_grubenv(raw: bytes | None, values: Mapping[bytes, bytes | None]) -> bytes:
+    """Return a whole environment block with other values of some variables; everything else in it stays byte for byte.
+
+    What has no header is no block to GRUB, and neither are zeros behind it: a new one begins.
+
+    Args:
+        raw: The block as it is, of any length; None where there is none.
+        values: What is to stand there: None for a variable that goes. They come last, in this order.
+
+    Returns:
+        `GRUBENV_BYTES` bytes, which is all that GRUB can write over in place.
+
+    Raises:
+        ValueError: There is no room, or the last line has no end, so that another one would become part of it.
+
+    Source:
+        GRUB ``grub-core/lib/envblk.c``.
+    """
+    block = raw if raw is not None and raw.startswith(GRUBENV_HEADER) else GRUBENV_HEADER
+    for key, match in reversed(_assignments(block)):
+        if key in values:
+            block = block[: match.start()] + block[match.end() :]
+    block = block.rstrip(b"#\0")
+    if not _has_whole_lines(block):
+        raise ValueError("its last line has no end")
+    for key, value in values.items():
+        block += b"" if value is None else key + b"=" + _escape(value) + b"\n"
+    if len(block) > GRUBENV_BYTES:
+        raise ValueError(f"it is full: {len(block)} of {GRUBENV_BYTES} bytes would be needed")
+    return block.ljust(GRUBENV_BYTES, b"#")
+
+
+def _has_whole_lines(block: bytes) -> bool:
+    at = len(GRUBENV_HEADER)
+    while match := _LINE.match(block, at):
+        at = match.end()
+    return at == len(block)
+
+
+def _escape(value: bytes) -> bytes:
+    return value.replace(b"\\", b"\\\\").replace(b"\n", b"\\\n")
+
+
 def collect_grub_overrides(
     grubenv: bytes | None,
     variables: LoaderVariables | None,  # noqa: ARG001 - the EFI variables are systemd-boot's
 ) -> tuple[LoaderOverride, ...]:
     """Return what the environment block picks, in GRUB's precedence."""
     values = parse_grubenv(grubenv or b"")
-    return tuple(LoaderOverride(kind, values[key]) for kind, key in GRUBENV_KEYS.items() if values.get(key))
+    found = [LoaderOverride(kind, values[key]) for kind, key in GRUBENV_KEYS.items() if values.get(key)]
+    trial = choose_override(values)
+    at = sum(override.kind is OverrideKind.GRUB_NEXT for override in found)
+    return (*found[:at], *((trial,) if trial is not None else ()), *found[at:])
 
 
 def find_grub_match(override: LoaderOverride, shown: Sequence[MenuEntry]) -> MenuEntry | None:

@@ -25,6 +25,8 @@ class OverrideKind(enum.StrEnum):
     DEFAULT_VARIABLE = "LoaderEntryDefault"
     LOADER_CONF = "default in loader/loader.conf"
     GRUB_NEXT = "next_entry in grubenv"
+    GRUB_TRIAL = "bootc_fast_trial in grubenv"
+    GRUB_FALLBACK = "bootc_fast_fallback in grubenv"
     GRUB_SAVED = "saved_entry in grubenv"
 
 
@@ -35,6 +37,8 @@ _REMEDIES = {
     OverrideKind.DEFAULT_VARIABLE: '`bootctl set-default ""` clears it',
     OverrideKind.LOADER_CONF: "remove the line `default {}` from loader/loader.conf",
     OverrideKind.GRUB_NEXT: "`grub2-editenv - unset next_entry` clears it; it is for one boot only",
+    OverrideKind.GRUB_TRIAL: "`grub2-editenv - unset bootc_fast_trial` ends the trial; so does a complete boot of it",
+    OverrideKind.GRUB_FALLBACK: "`grub2-editenv - unset bootc_fast_trial` clears it; so does the next complete boot",
     OverrideKind.GRUB_SAVED: "`grub2-editenv - unset saved_entry` clears it",
 }
 
@@ -97,6 +101,11 @@ class LoaderOverride:
     def remedy(self) -> str:
         """What an admin does so that it picks nothing."""
         return _REMEDIES[self.kind].format(escape_bytes(self.value))
+
+    @property
+    def is_of_trial(self) -> bool:
+        """Whether it is a trial of ours, which the next publication replaces or ends."""
+        return self.kind in (OverrideKind.GRUB_TRIAL, OverrideKind.GRUB_FALLBACK)
 
     @property
     def skips_exhausted(self) -> bool:

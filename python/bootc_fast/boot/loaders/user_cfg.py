@@ -35,12 +35,18 @@ class Chunk:
     entry: MenuEntry | None = None
 
 
-class _Scanner:
-    """Walks over GRUB script, knowing quotes, escapes, comments and braces, and nothing else of it."""
+class ScriptScanner:
+    """Walks over GRUB script, knowing quotes, escapes, comments and braces, and nothing else of it.
+
+    Attributes:
+        at: Where it is.
+        is_cut: A quote, or a name in braces, had no end.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self.is_cut = False
 
     def read_word(self) -> bytes:
         """Read one argument, without its quotes."""
@@ -56,6 +62,7 @@ class _Scanner:
                 self.at += 1
             elif char == b"$" and data[self.at : self.at + 1] == b"{":
                 end = data.find(b"}", self.at)
+                self.is_cut |= end < 0
                 end = len(data) - 1 if end < 0 else end
                 out += b"$" + data[self.at : end + 1]
                 self.at = end + 1
@@ -71,14 +78,17 @@ class _Scanner:
                 self.at += 1
             out += data[self.at : self.at + 1]
             self.at += 1
+        self.is_cut |= self.at >= len(data)
         self.at += 1
         return bytes(out)
 
     def skip_space(self) -> None:
+        """Go on to what is no blank."""
         while self.at < len(self.data) and self.data[self.at] in _SPACE:
             self.at += 1
 
     def skip_comment(self) -> None:
+        """Go on to the line's end."""
         end = self.data.find(b"\n", self.at)
         self.at = len(self.data) if end < 0 else end
 
@@ -104,7 +114,7 @@ class _Scanner:
         return False
 
 
-def _read_menuentry(scanner: _Scanner) -> tuple[list[bytes], int] | None:
+def _read_menuentry(scanner: ScriptScanner) -> tuple[list[bytes], int] | None:
     """Read a menuentry behind its keyword; returns its arguments and its end, None where it is malformed."""
     arguments: list[bytes] = []
     while True:
@@ -126,7 +136,7 @@ def _read_menuentry(scanner: _Scanner) -> tuple[list[bytes], int] | None:
 
 def _make_entry(arguments: list[bytes], raw: bytes, known: Collection[VerityDigest]) -> MenuEntry:
     match = _CHAINLOADER.search(raw)
-    path = _Scanner(match[1]).read_word() if match else None
+    path = ScriptScanner(match[1]).read_word() if match else None
     digest = parse_artifact_digest(path) if path else None
     menu_id = None
     for i, argument in enumerate(arguments):
@@ -158,7 +168,7 @@ def parse_user_cfg(raw: bytes, *, known: Collection[VerityDigest]) -> tuple[Chun
     Source:
         Spec host.md, "Boot entries"; GRUB manual, "Shell-like scripting".
     """
-    scanner = _Scanner(raw)
+    scanner = ScriptScanner(raw)
     chunks: list[Chunk] = []
     text_start = 0
     at_command = True
