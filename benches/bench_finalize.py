@@ -1,7 +1,7 @@
-"""A whole finalize of a lab host with 50 edits in /etc, in the library and as the command; and how commands start.
+"""A whole finalize of a lab host with 50 edits in /etc, in the library and as the command.
 
 Hosts are in memory where the machine has such a file system, so that syncing takes no time: what is measured is this
-program. Every round gets a host of its own. Source: spec core.md, "Trees" and "Start-up".
+program. Every round gets a host of its own. Source: spec core.md, "Trees".
 """
 
 from __future__ import annotations
@@ -60,33 +60,6 @@ def bench_finalize(hold_contest: Callable[..., None], memory_directory: Path, py
                 lambda: run(str(PROGRAM), "--root", str(host), "finalize"),
                 says_so,
                 prepare,
-                is_ours=True,
-            ),
-            Contestant('`python -c "import trio"`', lambda: run(sys.executable, "-c", "import trio")),
-        ],
-    )
-    hold_start_contest(hold_contest, host)
-
-
-def hold_start_contest(hold_contest: Callable[..., None], host: Path) -> None:
-    def says(word: str) -> Callable[[object], None]:
-        def check(text: object) -> None:
-            assert word in str(text)
-
-        return check
-
-    hold_contest(
-        "Start-up: whole commands",
-        [
-            Contestant(
-                "`bootc-fast --version`", lambda: run(str(PROGRAM), "--version"), says("bootc-fast"), is_ours=True
-            ),
-            Contestant("`bootc-fast --help`", lambda: run(str(PROGRAM), "--help"), says("rollback"), is_ours=True),
-            Contestant('`python -c "import argparse"`', lambda: run(sys.executable, "-c", "import argparse")),
-            Contestant(
-                "`bootc-fast status`",
-                lambda: run(str(PROGRAM), "--root", str(host), "status"),
-                says("Booted"),
                 is_ours=True,
             ),
             Contestant('`python -c "import trio"`', lambda: run(sys.executable, "-c", "import trio")),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dataclasses import asdict as asdict
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
     from dataclasses import replace as replace
@@ -43,6 +44,19 @@ else:
             if name not in changes:
                 changes[name] = getattr(record, name)
         return type(record)(**changes)
+
+    def asdict(record):
+        """Make plain values of a record and of all that is in it."""
+        return {name: _make_plain(getattr(record, name)) for name in record.__record_fields__}
+
+    def _make_plain(value):
+        if hasattr(type(value), "__record_fields__"):
+            return asdict(value)
+        if isinstance(value, dict):
+            return type(value)((_make_plain(key), _make_plain(one)) for key, one in value.items())
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(_make_plain, value))
+        return type(value)(map(_make_plain, value)) if isinstance(value, list | tuple) else value
 
     def dataclass(cls=None, /, *, frozen=False, slots=False):
         """Make a class a record of its annotations."""
@@ -113,19 +127,27 @@ else:
                     self.complete(cls)
             return getattr(owner if instance is None else instance, self.name)
 
-    def _complete_methods(cls):
-        """Compile the methods of a class, all in one go."""
-        fields = cls.__record_fields__
-        scope = {"_set": _set, "_missing": _MISSING}
+    def _compile(cls, name, lines, scope):
+        made = {}
+        # The names of fields and nothing else: what a class statement of this package says.
+        exec("\n".join(lines), scope, made)  # noqa: S102
+        method = made[name]
+        method.__qualname__ = f"{cls.__qualname__}.{name}"
+        method.__module__ = cls.__module__
+        if name == "__init__":
+            method.__annotations__ = {**_annotations_of(cls), "return": None}
+        setattr(cls, name, method)
+
+    def _complete_init(cls):
+        scope = {"_set": _set, "_factory": _FACTORY}
         parameters, body = ["self"], []
-        for name, one in fields.items():
+        for name, one in cls.__record_fields__.items():
             value = name
             if one.default is not _MISSING:
                 scope[f"_default_{name}"] = one.default
                 parameters.append(f"{name}=_default_{name}")
             elif one.default_factory is not _MISSING:
                 scope[f"_make_{name}"] = one.default_factory
-                scope["_factory"] = _FACTORY
                 parameters.append(f"{name}=_factory")
                 value = f"_make_{name}() if {name} is _factory else {name}"
             else:
@@ -133,29 +155,21 @@ else:
             body.append(f" _set(self, {name!r}, {value})" if cls.__record_frozen__ else f" self.{name} = {value}")
         if hasattr(cls, "__post_init__"):
             body.append(" self.__post_init__()")
-        values = "".join(f"self.{name}," for name in fields)
-        shown = ", ".join(f"{name}={{self.{name}!r}}" for name, one in fields.items() if one.repr)
-        lines = [
-            f"def __init__({', '.join(parameters)}):",
-            *(body or [" pass"]),
-            "def __eq__(self, other):",
-            " if other.__class__ is not self.__class__:",
-            "  return NotImplemented",
-            f" return ({values}) == ({values.replace('self.', 'other.')})",
-            "def __hash__(self):",
-            f" return hash(({values}))",
-            "def __repr__(self):",
-            f" return self.__class__.__qualname__ + f'({shown})'",
-        ]
-        made = {}
-        # The names of fields and nothing else: what a class statement of this package says.
-        exec("\n".join(lines), scope, made)  # noqa: S102
-        made["__init__"].__annotations__ = {**_annotations_of(cls), "return": None}
-        for name, method in made.items():
-            if type(cls.__dict__.get(name)) is _Lazy:
-                method.__qualname__ = f"{cls.__qualname__}.{name}"
-                method.__module__ = cls.__module__
-                setattr(cls, name, method)
+        _compile(cls, "__init__", [f"def __init__({', '.join(parameters)}):", *(body or [" pass"])], scope)
+
+    def _complete_eq(cls):
+        mine = "".join(f"self.{name}," for name in cls.__record_fields__)
+        same = f" return ({mine}) == ({mine.replace('self.', 'other.')})"
+        other = [" if other.__class__ is not self.__class__:", "  return NotImplemented"]
+        _compile(cls, "__eq__", ["def __eq__(self, other):", *other, same], {})
+
+    def _complete_hash(cls):
+        values = "".join(f"self.{name}," for name in cls.__record_fields__)
+        _compile(cls, "__hash__", ["def __hash__(self):", f" return hash(({values}))"], {})
+
+    def _complete_repr(cls):
+        shown = ", ".join(f"{name}={{self.{name}!r}}" for name, one in cls.__record_fields__.items() if one.repr)
+        _compile(cls, "__repr__", ["def __repr__(self):", f" return self.__class__.__qualname__ + f'({shown})'"], {})
 
     def _complete_twin(cls):
         """Give a class what ``dataclasses`` reads, by that module itself."""
@@ -205,9 +219,13 @@ else:
     _FACTORY = _Factory()
     # The class's own is kept where it has one.
     _OPTIONAL = ("__init__", "__eq__", "__hash__", "__repr__", "__match_args__", "__getstate__", "__setstate__")
-    _LAZY = {name: _Lazy(name, _complete_methods) for name in ("__init__", "__eq__", "__repr__")}
+    _LAZY = {
+        "__init__": _Lazy("__init__", _complete_init),
+        "__eq__": _Lazy("__eq__", _complete_eq),
+        "__repr__": _Lazy("__repr__", _complete_repr),
+    }
     _LAZY |= {name: _Lazy(name, _complete_twin) for name in ("__dataclass_fields__", "__dataclass_params__")}
     _LAZY["__replace__"] = replace
-    _FROZEN = {"__hash__": _Lazy("__hash__", _complete_methods), "__setattr__": _refuse, "__delattr__": _refuse}
+    _FROZEN = {"__hash__": _Lazy("__hash__", _complete_hash), "__setattr__": _refuse, "__delattr__": _refuse}
     _MUTABLE = {"__hash__": None}
     _STATE = {"__getstate__": _get_state, "__setstate__": _set_state}

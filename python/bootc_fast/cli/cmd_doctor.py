@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_errors(f"warning: {warning}" for warning in outcome.warnings)
     wrong = [finding for finding in outcome.remaining if not finding.is_harmless]
     if arguments.json:
-        from dataclasses import asdict
+        from bootc_fast.records import asdict
 
         document = asdict(outcome)
         print_json({**document, **_encode_wrong(wrong)} if wrong else document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader, add_on_conflict, add_progress, parse_choice
@@ -11,6 +10,7 @@ from bootc_fast.composefs.deployments import read_marker
 from bootc_fast.errors import BootcFastError, FileSystemError
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
+from bootc_fast.records import asdict
 from bootc_fast.report.journal import send_finalize
 from bootc_fast.text import describe_error
 from bootc_fast.types import FinalizeOutcome, Result

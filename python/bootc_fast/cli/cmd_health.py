@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def encode_outcome(outcome: HealthOutcome) -> dict[str, object]:
     """Turn an outcome into plain values for JSON; what is unhealthy has the form of every failure, too."""
-    from dataclasses import asdict
+    from bootc_fast.records import asdict
 
     document = asdict(outcome)
     if outcome.is_healthy:

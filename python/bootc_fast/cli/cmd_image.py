@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from bootc_fast.cli.failure import encode_error
 from bootc_fast.cli.parser import add_global_options
 from bootc_fast.cli.render import drop_stream, make_json, print_json, print_lines, write_stdout
 from bootc_fast.errors import BootcFastError
+from bootc_fast.records import asdict
 from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_async(lambda: rollback(arguments.root, options, on_event=on_event))
     print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if arguments.json:
-        from dataclasses import asdict
+        from bootc_fast.records import asdict
 
         print_json({**asdict(outcome), **_encode_boots_instead(outcome.boots_instead)})
     else:

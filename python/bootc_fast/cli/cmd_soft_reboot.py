@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
     if arguments.json:
-        from dataclasses import asdict
+        from bootc_fast.records import asdict
 
         print_json(asdict(outcome))
     else:

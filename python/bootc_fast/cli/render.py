@@ -126,7 +126,7 @@ def print_outcome(
     """Print what a flow did: its warnings on stderr; on stdout its fields as JSON, or the lines for people."""
     print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if as_json:
-        from dataclasses import asdict
+        from bootc_fast.records import asdict
 
         print_json(asdict(outcome))
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -288,7 +287,7 @@ class Host:
         Raises:
             FileSystemError: With the OSError as its cause.
         """
-        temporary = f".bootc-fast-{secrets.token_hex(8)}"
+        temporary = f".bootc-fast-{os.urandom(8).hex()}"
         try:
             with self.open_directory(path.parent) as dir_fd:
                 fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)

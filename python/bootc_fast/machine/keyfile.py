@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import configparser
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import configparser
 
-KeyFileError = configparser.Error
+
+class KeyFileError(ValueError):
+    """What was to be a key file is none."""
 
 
 def parse_key_file(text: str) -> configparser.RawConfigParser:
@@ -20,7 +24,13 @@ def parse_key_file(text: str) -> configparser.RawConfigParser:
         Desktop Entry Specification, "Basic format of the file"; GLib ``gkeyfile.c``, which skips white space before a
         line.
     """
+    # Most commands read no such file, and this one is large.
+    import configparser
+
     parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
     # A line is a line there; this reader would take an indented one for more of the line before.
-    parser.read_string("\n".join(line.strip() for line in text.split("\n")))
+    try:
+        parser.read_string("\n".join(line.strip() for line in text.split("\n")))
+    except configparser.Error as error:
+        raise KeyFileError(str(error)) from error
     return parser

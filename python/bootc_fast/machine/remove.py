@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
@@ -33,7 +32,7 @@ def remove_tree(host: Host, path: Path) -> bool:
     """
     try:
         with host.open_directory(path.parent) as parent_fd:
-            gone = f"{GONE_PREFIX}{path.name}-{secrets.token_hex(4)}"
+            gone = f"{GONE_PREFIX}{path.name}-{os.urandom(4).hex()}"
             try:
                 os.rename(path.name, gone, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
             except FileNotFoundError:
@@ -90,7 +89,7 @@ def _empty(top_fd: int) -> None:
 
     A mount point cannot be renamed (``EBUSY``), so that what is mounted is never entered.
     """
-    number, prefix = 0, secrets.token_hex(4)
+    number, prefix = 0, os.urandom(4).hex()
     while names := os.listdir(top_fd):
         for name in names:
             if _unlink(top_fd, name):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import BootcFastError, EtcConflictError, FileSystemError, InvalidStateError
 from bootc_fast.etc.policy import decode_choice, encode_choice
-from bootc_fast.records import dataclass, field, replace
+from bootc_fast.records import asdict, dataclass, field, replace
 from bootc_fast.text import (
     describe_error,
     dump_json,
