@@ -30,7 +30,7 @@ _SANDBOXED = ("bootc-fast-finalize-staged.service", "bootc-fast-boot-complete.se
 def root(tmp_path: Path) -> Path:
     """Make a root with the units, the command they run, and the targets that they name."""
     units = tmp_path / "usr/lib/systemd/system"
-    shutil.copytree(UNITS, units)
+    shutil.copytree(UNITS, units, symlinks=True)
     for name in (*_TARGETS, "systemd-journal-flush.service"):
         shutil.copy(Path("/usr/lib/systemd/system") / name, units / name)
     (tmp_path / "etc").mkdir()
@@ -61,7 +61,6 @@ def test_what_waits_for_the_whole_boot_before_boot_complete_makes_no_circle(root
     for target, unit in (
         ("boot-complete.target.requires", "late-check.service"),
         ("boot-complete.target.requires", "bootc-fast-health.service"),
-        ("multi-user.target.wants", "bootc-fast-boot-complete.service"),
     ):
         (units / target).mkdir(exist_ok=True)
         (units / target / unit).symlink_to(units / unit)
@@ -87,6 +86,39 @@ def test_drop_in_points_bootcs_own_unit_at_us(root: Path) -> None:
     )
     done = _verify(root, bootc.name)  # /usr/bin/bootc is missing: passes only if the drop-in replaced it
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_units_are_on_by_links_that_reach_hosts_that_are_installed_already(root: Path) -> None:
+    """A preset is applied at a host's first boot alone; these links come with every new image's /usr."""
+    units = root / "usr/lib/systemd/system"
+    both = {"bootc-fast-finalize-staged.service", "bootc-fast-boot-complete.service"}
+    assert {path.name for path in (units / "multi-user.target.wants").iterdir()} == both
+    for name in both:
+        link = units / "multi-user.target.wants" / name
+        assert link.resolve() == units / name
+        # A unit that is on by such a link and has an [Install] section is shown as disabled.
+        assert "[Install]" not in link.read_text()
+    assert "[Install]" in (units / "bootc-fast-health.service").read_text()
+    assert not list(units.parent.parent.rglob("*.preset"))
+
+
+def test_masking_leaves_bootcs_own_finalize_in_charge(root: Path) -> None:
+    """The two links of docs/image-builder.md; what is documented is what is run."""
+    text = (UNITS.parents[1] / "docs/image-builder.md").read_text()
+    (script,) = re.findall(r"```\n(ln -s /dev/null .*?)```", text, re.DOTALL)
+    units = root / "usr/lib/systemd/system"
+    bootc = units / "bootc-finalize-staged.service"
+    bootc.write_text(
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStop=/usr/bin/bootc composefs-finalize-staged\n"
+    )
+    ours = _verify(root, bootc.name)
+    assert (ours.returncode, ours.stderr) == (0, "")
+    (root / "etc/systemd/system").mkdir(parents=True)
+    subprocess.run(["bash", "-euc", script.replace(" /etc/", f" {root}/etc/")], check=True)
+    theirs = _verify(root, bootc.name)
+    assert "Command /usr/bin/bootc is not executable" in theirs.stderr
+    masked = _verify(root, "bootc-fast-finalize-staged.service")
+    assert "bootc-fast-finalize-staged.service is masked" in masked.stderr
 
 
 @pytest.mark.parametrize(("unit", "exposure"), _EXPOSURE.items())
@@ -118,7 +150,7 @@ def test_finalize_unit_orders_its_stop_as_bootc_does() -> None:
 
 def test_no_unit_that_finalizes_is_stopped_by_isolate() -> None:
     """It would finalize while the system stays up; what is edited afterwards would be lost (story: tests/vm)."""
-    texts = {path: path.read_text() for path in UNITS.rglob("*") if path.is_file()}
+    texts = {path: path.read_text() for path in UNITS.rglob("*") if path.is_file() and not path.is_symlink()}
     finalizing = {path: text for path, text in texts.items() if "ExecStop=/usr/bin/bootc-fast" in text}
     assert len(finalizing) == 2
     for path, text in finalizing.items():

@@ -43,15 +43,10 @@ _BUILDING = threading.Lock()
 
 
 def _install_program(root: Path) -> None:
-    """Install bootc-fast as a package would, and enable its units as the preset says."""
+    """Install bootc-fast as a package would; its units are on by links that are part of it."""
     python = next((root / "usr/lib").glob("python3.*")).name.removeprefix("python")
     with _BUILDING:
         subprocess.run([REPOSITORY / "tools/install", root, python], check=True)
-    wants = root / "usr/lib/systemd/system/multi-user.target.wants"
-    wants.mkdir(exist_ok=True)
-    for line in (root / "usr/lib/systemd/system-preset/80-bootc-fast.preset").read_text().splitlines():
-        unit = line.removeprefix("enable ")
-        (wants / unit).symlink_to(f"../{unit}")
 
 
 def _install_guest(root: Path, guest: str) -> None:

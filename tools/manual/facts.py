@@ -99,6 +99,7 @@ FACTS = {
         ("bootc-fast-merge.toml(5)", "bootc-fast-boot.toml(5)", "bootc-fast-trial.toml(5)"),
         {10: "A policy file cannot be understood."},
     ),
+    "self-test": Facts((0, 1, 2, 6, 10), (), ("bootc-fast-policy(8)",), {10: "The image lacks something."}),
     "digest": Facts((0, 1, 2, 6, 8), (), ("fsverity(1)", "bootc-fast-image(8)")),
     "image": Facts(
         (0, 1, 2, 6, 8, 10, 11), (), ("bootc-fast-digest(8)",), {11: "An image or object is not what its digest says."}

@@ -83,6 +83,7 @@ COMMANDS = (
     Command("etc", "cmd_etc", "compare and merge /etc trees"),
     Command("config-diff", "cmd_etc", "show what was changed in /etc, as 'etc diff' does", fill="add_config_diff"),
     Command("policy", "cmd_policy", "check the policy files, and say what they mean"),
+    Command("self-test", "cmd_self_test", "say what an image lacks, in its build"),
     Command("digest", "cmd_digest", "print fs-verity digests of files"),
     Command("image", "cmd_image", "list, dump, read and verify EROFS images"),
     Command("lab", "cmd_lab", "make and drive a whole bootc host in a directory"),

@@ -83,4 +83,4 @@ async def find_finalize_unit(host: Host) -> tuple[bool | None, str]:
             return None, "the service manager cannot be asked"
         if state.is_active:
             return True, f"{unit} runs it at shutdown"
-    return False, f"neither {OWN_UNIT} nor {BOOTC_UNIT} is active; `systemctl enable --now {OWN_UNIT}` starts it"
+    return False, f"neither {OWN_UNIT} nor {BOOTC_UNIT} is active; `systemctl start {OWN_UNIT}` starts it"

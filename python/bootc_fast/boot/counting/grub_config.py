@@ -7,11 +7,11 @@ Source:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.counting.grub_script import CUSTOM, sets_default
 from bootc_fast.boot.loaders.grub_commands import list_commands
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from bootc_fast.boot.loaders.grub_commands import Command

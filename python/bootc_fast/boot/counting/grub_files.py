@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind, opened
@@ -25,6 +24,7 @@ from bootc_fast.boot.counting.grub_script import (
 from bootc_fast.boot.entries.settings import MAX_LINKS
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES
 from bootc_fast.boot.loaders.grubenv import GRUBENV_BYTES, GRUBENV_HEADER, change_grubenv
+from bootc_fast.records import dataclass
 from bootc_fast.text import escape_bytes
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.user_cfg import ScriptScanner
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
