@@ -129,7 +129,7 @@ class Judge:
             self._learn(path, raw)
 
     def _is_foreign(self, path: str) -> bool:
-        if path.startswith((_STAGED, "grub2/user.cfg")) or _OWN_FILE.match(path):
+        if path.startswith((_STAGED, "grub2/user.cfg", "grub2/grubenv")) or _OWN_FILE.match(path):
             return False
         if path.startswith(_LIVE) and path in self.facts["texts"]:
             return _digest_of(self.facts["texts"][path].encode("latin-1")) not in self._own

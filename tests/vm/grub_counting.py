@@ -59,12 +59,17 @@ fi
 USER = "if [ -f ${prefix}/user.cfg ]; then\n  source ${prefix}/user.cfg\nfi\n"
 BLSCFG = "blscfg --path (hd0,gpt2)/boot/loader/entries\n"
 AFTER = "if [ -f $prefix/custom.cfg ]; then\n  source $prefix/custom.cfg\nfi\n"
+_BOOTS_OLD = "set root=hd0,gpt1\nchainloader /EFI/Linux/old.efi\nboot\n"
 
+_CODE_AT, _CODE_BYTES = 0x1000, 28
 # lea rsi,[rip+21]; next: lodsb; test al,al; jz end; out 0xe9,al; jmp next;
 # end: mov al,6; mov dx,0xcf9; out dx,al; jmp .
-_RESETS = bytes.fromhex("488d3515000000 ac 84c0 7404 e6e9 ebf7 b006 66baf90c ee ebfe 90909090".replace(" ", ""))
+_RESETS = bytes.fromhex("488d3515000000 ac 84c0 7404 e6e9 ebf7 b006 66baf90c ee ebfe 909090".replace(" ", ""))
 # The same, and then it returns an error to the loader: mov rax,0x8000000000000001; ret.
 _RETURNS = bytes.fromhex("488d3515000000 ac 84c0 7404 e6e9 ebf7 48b80100000000000080 c3 90".replace(" ", ""))
+
+# The same, and then: hlt; jmp.
+_HANGS = bytes.fromhex("488d3515000000 ac 84c0 7404 e6e9 ebf7 f4 ebfd 9090909090909090 90".replace(" ", ""))
 
 
 def make_kernel(text: str, code: bytes | None = None) -> bytes:
@@ -72,15 +77,14 @@ def make_kernel(text: str, code: bytes | None = None) -> bytes:
 
     Args:
         text: What it writes to port 0xe9, before it ends QEMU.
-        code: What it does instead, 28 bytes.
+        code: What it does instead, `_CODE_BYTES` long.
     """
-    program = bytearray(make_program(text + "\n"))
+    # What is loaded of the section is as long as this text and the usual code.
+    program = bytearray(make_program(text + "\n" + "-" * (_CODE_BYTES if code is not None else 0)))
     if code is not None:
-        assert len(code) == 28, len(code)
-        at = program.index(text.encode() + b"\n\0")
-        program[at : at + len(text) + 2] = b"\0" * (len(text) + 2)
-        begin = 0x1000
-        program[begin : begin + 28 + len(text) + 2] = code + text.encode() + b"\n\0"
+        assert len(code) == _CODE_BYTES, len(code)
+        own = code + text.encode() + b"\n\0"
+        program[_CODE_AT : _CODE_AT + len(own)] = own
     struct.pack_into("<B", program, 0x1F1, 1)
     struct.pack_into("<I", program, 0x1F4, 0x100)
     struct.pack_into("<H", program, 0x1FE, 0xAA55)
@@ -94,6 +98,11 @@ def make_kernel(text: str, code: bytes | None = None) -> bytes:
     struct.pack_into("<I", program, 0x238, 2047)
     struct.pack_into("<I", program, 0x260, 0x100000)
     return bytes(program)
+
+
+def make_hanging(text: str) -> bytes:
+    """Make a program that writes `text` and hangs."""
+    return make_kernel(text, _HANGS)
 
 
 def make_resetting(text: str) -> bytes:
@@ -130,6 +139,7 @@ class GrubHost:
         files: On the boot partition, by path; what is set here wins. None: the file is not there.
         links: Symlinks on the boot partition.
         header: What ``grub.cfg`` does before the entries are read.
+        custom: How it reads ``custom.cfg``.
         footer: What it does at last.
     """
 
@@ -143,6 +153,7 @@ class GrubHost:
     files: dict[str, bytes | None] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     header: str = ""
+    custom: str = AFTER
     footer: str = ""
 
     @property
@@ -166,7 +177,7 @@ class GrubHost:
         """All files of the boot partition."""
         reads = USER + (BLSCFG if self.kind == "bls" else "")
         files: dict[str, bytes | None] = {
-            f"{GRUB}/grub.cfg": (_BEFORE + self.header + reads + AFTER + self.footer).encode()
+            f"{GRUB}/grub.cfg": (_BEFORE + self.header + reads + self.custom + self.footer).encode()
         }
         if self.kind == "bls":
             for name, program, title in ((NEW_FILE, "new", NEW_TITLE), (OLD_FILE, "old", OLD_TITLE)):
@@ -325,6 +336,30 @@ def start(work: Path, host: GrubHost, image: Path, *, tune: str = "") -> Machine
     return Machine(host, work, host.make_disk(work, image, tune=tune))
 
 
+def ask_save_env(work: Path, image: Path, host: GrubHost, names: list[str]) -> list[bool | None]:
+    """Ask GRUB for which files of its directory ``save_env`` succeeds; one boot.
+
+    Args:
+        work: For the disk.
+        image: GRUB.
+        host: Which has these files; its ``grub.cfg`` is replaced.
+        names: The files.
+
+    Returns:
+        None where the boot did not come to it.
+    """
+    text = "".join(
+        f"set x=2\nif save_env -f {PREFIX}/{name} x; then\n echo 'ANSWER {number} 1.'\nelse\n"
+        f" echo 'ANSWER {number} 0.'\nfi\n"
+        for number, name in enumerate(names)
+    )
+    host.files[f"{GRUB}/grub.cfg"] = (_BEFORE + text + _BOOTS_OLD).encode()
+    machine = start(work, host, image)
+    assert machine.boot(timeout_s=200) == ["old"], machine.console[-3000:]
+    found = dict(re.findall(r"ANSWER (\d+) (\d)\.", machine.console))
+    return [found[str(number)] == "1" if str(number) in found else None for number in range(len(names))]
+
+
 def make_images(work: Path) -> Mapping[str, Path]:
     """Both GRUBs as EFI programs, by suite."""
     return {
@@ -361,7 +396,7 @@ def ask_names(
         ends = f'load_env -f {PREFIX}/q{number}.env asked\nset timeout=0\nset {variable}="${{asked}}"\n'
         host.files[f"{GRUB}/q{number}.cfg"] = ("unset default\nunset fallback\n" + "".join(items) + ends).encode()
         host.files[f"{GRUB}/q{number}.env"] = change_grubenv(None, {b"asked": name})
-    host.files[f"{GRUB}/q{len(questions)}.cfg"] = b"set root=hd0,gpt1\nchainloader /EFI/Linux/old.efi\nboot\n"
+    host.files[f"{GRUB}/q{len(questions)}.cfg"] = _BOOTS_OLD.encode()
     host.files[f"{GRUB}/grub.cfg"] = (_BEFORE + f"configfile {PREFIX}/q0.cfg\n").encode()
     machine = start(work, host, image)
     assert machine.boot(timeout_s=200) == ["old"], machine.console[-3000:]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bootc_fast import _core
 from bootc_fast.errors import BootEntryError, InvalidStateError, UsageError
 from bootc_fast.lab.forms import EFI_UUID_SOURCE, UKI_DIRECTORY, EntryText, parse_entry, render_menuentry
+from bootc_fast.lab.grub import write_grub_files
 from bootc_fast.lab.layout import ROOT_ARGUMENTS, LabHost
 from bootc_fast.lab.uki import build_uki
 from bootc_fast.records import dataclass
@@ -188,9 +189,8 @@ def _write_entries(host: LabHost, new: _New, entry: EntryText, booted: VerityDig
     if booted is not None:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    if host.loader is Loader.GRUB:
-        # GRUB's own files are there on every host that it boots.
-        (host.boot_dir / "grub2").mkdir(exist_ok=True)
+    if host.loader is Loader.GRUB and booted is None:
+        write_grub_files(host.boot_dir / "grub2")
     forms = host.forms
     (directory / forms.entry_name(new.os_id, new.version, primary=True)).write_text(entry.render())
     if booted is not None:
@@ -208,9 +208,9 @@ def _find_entry(host: LabHost, digest: VerityDigest) -> EntryText:
 
 def _write_user_cfg(host: LabHost, new: _New, entry: EntryText, booted: VerityDigest | None) -> None:
     grub = host.boot_dir / "grub2"
-    grub.mkdir(exist_ok=True)
     own = render_menuentry(new.title, new.digest, entry.uki or "")
     if booted is None:
+        write_grub_files(grub)
         (grub / "efiuuid.cfg").write_text('set EFI_PART_UUID="7B77-95E7"')
         (grub / "user.cfg").write_text(EFI_UUID_SOURCE + own)
         return

@@ -12,6 +12,7 @@ from bootc_fast.boot.entries.menu import BootMenu, read_menu
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
 from bootc_fast.lab.forms import parse_entry
+from bootc_fast.lab.grub import count_boot as count_grub_boot
 from bootc_fast.machine.host import open_host
 from bootc_fast.records import dataclass
 from bootc_fast.text import escape_bytes
@@ -105,6 +106,8 @@ def boot(host: LabHost) -> Bootup:
     host.set_booted(digest, arguments)
     if host.loader is not Loader.GRUB:
         host.write_efi_variable("LoaderEntrySelected", entry.label)
+    else:
+        count_grub_boot(host.boot_dir / "grub2")
     if menu.live.choice.override is not None and menu.live.choice.override.kind is OverrideKind.ONE_SHOT:
         host.write_efi_variable("LoaderEntryOneShot", None)
     return Bootup(digest, previous, entry.label, menu.live.choice.reason)
