@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 # Not from typing: importing that takes a tenth of the command line's start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bootc_fast.boot.counting.records import CountMethod as CountMethod
+    from bootc_fast.boot.counting.records import RunningTrial as RunningTrial
     from bootc_fast.composefs.container import ImageFacts as ImageFacts
     from bootc_fast.composefs.container import ImageName as ImageName
     from bootc_fast.composefs.diagnosis import Finding as Finding
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from bootc_fast.flows.rollback import RollbackOptions as RollbackOptions
     from bootc_fast.flows.rollback import rollback as rollback
     from bootc_fast.flows.status import get_status as get_status
+    from bootc_fast.flows.trial_end import bless as bless
     from bootc_fast.flows.unstage import unstage as unstage
     from bootc_fast.ostree.deployment import OstreeBoot as OstreeBoot
     from bootc_fast.ostree.deployment import OstreeDeployment as OstreeDeployment
@@ -96,6 +99,7 @@ if TYPE_CHECKING:
     from bootc_fast.report.status import HostStatus as HostStatus
     from bootc_fast.report.status import NextBoot as NextBoot
     from bootc_fast.report.status import StagedStatus as StagedStatus
+    from bootc_fast.report.trial import BlessOutcome as BlessOutcome
     from bootc_fast.report.unstage import UnstageOutcome as UnstageOutcome
     from bootc_fast.restart.prepared import PreparedRestart as PreparedRestart
     from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
@@ -162,7 +166,10 @@ _HOMES = {
     "FinalizeOutcome": "types",
     "Finding": "composefs.diagnosis",
     "ForgetOutcome": "flows.forget_failure",
+    "BlessOutcome": "report.trial",
+    "CountMethod": "boot.counting.records",
     "HealthOutcome": "flows.health",
+    "RunningTrial": "boot.counting.records",
     "HoldOutcome": "flows.hold",
     "HostStatus": "report.status",
     "ImageFacts": "composefs.container",
@@ -223,6 +230,7 @@ _HOMES = {
     "get_status": "flows.status",
     "hold": "flows.hold",
     "ignore_event": "events",
+    "bless": "flows.trial_end",
     "judge_health": "flows.health",
     "make_document": "report.host_v1",
     "merge_etc": "etc.merge",
@@ -237,6 +245,7 @@ _HOMES = {
 
 __all__ = [
     "AppliedMerge",
+    "BlessOutcome",
     "BootEntryError",
     "BootType",
     "BootcFastError",
@@ -249,6 +258,7 @@ __all__ = [
     "CommandError",
     "Concern",
     "ConflictChoice",
+    "CountMethod",
     "Deployment",
     "DeploymentStatus",
     "DirectorySource",
@@ -308,6 +318,7 @@ __all__ = [
     "Result",
     "RollbackOptions",
     "RollbackOutcome",
+    "RunningTrial",
     "SignatureError",
     "SoftRebootError",
     "SoftRebootMode",
@@ -325,6 +336,7 @@ __all__ = [
     "UsageError",
     "VerityDigest",
     "VerityMismatchError",
+    "bless",
     "channel_sink",
     "check_status",
     "diff_etc",

@@ -15,6 +15,8 @@ UPDATE_UNSTAGED: Final = "2a188392d893446e90c28fabcbe2c0d5"
 UPDATE_HELD: Final = "7b3b5bb360fb46a3a3fca52c2eb45c5d"
 PIN_CHANGED: Final = "77eec36680d945f5b7b2ff6a933bdc1f"
 TRIAL_FAILED: Final = "841a92cbbd874d72beaa40edf8b56f9a"
+TRIAL_PASSED: Final = "1a4e469233b34862a6207e1a75c02e07"
+FELL_BACK: Final = "b6ba6c78524a44ff8f06465f779bafe4"
 FAILURE_FORGOTTEN: Final = "8695aff6c9c043e48a2a0a25b0963c20"
 HEALTH_JUDGED: Final = "4714b0e112fd432888307e2b6b354761"
 # ostree's and bootc's own; tools look for it.

@@ -195,3 +195,41 @@ def test_message_catalog_is_accepted_by_journalctl(tmp_path: Path) -> None:
     listing = ["journalctl", f"--root={tmp_path}", "--list-catalog"]
     shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     assert message_ids.FINALIZE_FAILED in shown
+
+
+@pytest.mark.parametrize(
+    ("is_composefs", "is_enabled", "runs"), [(True, True, False), (True, False, True), (False, True, True)]
+)
+def test_systemd_bless_boot_stands_aside_where_ours_blesses(
+    root: Path, tmp_path: Path, *, is_composefs: bool, is_enabled: bool, runs: bool
+) -> None:
+    units = root / "usr/lib/systemd/system"
+    unit = units / "systemd-bless-boot.service"
+    unit.write_text("[Service]\nType=oneshot\nExecStart=/usr/lib/systemd/systemd-bless-boot good\n")
+    program = root / "usr/lib/systemd/systemd-bless-boot"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    shell = root / "bin/sh"
+    shell.parent.mkdir(exist_ok=True)
+    shutil.copy(program, shell)
+    done = _verify(root, unit.name)
+    assert (done.returncode, done.stderr) == (0, "")
+    # The drop-in's command itself, with another root and somebody else's answer.
+    text = (UNITS / "systemd-bless-boot.service.d/50-bootc-fast.conf").read_text()
+    condition = re.search(r"^ExecCondition=/bin/sh -c '(.*)'$", text, re.MULTILINE)
+    assert condition is not None
+    script = (
+        condition[1]
+        .replace("$$", "$")
+        .replace("/sysroot/", f"{tmp_path}/sysroot/")
+        .replace("/run/", f"{tmp_path}/run/")
+    )
+    if is_composefs:
+        (tmp_path / "sysroot/composefs").mkdir(parents=True)
+    answer = tmp_path / "answers/systemctl"
+    answer.parent.mkdir()
+    wants = "multi-user.target" if is_enabled else ""
+    answer.write_text(f'#!/bin/sh\n[ "$4" = bootc-fast-boot-complete.service ] && echo "{wants}"\n')
+    answer.chmod(0o755)
+    found = subprocess.run(["/bin/sh", "-c", script], check=False, env={"PATH": f"{answer.parent}:/usr/bin:/bin"})
+    assert (found.returncode == 0) is runs

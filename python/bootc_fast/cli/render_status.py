@@ -6,6 +6,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.counting.records import CountMethod
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.cli.render import Painted, paint
 from bootc_fast.etc.render import render_entries
@@ -16,6 +17,7 @@ from bootc_fast.types import Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.ostree.sysroot import OstreeDeployment
     from bootc_fast.report.finalize import OutcomeRecord
@@ -130,13 +132,28 @@ class StatusText:
         if one.trial is not None and (self.verbose or one.trial.state is TrialState.TRIAL):
             since = f" since {one.trial.time}" if one.trial.time else ""
             until = ", until a boot of it is complete" if one.trial.state is TrialState.TRIAL else ""
-            yield from self._row("Trial", f"{_TRIALS[one.trial.state]}{since}{until}")
+            counted = "" if one.counting is None else self._counting(one, one.counting)
+            yield from self._row("Trial", f"{_TRIALS[one.trial.state]}{since}{until}{counted}")
         if one.soft_reboot is not None and not one.problems and (role != "Other" or self.verbose):
             yield from self._soft_reboot(one.soft_reboot)
         for remark in one.remarks:
             yield from self._row("Note", self._shorten(remark), "yellow")
         for problem in one.problems:
             yield from self._row("Problem", self._shorten(problem), "red")
+
+    def _counting(self, one: DeploymentStatus, running: RunningTrial) -> str:
+        """How often it is tried yet, and what happens then."""
+        runs = one.digest == self.status.booted.digest
+        if running.method is CountMethod.ONE_SHOT:
+            return "; this is its only try" if runs else "; one try, by LoaderEntryOneShot"
+        if running.tries_left is None:
+            return ""
+        done = f", {running.tries_done} done" if running.tries_done else ""
+        if not running.tries_left:
+            return f"; this is its last try{done}" if runs else f"; no try left{done}"
+        tries = "1 try" if running.tries_left == 1 else f"{running.tries_left} tries"
+        left = f"; {tries} left{done}"
+        return f"{left}, then the boot loader falls back"
 
     def _soft_reboot(self, verdict: SoftRebootVerdict) -> Iterator[str]:
         first, *more = verdict.reasons or ("",)

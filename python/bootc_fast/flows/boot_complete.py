@@ -21,8 +21,10 @@ from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
 from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
 from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError, TrialFailedError
-from bootc_fast.flows.steps import single_error
-from bootc_fast.flows.trial_notes import is_boot_complete, note_boot
+from bootc_fast.events import ignore_event
+from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.flows.trial_end import end_trials
+from bootc_fast.flows.trial_notes import is_boot_complete
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 30.0
+TRIALS_TIMEOUT_S = 200.0
 
 _STAGE_HINT = "stage the update again with `bootc upgrade`"
 
@@ -151,7 +154,7 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
     try:
         async with open_writable(host) as writable:
             await run_blocking(_remember, verdict, writable)
-            await _note_trials(verdict, writable, menu)
+            await _end_trials(verdict, writable)
     except (BootcFastError, OSError) as error:
         verdict.warnings.append(f"warning: what is told here will be told again: {describe_error(error)}")
     if verdict.lines:
@@ -359,21 +362,19 @@ def _remember(verdict: _Verdict, host: Host) -> None:
         attempt("remembering this boot", write_memory, host, memory)
 
 
-async def _note_trials(verdict: _Verdict, host: Host, menu: BootMenu | None) -> None:
-    """Note what runs as good where this boot is complete, and tell, once, which deployments failed their trial."""
-    survey = verdict.survey
+async def _end_trials(verdict: _Verdict, host: Host) -> None:
+    """Bless what runs where this boot is complete, and tell, once, which deployments failed their trial."""
+    steps = Steps(ignore_event, flow="ending trials", timeout_s=TRIALS_TIMEOUT_S)
     is_complete = await is_boot_complete(host)
-    try:
-        failed, warnings = await note_boot(host, survey, menu, is_complete=is_complete)
-    except (BootcFastError, OSError) as error:
-        verdict.warnings.append(f"warning: noting how trials ended: {describe_error(error)}")
-        return
-    verdict.warnings += [f"warning: {warning}" for warning in warnings]
-    for digest, record in failed.items():
+    with single_error(), steps.limit_all():
+        outcome = await end_trials(host, is_complete=is_complete, steps=steps)
+    verdict.warnings += [f"warning: {warning}" for warning in outcome.warnings]
+    for digest, record in outcome.failed.items():
         failure = describe_failure(record) or ""
+        runs = shorten_digest(outcome.booted)
         verdict.tell(
             TrialFailedError.exit_code,
-            f"error: deployment {shorten_digest(digest)} {failure}",
+            f"error: deployment {shorten_digest(digest)} {failure}; deployment {runs} runs",
             f"hint: it is not finalized again; `bootc-fast forget-failure {digest[:16]}` makes it like any other",
         )
         await run_blocking(

@@ -26,9 +26,9 @@ from bootc_fast.composefs.etc import hold_staged_etc
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.events import ignore_event
+from bootc_fast.flows.counting import BootTrial, decide_trial
 from bootc_fast.flows.finalize_run import LOOK_TIMEOUT_S, FinalizeOptions, FinalizeRun, Snapshot, take_snapshot
 from bootc_fast.flows.steps import Steps, single_error
-from bootc_fast.flows.trial_notes import note_finalized
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
@@ -196,17 +196,19 @@ async def _finalize_locked(run: FinalizeRun, snapshot: Snapshot) -> None:
     with run.steps.run("look", "Looking at images, /etc and boot entries", timeout_s=LOOK_TIMEOUT_S):
         await take_snapshot(run, snapshot)
     with run.steps.run("decide", "Planning", timeout_s=DECIDE_TIMEOUT_S):
-        menu_plan, etc_changes = await _decide(run, snapshot)
-        run.warnings += [warning for warning in menu_plan.warnings if warning not in run.warnings]
+        trial, etc_changes = await _decide(run, snapshot)
+        menu_plan = trial.decision.plan
+        run.warnings += [one for one in (*menu_plan.warnings, *trial.notes) if one not in run.warnings]
     run.outcome = replace(run.outcome, boots_instead=menu_plan.boots_instead)
     boot = snapshot.boot
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     report = snapshot.plan.report if snapshot.plan else None
+    next_boot = _name_next_boot(menu_plan, snapshot.staged)
     if run.options.dry_run:
-        run.end(Result.DRY_RUN, etc=report, next_boot=menu_plan.default.label)
+        run.end(Result.DRY_RUN, etc=report, next_boot=next_boot)
         return
-    if menu_plan.is_noop and not etc_changes:
-        run.end(Result.ALREADY_DONE, etc=report, next_boot=menu_plan.default.label)
+    if trial.decision.is_noop and not etc_changes:
+        run.end(Result.ALREADY_DONE, etc=report, next_boot=next_boot)
         await _end_record(run)
         return
     with run.steps.run("prepare", "Merging /etc", timeout_s=PREPARE_TIMEOUT_S):
@@ -221,23 +223,30 @@ async def _finalize_locked(run: FinalizeRun, snapshot: Snapshot) -> None:
                 menu_plan,
                 set_variable=make_variable_setter(run.host),
                 protected=list_protected(snapshot.survey, boot.menu),
+                trial=trial,
             )
         run.warnings += published.warnings
         try:
             instead = await run_blocking(confirm_next_boot, snapshot.survey, boot, snapshot.staged)
         except FileSystemError:
             # The new set is in force, and the next run finds nothing to do.
-            await _clean_up(run, snapshot)
+            await _clean_up(run, snapshot, trial)
             raise
         run.outcome = replace(run.outcome, boots_instead=instead)
         if boot.menu.default is None or boot.menu.default.digest != snapshot.staged:
             await run_blocking(send_boot_order, run.host, operation="finalize", next_boot=snapshot.staged)
-        run.end(Result.DONE, etc=report, next_boot=published.next_boot)
-        await _tidy(run, snapshot)
+        run.end(Result.DONE, etc=report, next_boot=next_boot)
+        await _tidy(run, snapshot, trial)
 
 
-async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]:
-    """Plan the boot entries; returns the plan, and whether /etc has anything left to merge."""
+def _name_next_boot(plan: MenuPlan, staged: VerityDigest) -> str:
+    """The entry that boots next: with one try by one-shot it is not the first one."""
+    tried = next((entry for entry in plan.shown if entry.is_own and entry.digest == staged), plan.default)
+    return (plan.default if plan.order[0] == staged else tried).label
+
+
+async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[BootTrial, bool]:
+    """Plan the boot entries; returns how the new default is tried, and whether /etc has anything left to merge."""
     plan, boot, survey = snapshot.plan, snapshot.boot, snapshot.survey
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     states, unread = await run_blocking(read_states, run.host)
@@ -248,15 +257,18 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[MenuPlan, bool]
         plan.refuse_conflicts()
     order, warnings = await run_blocking(choose_finalized_order, survey, boot.menu, snapshot.staged)
     run.warnings += warnings
-    menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=snapshot.staged, verify=run.options.verify)
+    verify = run.options.verify
+    first = await run_blocking(plan_menu, boot.menu, order=order, staged=snapshot.staged, verify=verify)
+    trial = await run_blocking(decide_trial, survey, boot, first, order, states, verify=verify)
+    menu_plan = trial.decision.plan
     await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=list_protected(survey, boot.menu))
     if plan is None:
-        return menu_plan, False
-    if not menu_plan.is_noop and not run.options.dry_run:
+        return trial, False
+    if not trial.decision.is_noop and not run.options.dry_run:
         # Only a second run asks whether the merge, too, is what it would be.
-        return menu_plan, True
+        return trial, True
     async with hold_staged_etc(run.host, snapshot.staged) as dest_fd:
-        return menu_plan, bool(await plan.list_operations(dest_fd))
+        return trial, bool(await plan.list_operations(dest_fd))
 
 
 async def _prepare(run: FinalizeRun, snapshot: Snapshot) -> EtcReport | None:
@@ -287,10 +299,10 @@ def _flush(snapshot: Snapshot) -> None:
                 _core.sync_filesystem(fd)
 
 
-async def _tidy(run: FinalizeRun, snapshot: Snapshot) -> None:
+async def _tidy(run: FinalizeRun, snapshot: Snapshot, trial: BootTrial) -> None:
     """Do what can wait until the new default is on disk; whatever fails here is a warning."""
     host = run.host
-    await _clean_up(run, snapshot)
+    await _clean_up(run, snapshot, trial)
     run.warnings += snapshot.warnings
     run.end(Result.DONE)
     await _end_record(run)
@@ -298,19 +310,19 @@ async def _tidy(run: FinalizeRun, snapshot: Snapshot) -> None:
     run.end(Result.DONE)
 
 
-async def _clean_up(run: FinalizeRun, snapshot: Snapshot) -> None:
+async def _clean_up(run: FinalizeRun, snapshot: Snapshot, trial: BootTrial) -> None:
     host = run.host
     try:
         with run.steps.run("tidy", "Removing what is no longer needed", timeout_s=TIDY_TIMEOUT_S):
             await run.or_warn("removing .updated", host.remove_file, host.state_dir(snapshot.staged) / "var/.updated")
             await run.or_warn("removing unused boot files", _collect, snapshot)
-            await run.or_warn("noting the trial", _note, snapshot)
+            await run.or_warn("noting the trial", _note, snapshot, trial)
     except StepTimeoutError as error:
         run.warnings.append(describe_error(error))
 
 
-def _note(snapshot: Snapshot) -> None:
-    snapshot.warnings += note_finalized(snapshot.survey.host, snapshot.survey, snapshot.staged)
+def _note(snapshot: Snapshot, trial: BootTrial) -> None:
+    snapshot.warnings += trial.note()
 
 
 def _collect(snapshot: Snapshot) -> None:

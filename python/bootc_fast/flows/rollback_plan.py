@@ -69,7 +69,8 @@ def plan_rollback(
     target = _choose_target(survey, shown, to)
     survey.refuse_not_handled("rolling back", survey.booted.digest, target)
     if not force:
-        refuse_failed(states or {}, target, shown, doing="rolling back to")
+        # What runs on its last try has not failed yet.
+        refuse_failed(states or {}, target, shown if target != survey.booted.digest else None, doing="rolling back to")
     _check_target(survey, shown, target, verify=verify)
     kept = {survey.booted.digest, *survey.kept, *([survey.marker.digest] if survey.marker else [])}
     return plan_menu(menu, order=order_after_rollback(shown, first=target, kept=kept), staged=None, verify=verify)

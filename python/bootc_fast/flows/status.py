@@ -22,6 +22,8 @@ from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
+from bootc_fast.flows.counting import decide_trial
+from bootc_fast.flows.status_trial import judge_trial, list_trial_remarks, look_at_trials
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import is_etc_transient, is_ostree_host, is_read_only
 from bootc_fast.machine.host import open_host
@@ -33,14 +35,15 @@ from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, Sta
 from bootc_fast.restart.prepared import read_prepared
 from bootc_fast.restart.soft import judge_soft_reboots
 from bootc_fast.text import describe_error, escape_bytes, flatten
-from bootc_fast.trial.states import read_states
-from bootc_fast.trial.verdict import describe_failure, judge_deployment, refuse_failed
+from bootc_fast.trial.states import TrialState, read_states
+from bootc_fast.trial.verdict import describe_failure, refuse_failed
 from bootc_fast.types import Deployment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.boot_files import BootSnapshot
@@ -267,7 +270,10 @@ async def _find_obstacles(
                 await check_boot_files(survey, staged, boot)
                 order, said = await run_blocking(choose_finalized_order, survey, boot.menu, staged)
                 notes += said
-                menu_plan = await run_blocking(plan_menu, boot.menu, order=order, staged=staged)
+                first = await run_blocking(plan_menu, boot.menu, order=order, staged=staged)
+                trial = await run_blocking(decide_trial, survey, boot, first, order, states)
+                notes += trial.notes
+                menu_plan = trial.decision.plan
                 protected = list_protected(survey, boot.menu)
                 await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=protected)
             if not await run_blocking(is_etc_transient, survey.host):
@@ -290,27 +296,37 @@ def _describe_obstacle(error: BaseException) -> str:
     return f"{text}: {', '.join(names)}" + (f" and {more} more" if more else "")
 
 
-def _describe_all(survey: Survey, menu: BootMenu | None, trials: States) -> dict[VerityDigest, DeploymentStatus]:
+def _describe_all(
+    survey: Survey, boot: BootSnapshot | None, trials: States, running: Mapping[VerityDigest, RunningTrial]
+) -> dict[VerityDigest, DeploymentStatus]:
     """Describe every deployment that has a state directory, an entry, or is booted or staged."""
+    menu = boot.menu if boot else None
     # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
     found = (*menu.live.entries, *menu.live.files) if menu else ()
     with_entry = [entry.digest for entry in found if entry.is_own and entry.digest is not None]
-    marked = survey.marker.digest if survey.marker else None
+    booted, marked = survey.booted.digest, survey.marker.digest if survey.marker else None
     states = {one.digest: one for one in survey.deployments}
-    wanted = [*with_entry, survey.booted.digest, *([marked] if marked else []), *states]
+    wanted = [*with_entry, booted, *([marked] if marked else []), *states]
     default = menu.default.digest if menu and menu.default else None
-    needs_no_entry = {survey.booted.digest, marked}
-    return {
-        digest: _describe(
+
+    def describe(digest: VerityDigest) -> DeploymentStatus:
+        counted = running.get(digest)
+        trial = judge_trial(trials, digest, menu, counted, is_staged=digest == marked, is_booted=digest == booted)
+        is_tried = counted is not None and trial is not None and trial.state is TrialState.TRIAL
+        described = _describe(
             survey.host,
             states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
             choose_entry(menu, digest, prefers_staged=digest == marked) if menu else None,
             boots_next=digest == default,
-            needs_entry=menu is not None and digest not in needs_no_entry,
-            trial=judge_deployment(trials, digest, menu, is_staged=digest == marked),
+            needs_entry=menu is not None and digest not in {booted, marked},
+            trial=trial,
         )
-        for digest in dict.fromkeys(wanted)
-    }
+        if not is_tried or boot is None or counted is None:
+            return described
+        remarks = (*described.remarks, *list_trial_remarks(survey, boot, counted))
+        return replace(described, counting=counted, remarks=remarks)
+
+    return {digest: describe(digest) for digest in dict.fromkeys(wanted)}
 
 
 def _describe(
@@ -370,10 +386,11 @@ def _arrange(
     notes: list[str],
 ) -> HostStatus:
     policy, policy_warnings = read_keep_policy(survey.host)
+    running = look_at_trials(survey, boot, notes) if boot else {}
     states, unread = read_states(survey.host)
     described = {
         digest: replace(one, is_pinned=digest in policy.pinned)
-        for digest, one in _describe_all(survey, boot.menu if boot else None, states).items()
+        for digest, one in _describe_all(survey, boot, states, running).items()
     }
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}

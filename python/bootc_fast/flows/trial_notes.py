@@ -18,15 +18,14 @@ from bootc_fast.records import replace
 from bootc_fast.report.finalize import now_text
 from bootc_fast.text import describe_error
 from bootc_fast.trial.states import TrialRecord, TrialState, change_states, read_states
-from bootc_fast.trial.verdict import find_given_up
+from bootc_fast.types import VerityDigest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.counting.records import CountMethod
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import VerityDigest
 
 BOOT_COMPLETE = "boot-complete.target"
 LOCK_TIMEOUT_S = 30.0
@@ -44,8 +43,17 @@ def _put(
     return change_states(host, change, with_state=survey.with_state, time=now_text())
 
 
-def note_finalized(host: Host, survey: Survey, staged: VerityDigest) -> tuple[str, ...]:
+def note_finalized(
+    host: Host, survey: Survey, staged: VerityDigest, *, method: CountMethod | None = None, tries: int = 0
+) -> tuple[str, ...]:
     """Note that a deployment is on trial, unless it was good before; blocks.
+
+    Args:
+        host: Where.
+        survey: Its deployments.
+        staged: Which one.
+        method: How its boots are counted; None where they are not.
+        tries: How often it is tried at most.
 
     Returns:
         Warnings.
@@ -54,7 +62,7 @@ def note_finalized(host: Host, survey: Survey, staged: VerityDigest) -> tuple[st
         FileSystemError: It could not be written.
     """
     begins = frozenset({None, TrialState.NEW, TrialState.FAILED})
-    return _put(host, survey, staged, begins, TrialRecord(TrialState.TRIAL))
+    return _put(host, survey, staged, begins, TrialRecord(TrialState.TRIAL, method=method, allowed=tries or None))
 
 
 def note_rolled_back(host: Host, survey: Survey, target: VerityDigest) -> tuple[str, ...]:
@@ -85,7 +93,7 @@ def note_rolled_back(host: Host, survey: Survey, target: VerityDigest) -> tuple[
 
 def _untried(record: TrialRecord) -> TrialRecord:
     """The record as it is where a finalize was all that happened."""
-    return TrialRecord(TrialState.TRIAL, record.time, record.number)
+    return TrialRecord(TrialState.TRIAL, record.time, record.number, method=record.method, allowed=record.allowed)
 
 
 async def is_boot_complete(host: Host) -> bool:
@@ -101,8 +109,37 @@ async def is_boot_complete(host: Host) -> bool:
     return state is not None and state.is_active
 
 
+def judge_boot(
+    known: Mapping[VerityDigest, TrialRecord],
+    booted: VerityDigest,
+    given_up: Mapping[VerityDigest, int] | None,
+    *,
+    is_complete: bool,
+) -> tuple[dict[VerityDigest, TrialRecord], dict[VerityDigest, TrialRecord]]:
+    """Say what a boot makes of what is known of trials. Pure.
+
+    Returns:
+        What is known from now on, and deployments whose failure was not known before.
+    """
+    after, failed = dict(known), dict[VerityDigest, TrialRecord]()
+    for digest, tries in (given_up or {}).items():
+        before = known.get(digest)
+        is_known = before is not None and (before.state is TrialState.FAILED or before.is_forgiven)
+        if digest != booted and not is_known:
+            reasons = before.reasons if before is not None and before.state is TrialState.TRIAL else ()
+            failed[digest] = after[digest] = TrialRecord(TrialState.FAILED, tries=tries or None, reasons=reasons)
+    for digest, before in known.items():
+        if before.is_forgiven and given_up is not None and digest not in given_up:
+            # The counter that was forgiven is gone: the next one counts.
+            after[digest] = replace(before, is_forgiven=False)
+    runs = known.get(booted)
+    if is_complete and (runs is None or runs.state in (TrialState.NEW, TrialState.TRIAL)):
+        after[booted] = TrialRecord(TrialState.GOOD)
+    return after, failed
+
+
 async def note_boot(
-    host: Host, survey: Survey, menu: BootMenu | None, *, is_complete: bool
+    host: Host, survey: Survey, given_up: Mapping[VerityDigest, int] | None, *, is_complete: bool
 ) -> tuple[dict[VerityDigest, TrialRecord], tuple[str, ...]]:
     """Note at a boot which deployment is good and which have failed; takes the lock where anything changes.
 
@@ -112,7 +149,8 @@ async def note_boot(
     Args:
         host: Where, with a writable /sysroot.
         survey: Its deployments.
-        menu: Its boot entries; None where they cannot be read.
+        given_up: Deployments on which the boot loader gave up, and how often it had tried them; None where that cannot
+            be told.
         is_complete: What runs has come up.
 
     Returns:
@@ -122,26 +160,12 @@ async def note_boot(
         FileSystemError: It could not be written.
         LockedError: Another process is at it.
     """
-    booted = survey.booted.digest
-    given_up = find_given_up(menu) if menu is not None else {}
     failed: dict[VerityDigest, TrialRecord] = {}
 
     def change(known: Mapping[VerityDigest, TrialRecord]) -> Mapping[VerityDigest, TrialRecord]:
-        after = dict(known)
+        after, found = judge_boot(known, survey.booted.digest, given_up, is_complete=is_complete)
         failed.clear()
-        for digest, tries in given_up.items():
-            before = known.get(digest)
-            is_known = before is not None and (before.state is TrialState.FAILED or before.is_forgiven)
-            if digest != booted and not is_known:
-                reasons = before.reasons if before is not None and before.state is TrialState.TRIAL else ()
-                failed[digest] = after[digest] = TrialRecord(TrialState.FAILED, tries=tries or None, reasons=reasons)
-        for digest, before in known.items():
-            if before.is_forgiven and digest not in given_up and menu is not None:
-                # The counter that was forgiven is gone: the next one counts.
-                after[digest] = replace(before, is_forgiven=False)
-        runs = known.get(booted)
-        if is_complete and (runs is None or runs.state in (TrialState.NEW, TrialState.TRIAL)):
-            after[booted] = TrialRecord(TrialState.GOOD)
+        failed.update(found)
         return after
 
     known, unread = await run_blocking(read_states, host)

@@ -11,6 +11,7 @@ from bootc_fast.boot.efi.pe import parse_pe
 from bootc_fast.boot.entries.menu import BootMenu, read_menu
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.errors import BootEntryError, InvalidStateError
+from bootc_fast.lab.counting import count_boot
 from bootc_fast.lab.forms import parse_entry
 from bootc_fast.lab.grub import count_boot as count_grub_boot
 from bootc_fast.machine.host import open_host
@@ -76,7 +77,8 @@ def boot(host: LabHost) -> Bootup:
     """Boot: the loader's first entry (or what overrides it) becomes the running deployment.
 
     Writes ``proc/cmdline`` and ``proc/self/mountinfo``, points ``etc`` to the deployment's, empties ``run``, sets
-    ``LoaderEntrySelected`` and removes a one-shot. A boot that fails changes nothing.
+    ``LoaderEntrySelected``, removes a one-shot, and counts the boot where the loader does. A boot that fails changes
+    nothing.
 
     Raises:
         BootEntryError: There is no entry, it names a file that is missing, empty or no UKI, or no deployment of ours.
@@ -105,7 +107,7 @@ def boot(host: LabHost) -> Bootup:
     previous = host.booted
     host.set_booted(digest, arguments)
     if host.loader is not Loader.GRUB:
-        host.write_efi_variable("LoaderEntrySelected", entry.label)
+        host.write_efi_variable("LoaderEntrySelected", count_boot(host, entry.label))
     else:
         count_grub_boot(host.boot_dir / "grub2")
     if menu.live.choice.override is not None and menu.live.choice.override.kind is OverrideKind.ONE_SHOT:

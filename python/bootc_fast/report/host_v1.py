@@ -18,6 +18,7 @@ from bootc_fast.text import encode_bytes
 from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
+    from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.composefs.container import ImageFacts, ImageName
     from bootc_fast.ostree.sysroot import OstreeImage
     from bootc_fast.report.finalize import OutcomeRecord
@@ -104,17 +105,25 @@ def _entry(one: DeploymentStatus, status: HostStatus) -> Document:
             "problems": list(one.problems),
             "remarks": list(one.remarks),
             "softReboot": None if one.soft_reboot is None else str(one.soft_reboot),
-            "trial": None if one.trial is None else _encode_trial(one.trial),
+            "trial": None if one.trial is None else _encode_trial(one.trial, one.counting),
         },
     }
 
 
-def _encode_trial(trial: TrialRecord) -> Document:
+def _encode_trial(trial: TrialRecord, running: RunningTrial | None) -> Document:
     return {
         "state": trial.state.value,
         "since": trial.time or None,
         "tries": trial.tries,
         "reasons": list(trial.reasons),
+        "counting": None
+        if running is None
+        else {
+            "method": running.method.value,
+            "triesLeft": running.tries_left,
+            "triesDone": running.tries_done,
+            "isGivenUp": running.is_given_up,
+        },
     }
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord, Recall
     from bootc_fast.report.rollback import RollbackOutcome
+    from bootc_fast.report.trial import BlessOutcome
     from bootc_fast.types import FinalizeOutcome
 
 # Writing down how it ended must not hold up a shutdown for long.
@@ -125,6 +126,17 @@ def send_pin(host: Host, *, deployment: str, is_pinned: bool) -> None:
     }
     message = f"The deployment {deployment} is {'pinned' if is_pinned else 'not pinned any more'}"
     _send(host, message, message_ids.PIN_CHANGED, fields, is_notice=True)
+
+
+def send_trial_ended(host: Host, outcome: BlessOutcome) -> None:
+    """Tell that what runs is no longer on trial, or is the default again; blocks, never raises."""
+    fields = {"BOOTC_FAST_OPERATION": "boot-complete", "BOOTC_FAST_BOOTED": outcome.booted}
+    if outcome.is_blessed:
+        message = f"The deployment {outcome.booted} is no longer on trial: a boot of it was complete"
+        _send(host, message, message_ids.TRIAL_PASSED, fields, is_notice=True)
+    if outcome.is_restored:
+        message = f"The boot loader gave up on a new deployment; {outcome.booted} runs and is the regular default again"
+        _send(host, message, message_ids.FELL_BACK, fields, is_error=True)
 
 
 def send_trial_failed(host: Host, *, deployment: str, tries: int | None, failure: str) -> None:

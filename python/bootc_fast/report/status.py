@@ -12,6 +12,7 @@ from bootc_fast.composefs.container import ImageFacts
 from bootc_fast.records import dataclass, field
 
 if TYPE_CHECKING:
+    from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.composefs.container import ImageName
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.ostree.sysroot import OstreeDeployment
@@ -40,6 +41,7 @@ class DeploymentStatus:
         remarks: What is to be known about it though nothing is broken, in words for people.
         soft_reboot: Whether a soft reboot leads to it; None for the one that runs, and where that cannot be told.
         trial: What is known of its trial; None where nothing is.
+        counting: Its trial as the boot loader has it; None where its boots are not counted.
         is_pinned: It keeps its boot entry and its boot files whatever is updated.
         ostree: On an ostree host what libostree knows of it; `digest` is ``<commit>.<serial>`` then.
     """
@@ -57,6 +59,7 @@ class DeploymentStatus:
     remarks: tuple[str, ...] = ()
     soft_reboot: SoftRebootVerdict | None = None
     trial: TrialRecord | None = None
+    counting: RunningTrial | None = None
     is_pinned: bool = False
     ostree: OstreeDeployment | None = None
 

@@ -12,6 +12,7 @@ import enum
 import json
 from typing import TYPE_CHECKING, Any
 
+from bootc_fast.boot.counting.records import CountMethod
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
 from bootc_fast.records import dataclass, replace
@@ -53,6 +54,8 @@ class TrialRecord:
         tries: How often it was booted until it failed; None where that is not known.
         reasons: Why it failed, in words, on trial too: one for each try that left one; n ≤ ``MAX_REASONS``.
         is_forgiven: Its failure was forgotten, so that a boot counter at its end does not count any more.
+        method: How its boots are counted (``CountMethod``); None where they are not, or that is not known.
+        allowed: How often it is tried at most; None where its boots are not counted.
     """
 
     state: TrialState
@@ -61,6 +64,8 @@ class TrialRecord:
     tries: int | None = None
     reasons: tuple[str, ...] = ()
     is_forgiven: bool = False
+    method: CountMethod | None = None
+    allowed: int | None = None
 
 
 States = dict["VerityDigest", TrialRecord]
@@ -153,6 +158,8 @@ def _write(host: Host, path: Path, states: Mapping[VerityDigest, TrialRecord]) -
                 "tries": record.tries,
                 "reasons": list(record.reasons),
                 "is_forgiven": record.is_forgiven,
+                "method": record.method,
+                "allowed": record.allowed,
             }
             for digest, record in sorted(states.items(), key=lambda item: item[1].number)
         },
@@ -201,13 +208,15 @@ def _parse(value: dict[str, Any]) -> TrialRecord:
     tries, reasons = value.get("tries"), value.get("reasons", [])
     number, time = value["number"], value["time"]
     is_forgiven = value.get("is_forgiven", False)
+    method, allowed = value.get("method"), value.get("allowed")
     if not (
         isinstance(number, int)
         and isinstance(time, str)
         and isinstance(is_forgiven, bool)
-        and (tries is None or (isinstance(tries, int) and 0 <= tries < _MAX_TRIES))
+        and all(one is None or (isinstance(one, int) and 0 <= one < _MAX_TRIES) for one in (tries, allowed))
         and isinstance(reasons, list)
         and all(isinstance(one, str) for one in reasons)
     ):
         raise TypeError
-    return TrialRecord(TrialState(value["state"]), time, number, tries, tuple(reasons), is_forgiven)
+    counted = None if method is None else CountMethod(method)
+    return TrialRecord(TrialState(value["state"]), time, number, tries, tuple(reasons), is_forgiven, counted, allowed)

@@ -313,7 +313,7 @@ class FatModel:
         if old not in directory.children or new in directory.children:
             return
         inode = directory.children.pop(old)
-        self._remove_slots(inode.slots)
+        gone = inode.slots
         positions = self._directory_slots(directory)
         used = [i for i, (c, at) in enumerate(positions) if self.cache["data", c][at].kind != "free"]
         parts = [new[i : i + _LFN_CHARS] for i in range(0, len(new), _LFN_CHARS)]
@@ -327,7 +327,8 @@ class FatModel:
         slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(reversed(parts))]
         slots.append(Slot("short", tag, total=len(parts), start=inode.start, size=inode.size))
         inode.slots = positions[start : start + len(slots)]
-        self._write_slots(inode.slots, slots)
+        # From its cache: each sector once.
+        self._write_slots([*gone, *inode.slots], [*[Slot("deleted")] * len(gone), *slots])
         directory.children[new] = inode
         self.flush()
 

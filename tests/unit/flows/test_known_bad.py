@@ -115,7 +115,9 @@ def test_an_update_is_new_then_on_trial_then_good(tmp_path: Path, capsys: pytest
     assert shown("staged") == "trial"
     lab.boot(case.host)
     text = flowkit.run(capsys, "status", "--root", case.root)[1]
-    assert re.search(r"Trial:       on trial since \S+Z, until a boot of it is complete\n", text), text
+    assert re.search(
+        r"Trial:       on trial since \S+Z, until a boot of it is complete; 2 tries left, 1 done,", text
+    ), text
     assert _boot_complete(case, capsys) == (0, "")
     assert (shown("booted"), shown("rollback")) == ("good", "good")
     document = json.loads(find_states_file(open_host(case.root)).read_text())

@@ -32,6 +32,7 @@ class Updated:
     ) -> None:
         self.capsys = capsys
         self.host = lab.make_host(directory, loader=loader, boot_type=boot_type, version="43", os_id="fedora")
+        flowkit.count_nothing(self.host.root)
         self.previous: VerityDigest = self.host.booted
         lab.stage_files(self.host, version="42", os_id="fedora")
         assert flowkit.run(capsys, "finalize", "--root", self.host.root)[0] == 0

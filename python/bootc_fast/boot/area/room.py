@@ -25,6 +25,7 @@ FILL_NAMES = tuple(b"BFPAD%02d" % number for number in range(100))
 """Of empty files that only take places, one each, while a directory that nobody reads is being built."""
 
 _DOT_SLOTS = 2
+_SECTOR_SLOTS = 512 // SLOT_BYTES
 _MAY_BE_SHORT = re.compile(rb"[^.]{1,8}(\.[^.]{0,3})?")
 
 TEMPORARY_NAMES = tuple(b"BFNEW%d" % number for number in range(10))
@@ -86,27 +87,38 @@ def require_room(volume: BootVolume, path: bytes, names: Sequence[bytes]) -> Non
         raise OSError(errno.ENOSPC, f"/{where} has no room for {len(names)} more names: it would grow")
 
 
-def choose_fill(volume: BootVolume, names: Sequence[bytes], free_slots: int) -> int | None:
-    """Say how many places have to be taken first in a new directory, so that as many are free behind its last name.
+def choose_fill(volume: BootVolume, names: Sequence[bytes], last: bytes, renames: int) -> int | None:
+    """Say how many places have to be taken first in a new directory, so that the firmware can rename its last file.
 
-    EDK II gives a new name the places behind a directory's end mark only, and takes another cluster where they do not
-    reach; what is deleted before it stays taken.
+    EDK II gives a new name the places behind a directory's end mark only, deletes the old one, and takes another
+    cluster where the places do not reach; what is deleted before the end mark stays taken. All of it in one sector
+    cannot be cut: where it fits into one, it is made to lie there.
 
     Args:
         volume: On which it is built.
-        names: All that it is to hold.
-        free_slots: What has to be free behind them, in the last cluster.
+        names: What comes before the last file.
+        last: Its name; those that it gets are no longer.
+        renames: How often it is renamed.
 
     Returns:
         n >= 0; None where no number is enough.
     """
-    if not free_slots or not volume.is_fat():
+    if not renames or not volume.is_fat():
         return 0
-    cluster_slots = volume.free_bytes()[1] // SLOT_BYTES
+    cluster_slots, own = volume.free_bytes()[1] // SLOT_BYTES, count_slots(last)
     # A short name in capitals takes one place, by the mount options too.
     high = _DOT_SLOTS + sum(map(count_slots, names))
     low = high - sum(count_slots(name) - 1 for name in names if _MAY_BE_SHORT.fullmatch(name))
-    for fill in range(min(cluster_slots, len(FILL_NAMES))):
-        if all(-(used + fill) % cluster_slots >= free_slots for used in range(low, high + 1)):
-            return fill
-    return None
+    starts = range(low, high + 1)
+
+    def fits(fill: int, slots: int) -> bool:
+        """Whether the file with all its later names stays within one piece of the directory."""
+        return all((start + fill) % slots + own * (1 + renames) <= slots for start in starts)
+
+    def has_end(fill: int) -> bool:
+        """Whether the later names stay within the cluster in which the file's own name ends."""
+        return all(-(start + fill + own) % cluster_slots >= own * renames for start in starts)
+
+    fills = range(min(cluster_slots, len(FILL_NAMES)))
+    found = (fill for fill in fills if has_end(fill) and fits(fill, _SECTOR_SLOTS))
+    return next(found, next((fill for fill in fills if has_end(fill)), None))

@@ -21,8 +21,9 @@ Source:
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,8 +78,8 @@ class CountContext:
         target: The deployment that is to be tried.
         settings: The loader's own settings; None where they are in the boot directory.
         variables: What loader and firmware say; None where nothing is known.
-        replan: Plans the same set in another order, the second argument being what a one-shot tries; None where only
-            what is there is read.
+        replan: Plans the same set with these deployments first, what runs without counters, and the second argument
+            being what a one-shot tries; None where only what is there is read.
         set_variable: Sets an EFI variable of the loader's, None removes it; raises OSError. None: there are none.
         one_shots: Deployments that are on trial by one-shot, as it was noted.
         is_live: It is this machine's own boot partition, so that what it lies on matters; a host in a directory lies on
@@ -92,7 +93,7 @@ class CountContext:
     target: VerityDigest | None = None
     settings: BootVolume | None = None
     variables: LoaderVariables | None = None
-    replan: Callable[[Sequence[VerityDigest], VerityDigest], MenuPlan] | None = None
+    replan: Callable[[Sequence[VerityDigest], VerityDigest | None], MenuPlan] | None = None
     set_variable: Callable[[str, bytes | None], None] | None = None
     one_shots: frozenset[VerityDigest] = frozenset()
     is_live: bool = False

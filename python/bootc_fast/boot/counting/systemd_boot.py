@@ -15,7 +15,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind
-from bootc_fast.boot.area.room import choose_fill, count_slots
+from bootc_fast.boot.area.room import choose_fill
 from bootc_fast.boot.counting.records import CountMethod, Decision, RunningTrial, WantedMethod
 from bootc_fast.boot.entries.publication import MAX_COPIED_BYTES
 from bootc_fast.boot.entries.reader import ENTRIES
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderOverride, LoaderVariables
     from bootc_fast.boot.loaders.record import LoaderRecord
+    from bootc_fast.types import VerityDigest
 
 ONE_SHOT = OverrideKind.ONE_SHOT.value
 _MAX_PROGRAM_BYTES = 4 << 20
@@ -163,10 +164,12 @@ def _find_tried(context: CountContext, plan: MenuPlan) -> MenuEntry | None:
 
 def _decide_counter(context: CountContext, plan: MenuPlan, tries: int) -> Decision | str:
     """Decide for the counter, or say why it cannot be had."""
+    if context.replan is not None and _has_counter(plan, context.booted):
+        # The old default keeps none: of two at the end of theirs the first in order would boot for ever.
+        plan = context.replan((), None)
     entry = plan.default
     if entry.tries_left is not None:
-        # Somebody counts already: an earlier run of ours, or who staged it.
-        return Decision(plan, CountMethod.COUNTER, entry.tries_left)
+        return _keep_counter(context, plan, entry, entry.tries_left)
     if entry not in plan.new_files:
         return "the new boot entry is in force already, without a counter"
     translated = _translate(context, entry)
@@ -177,14 +180,31 @@ def _decide_counter(context: CountContext, plan: MenuPlan, tries: int) -> Decisi
     reason = _find_defeat(context, plan, counted, shown) or _find_unread(context, plan)
     if reason:
         return reason
-    needed = tries * count_slots(counted.file_name)
-    if not _has_room(context, plan, entry, counted, needed):
+    if not _has_room(context, plan, entry, counted):
         return (
             f"/{escape_bytes(ENTRIES)} has no room behind its last name for {count(tries, 'renames')} by the firmware"
         )
     files = tuple(counted if one == entry else one for one in plan.new_files)
-    counting = replace(plan, default=counted, new_files=files, shown=shown, free_slots=needed)
+    counting = replace(plan, default=counted, new_files=files, shown=shown, boot_renames=tries)
     return Decision(counting, CountMethod.COUNTER, tries)
+
+
+def _keep_counter(context: CountContext, plan: MenuPlan, entry: MenuEntry, left: int) -> Decision:
+    """Somebody counts already: an earlier run of ours, or who staged it."""
+    notes: tuple[str, ...] = ()
+    if entry in plan.new_files and left:
+        if _has_room(context, plan, entry, entry):
+            plan = replace(plan, boot_renames=left)
+        else:
+            where = escape_bytes(ENTRIES)
+            notes = (
+                f"/{where} has no room for {count(left, 'renames')} by the firmware, and {entry.label} is counted",
+            )
+    return Decision(plan, CountMethod.COUNTER, left, notes=notes)
+
+
+def _has_counter(plan: MenuPlan, digest: VerityDigest) -> bool:
+    return any(one.is_own and one.digest == digest and one.tries_left is not None for one in plan.shown)
 
 
 def _translate(context: CountContext, entry: MenuEntry) -> MenuEntry | str:
@@ -259,13 +279,11 @@ def _find_unread(context: CountContext, plan: MenuPlan) -> str | None:
 # -- room for the firmware's renames -----------------------------------------------------------------------------------
 
 
-def _has_room(context: CountContext, plan: MenuPlan, entry: MenuEntry, counted: MenuEntry, needed: int) -> bool:
+def _has_room(context: CountContext, plan: MenuPlan, entry: MenuEntry, counted: MenuEntry) -> bool:
     """Say whether the set that is built beside the live one can have the room; elsewhere nothing grows badly."""
-    if not context.boot.is_fat():
-        return True
-    written = [counted.file_name, *(one.file_name for one in plan.new_files if one != entry)]
-    stays = context.menu.live.names - {*plan.removed, *written}
-    return choose_fill(context.boot, [*written, *stays], needed) is not None
+    written = [one.file_name for one in plan.new_files if one != entry]
+    stays = context.menu.live.names - {*plan.removed, *written, counted.file_name}
+    return choose_fill(context.boot, [*written, *stays], counted.file_name, counted.tries_left or 0) is not None
 
 
 # -- by one-shot -------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class MenuPlan:
         warnings: What the reader should know.
         boots_instead: The entry that is not of this host, and that the loader boots all the same.
         shown: What the loader shows afterwards, in its order.
-        free_slots: So many places of a FAT directory stay free behind the last name, for whom boots are counted by.
+        boot_renames: How often the loader will rename the default, to count its boots; there is room for that.
     """
 
     order: tuple[VerityDigest, ...]
@@ -61,7 +61,7 @@ class MenuPlan:
     warnings: tuple[str, ...] = ()
     boots_instead: BootsInstead | None = None
     shown: tuple[MenuEntry, ...] = ()
-    free_slots: int = 0
+    boot_renames: int = 0
 
     @property
     def is_noop(self) -> bool:
@@ -208,6 +208,7 @@ def plan_menu(
     verify: bool = True,
     blessed: VerityDigest | None = None,
     tried: VerityDigest | None = None,
+    renews: bool = False,
 ) -> MenuPlan:
     """Plan the set in which the loader's order of our deployments is `order`.
 
@@ -223,6 +224,7 @@ def plan_menu(
         verify: Refuse a default that names files which are not there.
         blessed: The deployment whose entry loses its boot counters.
         tried: The deployment that a one-shot names, or will: that is not made to name the default.
+        renews: Every entry of ours gets a new name and sort-key, so that the order holds without boot counters, too.
 
     Returns:
         The plan; ``is_noop`` where the set is as wanted.
@@ -253,7 +255,7 @@ def plan_menu(
         menuentries = []
     user_cfg = _plan_user_cfg(menu, menuentries)
     new_files, kept_files = _plan_files(
-        menu, wanted, [one for one in everything if one.menu_id is None and one not in sources], tried
+        menu, wanted, [one for one in everything if one.menu_id is None and one not in sources], tried, renews=renews
     )
     replaced = {entry.file_name for entry in _own_files(menu)} - {entry.file_name for entry in kept_files}
     # Where bootc's exchange of the sets was cut, the staged set is the only one, with what others put there.
@@ -341,13 +343,18 @@ def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | 
 
 
 def _plan_files(
-    menu: BootMenu, wanted: Sequence[MenuEntry], variants: Sequence[MenuEntry], tried: VerityDigest | None
+    menu: BootMenu,
+    wanted: Sequence[MenuEntry],
+    variants: Sequence[MenuEntry],
+    tried: VerityDigest | None,
+    *,
+    renews: bool,
 ) -> tuple[tuple[MenuEntry, ...], tuple[MenuEntry, ...]]:
     """Tell the files to write, the default's first, and those that stay as they are."""
     live = {entry.file_name: entry for entry in menu.live.files}
     loose = [entry for entry in variants if live.get(entry.file_name) == entry]
     # What cannot be read may name any entry that there is, and none that there is not.
-    is_blind = bool(menu.live.unread_overrides)
+    is_blind = renews or bool(menu.live.unread_overrides)
     count = 0 if is_blind or len(loose) < len(variants) else _count_kept(wanted, loose, menu, tried)
     kept = wanted[len(wanted) - count :]
     fresh = wanted[: len(wanted) - count]

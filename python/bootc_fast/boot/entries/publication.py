@@ -198,9 +198,7 @@ class Publication:
         power cut left, ours or not. A set that got such a cluster never becomes live. It keeps its clusters, so that
         the next try gets others.
         """
-        fill = choose_fill(self.boot, list(files), self.plan.free_slots)
-        if fill is None:
-            raise BootEntryError(_NO_FREE_SLOTS, hint=_COUNT_HINT)
+        files, fill = self._leave_room(files)
         while True:
             self.beside = path = choose_beside(self.boot)
             write_set(self.boot, path, files, fill)
@@ -209,6 +207,18 @@ class Publication:
                 return path
             self.beside = None
             self.warnings.append(detach_path(self.boot, path, shared))
+
+    def _leave_room(self, files: Mapping[bytes, bytes]) -> tuple[Mapping[bytes, bytes], int]:
+        """Put last what the firmware renames; returns how many places are to be taken first, so that it has room."""
+        default, promised = self.plan.default, self.plan.boot_renames
+        renames = promised or default.tries_left or 0
+        if not renames or default.file_name not in files:
+            return files, 0
+        others = {one: data for one, data in files.items() if one != default.file_name}
+        fill = choose_fill(self.boot, list(others), default.file_name, renames)
+        if fill is None and promised:
+            raise BootEntryError(_NO_FREE_SLOTS, hint=_COUNT_HINT)
+        return {**others, default.file_name: files[default.file_name]}, fill or 0
 
     def _read_whole_set(self) -> dict[bytes, bytes] | None:
         """The wanted set in memory; None where ``entries`` is a symlink, which an exchange would replace.
@@ -227,7 +237,7 @@ class Publication:
 
     def _check_renames_fit(self, failure: OSError | None = None) -> None:
         """The way of renames needs names in the live directory; where it is shut, `failure` is what has to be told."""
-        if self.plan.free_slots and self.boot.is_fat():
+        if self.plan.boot_renames and self.boot.is_fat():
             raise failure or BootEntryError(_NO_FREE_SLOTS, hint=_COUNT_HINT)
         names = [entry.file_name + suffix for entry in self.plan.new_files for suffix in (NEW_SUFFIX, b"")]
         try:

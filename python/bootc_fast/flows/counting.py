@@ -1,0 +1,177 @@
+"""How a flow counts the boots of what it makes the default: the policy, the loader's counting, and what was noted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bootc_fast.boot.area.real import RealVolume
+from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, Decision
+from bootc_fast.boot.counting.table import counter_of
+from bootc_fast.boot.efi.firmware import write_loader_variable
+from bootc_fast.boot.entries.plan import plan_menu
+from bootc_fast.errors import BootcFastError, BootEntryError
+from bootc_fast.flows.trial_notes import note_finalized
+from bootc_fast.records import dataclass
+from bootc_fast.text import describe_error, shorten_digest
+from bootc_fast.trial.states import TrialState
+from bootc_fast.trial.trial_policy import read_trial_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bootc_fast.boot.area.directory import BootVolume
+    from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.survey import Survey
+    from bootc_fast.machine.host import Host
+    from bootc_fast.trial.states import TrialRecord
+    from bootc_fast.types import VerityDigest
+
+_POLICY = "/etc/bootc-fast/trial.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class BootTrial:
+    """How the new default is counted, and what begins that: what ``publish_menu`` takes as `trial`.
+
+    Attributes:
+        counting: The loader's counting; None where nothing is to be counted.
+        decision: What was decided; its plan is the one to publish.
+        notes: What is to be said of it, in words.
+        host: Where it is noted, with a writable /sysroot.
+        survey: Its deployments.
+        target: What is tried.
+    """
+
+    counting: Counting | None
+    decision: Decision
+    notes: tuple[str, ...]
+    host: Host
+    survey: Survey
+    target: VerityDigest
+
+    def begin(self) -> list[str]:
+        """Before the new set is live."""
+        return self.counting.begin() if self.counting is not None else []
+
+    def take_back(self) -> list[str]:
+        """The publication failed."""
+        return self.counting.take_back() if self.counting is not None else []
+
+    def arm(self) -> list[str]:
+        """The new set is in force.
+
+        A trial by one-shot leaves no trace on the boot partition: it is noted before it can begin.
+        """
+        if self.counting is None:
+            return []
+        warnings: list[str] = []
+        if self.decision.method is CountMethod.ONE_SHOT:
+            try:
+                warnings += self.note()
+            except (BootcFastError, OSError) as error:
+                return [f"the new deployment is not tried, since that cannot be noted: {describe_error(error)}"]
+        return [*warnings, *self.counting.arm()]
+
+    def note(self) -> tuple[str, ...]:
+        """Note that the deployment is on trial; raises FileSystemError."""
+        method, tries = self.decision.method, self.decision.tries
+        return note_finalized(self.host, self.survey, self.target, method=method, tries=tries)
+
+
+def make_count_context(
+    host: Host,
+    survey: Survey,
+    boot: BootSnapshot,
+    states: Mapping[VerityDigest, TrialRecord],
+    *,
+    target: VerityDigest | None = None,
+    replan: Callable[[Sequence[VerityDigest], VerityDigest | None], MenuPlan] | None = None,
+) -> CountContext:
+    """Collect what a loader's counting looks at.
+
+    Args:
+        host: Where.
+        survey: Its deployments.
+        boot: Its boot directories and entries.
+        states: What was noted of trials.
+        target: What is to be tried.
+        replan: As ``CountContext`` has it.
+    """
+    area = boot.area
+
+    def set_variable(name: str, value: bytes | None) -> None:
+        try:
+            write_loader_variable(host, name, None if value is None else value.decode("utf-8", "replace"))
+        except BootEntryError as error:
+            raise OSError(str(error)) from error
+
+    def open_volume(fd: int | None) -> BootVolume | None:
+        return None if fd is None else RealVolume(fd)
+
+    one_shots = (
+        digest
+        for digest, record in states.items()
+        if record.state is TrialState.TRIAL and record.method is CountMethod.ONE_SHOT
+    )
+    return CountContext(
+        boot.menu,
+        RealVolume(area.boot_fd),
+        open_volume(area.esp_fd),
+        survey.booted.digest,
+        target,
+        open_volume(area.loader_fd),
+        boot.variables,
+        replan,
+        set_variable,
+        frozenset(one_shots),
+    )
+
+
+def decide_trial(
+    survey: Survey,
+    boot: BootSnapshot,
+    plan: MenuPlan,
+    order: Sequence[VerityDigest],
+    states: Mapping[VerityDigest, TrialRecord],
+    *,
+    verify: bool = True,
+) -> BootTrial:
+    """Decide how the boots of a new default are counted that was never good; blocks, and writes nothing.
+
+    Args:
+        survey: The deployments; its host has the policy files, and gets the note of the trial.
+        boot: Its boot directories and entries.
+        plan: What is to be published; its first deployment is the new default.
+        order: The deployments that were wanted.
+        states: What was noted of trials.
+        verify: As `plan` was made.
+
+    Returns:
+        The trial; its decision has the plan to publish.
+
+    Raises:
+        BootEntryError: The policy requires counting, and it cannot be had.
+    """
+    target, host = plan.order[0], survey.host
+    record = states.get(target)
+    if target == survey.booted.digest or (record is not None and record.state is TrialState.GOOD):
+        return BootTrial(None, Decision(plan), (), host, survey, target)
+    policy, warnings = read_trial_policy(host)
+
+    def replan(first: Sequence[VerityDigest], tried: VerityDigest | None) -> MenuPlan:
+        wanted, booted = tuple(dict.fromkeys((*first, *order))), survey.booted.digest
+        return plan_menu(boot.menu, order=wanted, staged=target, verify=verify, tried=tried, blessed=booted)
+
+    context = make_count_context(host, survey, boot, states, target=target, replan=replan)
+    counter = counter_of(boot.menu.record)
+    decision = counter.decide(context, plan, policy.wish)
+    if decision.reason:
+        said = f"this host cannot count boots: {decision.reason}"
+        if policy.require_counting:
+            raise BootEntryError(
+                f"finalizing {shorten_digest(target)}: {said}",
+                hint=f"`require-counting = false` in {_POLICY} takes the update without counting its boots",
+            )
+        warnings = (*warnings, said)
+    return BootTrial(Counting(counter, context, decision), decision, (*warnings, *decision.notes), host, survey, target)
