@@ -79,6 +79,7 @@ class _Verdict:
         fields: For the journal.
         told: The deployment of which the record tells, now.
         explains_all: What the record tells, now, is why anything else was left over.
+        passed_over: What was finalized and does not run; None where nothing was. A trial that failed says it better.
     """
 
     survey: Survey
@@ -86,6 +87,7 @@ class _Verdict:
     is_unreadable: bool = False
     told: str | None = None
     explains_all: bool = False
+    passed_over: OutcomeRecord | None = None
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     fields: dict[str, object] = field(default_factory=dict)
@@ -157,6 +159,8 @@ async def report_last_finalize(root: Path | str = "/", *, run_was_kept: bool = F
             await _end_trials(verdict, writable)
     except (BootcFastError, OSError) as error:
         verdict.warnings.append(f"warning: what is told here will be told again: {describe_error(error)}")
+    if verdict.passed_over is not None:
+        _tell_passed_over(verdict, verdict.passed_over)
     if verdict.lines:
         await run_blocking(_tell_journal, verdict)
     if not verdict.lines and not verdict.warnings:
@@ -193,7 +197,8 @@ def _judge_record(verdict: _Verdict) -> None:
     elif runs:
         verdict.record = replace(record, reported=True)
     elif _was_passed_over(verdict.survey, record):
-        _tell_passed_over(verdict, record)
+        verdict.record = replace(record, reported=True)
+        verdict.explains_all, verdict.passed_over = True, record
 
 
 def _judge_failure(verdict: _Verdict, record: OutcomeRecord, *, runs: bool) -> None:
@@ -243,8 +248,6 @@ def _was_passed_over(survey: Survey, record: OutcomeRecord) -> bool:
 
 
 def _tell_passed_over(verdict: _Verdict, record: OutcomeRecord) -> None:
-    verdict.record = replace(record, reported=True)
-    verdict.explains_all = True
     runs, wanted = shorten_digest(verdict.survey.booted.digest), shorten_digest(record.staged or "")
     verdict.tell(
         BootEntryError.exit_code,
@@ -369,6 +372,8 @@ async def _end_trials(verdict: _Verdict, host: Host) -> None:
     with single_error(), steps.limit_all():
         outcome = await end_trials(host, is_complete=is_complete, steps=steps)
     verdict.warnings += [f"warning: {warning}" for warning in outcome.warnings]
+    if verdict.passed_over is not None and verdict.passed_over.staged in outcome.failed:
+        verdict.passed_over = None
     for digest, record in outcome.failed.items():
         failure = describe_failure(record) or ""
         runs = shorten_digest(outcome.booted)

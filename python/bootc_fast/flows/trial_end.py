@@ -103,8 +103,9 @@ def _order_without_counters(menu: BootMenu, digest: VerityDigest | None = None) 
         set_counters(entry, None) if entry.is_own and digest in {None, entry.digest} else entry
         for entry in menu.live.files
     ]
-    shown = [entry.digest for entry in sort_entries(plain, menu.rule) if entry.is_own and entry.digest is not None]
-    # What is no file is where it was.
+    menuentries = [entry for entry in menu.live.entries if entry.menu_id is not None]
+    shown = [one.digest for one in (*menuentries, *sort_entries(plain, menu.rule)) if one.is_own and one.digest]
+    # What has no entry that is shown is behind.
     return tuple(dict.fromkeys((*shown, *menu.own_order)))
 
 

@@ -94,6 +94,30 @@ def test_blessed_on_its_last_try_it_is_the_default_again(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("boot_type", list(BootType))
+def test_grub_counts_is_blessed_and_falls_back_for_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], boot_type: BootType
+) -> None:
+    host = lab.make_host(tmp_path / "h", loader=Loader.GRUB, boot_type=boot_type)
+    case = Case(host, host.booted, lab.stage_files(host, {"motd": "v2\n"}, version="2"))
+    grubenv = host.boot_dir / "grub2/grubenv"
+    assert flowkit.finalize(capsys, case)[::2] == (0, "")
+    assert b"bootc_fast_tries=3" in grubenv.read_bytes()
+    assert _tried(case) == case.staged
+    text = " ".join(flowkit.run(capsys, "status", "--root", case.root)[1].split())
+    assert "2 tries left, 1 done, then the boot loader falls back" in text
+    assert _complete(case, capsys) == (0, "")
+    assert (b"bootc_fast" in grubenv.read_bytes(), _state(case, case.staged)) == (False, "good")
+    newest = lab.stage_files(host, {"motd": "v3\n"}, version="3")
+    assert flowkit.finalize(capsys, case)[0] == 0
+    assert [_tried(case) for _ in range(5)] == [*[newest] * 3, *[case.staged] * 2]
+    code, err = _complete(case, capsys)
+    assert (code, err.count("error: "), "was tried 3 times and failed" in err) == (12, 1, True)
+    assert (b"bootc_fast" in grubenv.read_bytes(), _state(case, newest)) == (False, "failed")
+    assert [_tried(case) for _ in range(2)] == [case.staged] * 2, "without any variable, too"
+    assert _complete(case, capsys) == (0, "")
+
+
+@pytest.mark.parametrize("boot_type", list(BootType))
 def test_after_three_tries_the_old_one_boots_is_the_regular_default_again_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], boot_type: BootType
 ) -> None:
@@ -104,6 +128,7 @@ def test_after_three_tries_the_old_one_boots_is_the_regular_default_again_and_sa
     assert code == 12
     assert f"deployment {case.staged[:16]}… was tried 3 times and failed: the boot loader gave up on it" in err
     assert f"deployment {case.booted[:16]}… runs" in err
+    assert err.count("error: ") == 1
     assert flowkit.next_boot(case.host) == case.booted, "first by its sort-key, whatever counters say"
     assert (_counters(case), _state(case, case.staged), _state(case, case.booted)) == (["+0-3"], "failed", "good")
     before = flowkit.snapshot(case.root)
