@@ -18,6 +18,7 @@ from bootc_fast.composefs.etc import list_missing_changes
 from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_survey
 from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError, VerityMismatchError
 from bootc_fast.flows.backend import Change
+from bootc_fast.flows.counting import count_nothing
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast.flows.trial_notes import note_rolled_back
 from bootc_fast.machine.booted import is_etc_transient
@@ -197,6 +198,8 @@ class ComposefsBackend:
         assert self._plan is not None  # noqa: S101 a rollback has planned
         if self._chosen.changes_nothing:
             return self._chosen
+        # An order that somebody asks for is tried by nobody, and ends what was tried before.
+        trial = await run_blocking(count_nothing, survey, boot, self._plan)
         with (
             anyio.CancelScope(shield=True),
             steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S),
@@ -207,6 +210,7 @@ class ComposefsBackend:
                 self._plan,
                 set_variable=make_variable_setter(self.host),
                 protected=list_protected(survey, boot.menu),
+                trial=trial,
             )
         self.warnings += published.warnings
         return self._chosen

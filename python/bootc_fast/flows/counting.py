@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.real import RealVolume
-from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, Decision
+from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, CountWish, Decision
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.efi.firmware import write_loader_variable
 from bootc_fast.boot.entries.plan import plan_menu
@@ -35,7 +35,7 @@ class BootTrial:
     """How the new default is counted, and what begins that: what ``publish_menu`` takes as `trial`.
 
     Attributes:
-        counting: The loader's counting; None where nothing is to be counted.
+        counting: The loader's counting.
         decision: What was decided; its plan is the one to publish.
         notes: What is to be said of it, in words.
         host: Where it is noted, with a writable /sysroot.
@@ -43,7 +43,7 @@ class BootTrial:
         target: What is tried.
     """
 
-    counting: Counting | None
+    counting: Counting
     decision: Decision
     notes: tuple[str, ...]
     host: Host
@@ -52,19 +52,17 @@ class BootTrial:
 
     def begin(self) -> list[str]:
         """Before the new set is live."""
-        return self.counting.begin() if self.counting is not None else []
+        return self.counting.begin()
 
     def take_back(self) -> list[str]:
         """The publication failed."""
-        return self.counting.take_back() if self.counting is not None else []
+        return self.counting.take_back()
 
     def arm(self) -> list[str]:
         """The new set is in force.
 
         A trial by one-shot leaves no trace on the boot partition: it is noted before it can begin.
         """
-        if self.counting is None:
-            return []
         warnings: list[str] = []
         if self.decision.method is CountMethod.ONE_SHOT:
             try:
@@ -125,7 +123,22 @@ def make_count_context(
         replan,
         set_variable,
         frozenset(one_shots),
+        is_live=host.is_live,
     )
+
+
+def count_nothing(survey: Survey, boot: BootSnapshot, plan: MenuPlan) -> BootTrial:
+    """Have a new default not counted, and whatever was counted until now no more; blocks, and writes nothing yet.
+
+    Args:
+        survey: The deployments.
+        boot: Its boot directories and entries.
+        plan: What is to be published.
+    """
+    target, counter = plan.order[0], counter_of(boot.menu.record)
+    context = make_count_context(survey.host, survey, boot, {}, target=target)
+    decision = counter.decide(context, plan, CountWish(0))
+    return BootTrial(Counting(counter, context, decision), decision, (), survey.host, survey, target)
 
 
 def decide_trial(
@@ -156,7 +169,7 @@ def decide_trial(
     target, host = plan.order[0], survey.host
     record = states.get(target)
     if target == survey.booted.digest or (record is not None and record.state is TrialState.GOOD):
-        return BootTrial(None, Decision(plan), (), host, survey, target)
+        return count_nothing(survey, boot, plan)
     policy, warnings = read_trial_policy(host)
 
     def replan(first: Sequence[VerityDigest], tried: VerityDigest | None) -> MenuPlan:

@@ -41,8 +41,6 @@ def test_addons_live_and_go_with_their_uki_over_six_updates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader
 ) -> None:
     host = lab.make_host(tmp_path / "h", loader=loader, boot_type=BootType.UKI)
-    if loader is Loader.GRUB:
-        flowkit.count_nothing(host.root)
     deployments = [host.booted]
     _fill(_companions(host, host.booted))
     everywhere = host.esp / "loader/addons"

@@ -12,7 +12,7 @@ import pytest
 from flowkit import Case
 from schemas import validate
 
-from bootc_fast import bless, finalize_staged, get_status, lab, message_ids
+from bootc_fast import bless, finalize_staged, get_status, lab, message_ids, rollback
 from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.counting.records import CountMethod
 from bootc_fast.errors import BootEntryError
@@ -115,6 +115,22 @@ def test_grub_counts_is_blessed_and_falls_back_for_good(
     assert (b"bootc_fast" in grubenv.read_bytes(), _state(case, newest)) == (False, "failed")
     assert [_tried(case) for _ in range(2)] == [case.staged] * 2, "without any variable, too"
     assert _complete(case, capsys) == (0, "")
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), flowkit.COMBINATIONS[:4])
+@pytest.mark.parametrize("method", ["auto", "one-shot"])
+@pytest.mark.parametrize("is_tried", [False, True])
+async def test_a_rollback_ends_what_was_counted_and_nothing_boots_but_its_target(
+    tmp_path: Path, loader: Loader, boot_type: BootType, method: str, *, is_tried: bool
+) -> None:
+    case = flowkit.make_case(tmp_path / "h", loader, boot_type)
+    _policy(case, f"[trial]\nmethod = '{method}'\n")
+    await finalize_staged(case.root)
+    if is_tried:
+        assert _tried(case) == case.staged
+    outcome = await rollback(case.root, to=case.booted)
+    assert (outcome.next_boot, outcome.warnings) == (case.booted, ())
+    assert [_tried(case) for _ in range(3)] == [case.booted] * 3
 
 
 @pytest.mark.parametrize("boot_type", list(BootType))
@@ -321,8 +337,6 @@ async def test_a_rollback_to_a_good_one_is_not_counted_and_to_the_trial_keeps_it
     await finalize_staged(case.root)
     _tried(case)
     await bless(case.root)
-    from bootc_fast import rollback
-
     await rollback(case.root)
     assert (_counters(case), _tried(case)) == ([], case.booted)
 
