@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key
+from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key, set_counters
 from bootc_fast.boot.loaders.table import RULES, record_of
 from bootc_fast.errors import BootEntryError
 from bootc_fast.records import dataclass, replace
@@ -107,11 +107,15 @@ def choose_names(
     generation = 1 + find_generation(names)
     if generation >= MAX_GENERATION:
         raise BootEntryError(f"the boot entries' generation number {generation - 1} is the last one")
-    for rules in (RULES, record_of(loader).rules):
+    own = record_of(loader).rules
+    # A loader that counts nothing takes a counter for a part of the name: without, the constant stays what it is.
+    plain = [set_counters(entry, None) for entry in others]
+    for rules in (RULES, own):
         for file_prefix in _FILE_PREFIXES:
             for key_prefix in _KEY_PREFIXES:
                 maker = NameMaker(file_prefix, key_prefix, generation)
-                if _outranks(maker.rename(default, 0), others, rules):
+                first = maker.rename(default, 0)
+                if _outranks(first, others, own) and _outranks(set_counters(first, None), plain, rules):
                     return maker
     worst = ", ".join(entry.label for entry in others)
     raise BootEntryError(

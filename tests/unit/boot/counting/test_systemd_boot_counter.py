@@ -379,3 +379,16 @@ def test_a_loader_that_nobody_can_count_by_says_so() -> None:
     assert counter.decide(replace(context, menu=other), plan, CountWish()).reason.endswith("cannot")
     assert counter.decide(replace(context, menu=other), plan, CountWish(0)).reason == ""
     assert counter.read(context) == ()
+
+
+def test_names_keep_their_constant_over_many_trials() -> None:
+    """GRUB takes a counter for a part of the name; whoever reads the names later finds them in order all the same."""
+    machine = make_machine()
+    for _ in range(4):
+        machine.publish()
+        context, _plan = machine.look(order=(A,))
+        blessed = plan_menu(context.menu, order=(B, A), staged=None, blessed=B)
+        publish_volumes(machine.volume, machine.volume, context.menu, blessed)
+        assert {name[:9] for name in machine.names() if name.startswith("boot") and "fedora" not in name} == {
+            "bootc_zz-"
+        }
