@@ -18,9 +18,9 @@ finalize's record, moves a record that cannot be read aside, and removes, after 
 that ask for what runs now. What a power cut left of boot entries goes: a second entry for one deployment, a set beside
 the one in force.
 
-Where boot-complete.target is reached, what runs is no longer on trial: its boot entry loses its counters, and it is good.
-Where the boot loader gave up on a new deployment, that one has failed, which is told once, and what runs becomes the
-regular default again.
+Where boot-complete.target is reached, what runs is no longer on trial: its boot entry loses its counters, and it is
+good. Where the boot loader gave up on a new deployment, that one has failed, which is told once, and what runs becomes
+the regular default again.
 """
 EPILOG = """\
 example:
