@@ -229,6 +229,11 @@ class Fat:
             return (), f"chain ends {chain.ends}"
         return self._list(self._content(chain.clusters)), ""
 
+    def count_slots(self, directory: Entry) -> int:
+        """Say how many slots a directory has before its end mark, deleted ones included."""
+        raw = self._content(self.chain(directory.cluster).clusters)
+        return next((at // _SLOT for at in range(0, len(raw), _SLOT) if raw[at] == 0), len(raw) // _SLOT)
+
     def walk(self) -> Iterator[Found]:
         """Yield all that can be reached from the root, and every directory that is taken for empty with its problem."""
         todo: list[tuple[str, Entry | None, int]] = [("", None, 0)]

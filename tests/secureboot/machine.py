@@ -61,14 +61,19 @@ def write_variables(store: Path, suite: Suite) -> None:
         ("MokList", _SHIM, _PRIVATE, suite.mok),
         ("MokListX", _SHIM, _PRIVATE, suite.mokx),
     ]
+    put_variables(store, [row for row in rows if row[3]])
+
+
+def put_variables(store: Path, rows: Iterable[tuple[str, uuid.UUID, int, bytes]]) -> None:
+    """Write a firmware's store with these variables: name, vendor, attributes, content."""
     content = bytearray(VARIABLES.read_bytes())
-    variables = b"".join(_encode_variable(*row) for row in rows if row[3])
+    variables = b"".join(_encode_variable(*row) for row in rows)
     content[_STORE_START : _STORE_START + len(variables)] = variables
     store.write_bytes(content)
 
 
-def build_program(work: Path) -> bytes:
-    """Compile the program and wrap it in a PE file that shim starts too."""
+def build_flat(source: Path, work: Path, *options: str) -> bytes:
+    """Compile an EFI program as code that needs no relocation: for `files.build_pe`."""
     script, out = work / "program.ld", work / "program.bin"
     script.write_text(
         "SECTIONS { . = 0; all : { *(.text.first) *(.text*) *(.rodata*) *(.data*) *(.bss*) } "
@@ -76,8 +81,13 @@ def build_program(work: Path) -> bytes:
     )
     flags = ["-Os", "-ffreestanding", "-fno-stack-protector", "-fpie", "-mno-red-zone", "-mno-sse", "-nostdlib"]
     linking = ["-static", "-Wl,--build-id=none", "-Wl,--oformat=binary", f"-Wl,-T,{script}"]
-    subprocess.run(["gcc", *flags, *linking, "-o", out, _PROGRAM], check=True)
-    return files.build_pe(out.read_bytes(), (".sbat", _SBAT))
+    subprocess.run(["gcc", *flags, *linking, *options, "-o", out, source], check=True)
+    return out.read_bytes()
+
+
+def build_program(work: Path) -> bytes:
+    """Compile the program and wrap it in a PE file that shim starts too."""
+    return files.build_pe(build_flat(_PROGRAM, work), (".sbat", _SBAT))
 
 
 def _sign(data: bytes, suite: Suite) -> bytes:
