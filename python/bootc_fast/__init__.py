@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from bootc_fast.report.status import StagedStatus as StagedStatus
     from bootc_fast.report.trial import BlessOutcome as BlessOutcome
     from bootc_fast.report.unstage import UnstageOutcome as UnstageOutcome
+    from bootc_fast.restart.full import restart_through_firmware as restart_through_firmware
     from bootc_fast.restart.prepared import PreparedRestart as PreparedRestart
     from bootc_fast.restart.soft import SoftRebootVerdict as SoftRebootVerdict
     from bootc_fast.restart.ways import RestartWay as RestartWay
@@ -238,6 +239,7 @@ _HOMES = {
     "pin": "flows.pin",
     "report_last_finalize": "flows.boot_complete",
     "reset_restart": "restart.ways",
+    "restart_through_firmware": "restart.full",
     "rollback": "flows.rollback",
     "unpin": "flows.pin",
     "unstage": "flows.unstage",
@@ -355,6 +357,7 @@ __all__ = [
     "pin",
     "report_last_finalize",
     "reset_restart",
+    "restart_through_firmware",
     "rollback",
     "unpin",
     "unstage",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIBRARY = Path(__file__).parents[2] / "docs/library.md"
 # Of the standard library and of anyio.
-OTHERS = {"Callable", "Iterable", "Literal", "Mapping", "MemoryObjectSendStream", "Path", "Sequence"}
+OTHERS = {"Awaitable", "Callable", "Iterable", "Literal", "Mapping", "MemoryObjectSendStream", "Path", "Sequence"}
 
 
 def _annotations(value: object) -> Iterator[str]:

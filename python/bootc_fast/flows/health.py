@@ -12,18 +12,20 @@ import anyio
 
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.steps import Steps, single_error
+from bootc_fast.flows.trial_failure import find_consequence
 from bootc_fast.flows.trial_notes import note_unhealthy
+from bootc_fast.flows.trial_start import count_start
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import list_failed_units
-from bootc_fast.records import dataclass
+from bootc_fast.records import dataclass, replace
 from bootc_fast.report.journal import send_health
 from bootc_fast.trial.checks import Check, CheckKind, CheckResult, Found, find_and_run, find_scripts, run_scripts
 from bootc_fast.trial.network import list_network_checks, run_network_checks
 from bootc_fast.trial.policy import HealthPolicy, read_health_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
     from bootc_fast.events import EventSink
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 LOOK_TIMEOUT_S = 30.0
 # What is left of the whole's time when the checks have taken all of theirs.
 MARGIN_S = 30.0
+RESTART_TIMEOUT_S = 60.0
 FAILED_UNITS = "no failed unit"
 
 
@@ -43,11 +46,15 @@ class HealthOutcome:
         is_healthy: No required check failed.
         checks: Every check, in the order of directories and names; then the scripts of ``green.d`` or ``red.d``.
         warnings: What was not run, and wanted checks that failed.
+        restarts: The machine reboots: what runs is on trial, and not healthy.
+        consequence: Why it does, or why not though it is on trial, in words; empty where nothing follows.
     """
 
     is_healthy: bool
     checks: tuple[Check, ...]
     warnings: tuple[str, ...] = ()
+    restarts: bool = False
+    consequence: str = ""
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -58,16 +65,23 @@ class HealthOutcome:
 
 
 async def judge_health(
-    root: Path | str = "/", *, dry_run: bool = False, on_event: EventSink = ignore_event
+    root: Path | str = "/",
+    *,
+    dry_run: bool = False,
+    restart: Callable[[str], Awaitable[None]] | None = None,
+    on_event: EventSink = ignore_event,
 ) -> HealthOutcome:
     """Run the health checks of a host, then its ``green.d`` or ``red.d``; on trial, note why it is not healthy.
 
-    Every required and every wanted script runs, side by side, whatever becomes of the others. Restarts nothing.
+    Every required and every wanted script runs, side by side, whatever becomes of the others.
     Cancellation: at any moment; what is running is killed.
 
     Args:
         root: ``/``, or a directory laid out like a host: its scripts are run on this machine then.
         dry_run: Say what would be run, run nothing.
+        restart: Called at last, with a reason, where what runs is on trial and not healthy, the policy lets it, and the
+            boot loader counts the next try or boots another deployment: ``restart_through_firmware``, or what an
+            embedder has in its place. None restarts nothing.
         on_event: Gets the steps; must not block.
 
     Returns:
@@ -95,6 +109,7 @@ async def judge_health(
             ]
             checks += [Check(name, CheckKind.REQUIRED, CheckResult.NOT_RUN) for name in _list_built_in(policy)]
             return HealthOutcome(is_healthy=True, checks=tuple(checks), warnings=tuple(said))
+        said += await count_start(host)
         with steps.run("check", "Running health checks", timeout_s=policy.timeout_s + MARGIN_S):
             checks = await _check(host, policy, found)
         said += _list_wanted(checks)
@@ -115,6 +130,30 @@ async def judge_health(
         said += [*more.warnings, *_list_wanted(after)]
     outcome = HealthOutcome(outcome.is_healthy, (*checks, *after), tuple(said))
     await run_blocking(lambda: send_health(host, is_healthy=outcome.is_healthy, reasons=reasons))
+    if outcome.is_healthy or restart is None:
+        return outcome
+    return await _restart(host, outcome, restart, reasons, steps)
+
+
+async def _restart(
+    host: Host,
+    outcome: HealthOutcome,
+    restart: Callable[[str], Awaitable[None]],
+    reasons: Iterable[str],
+    steps: Steps,
+) -> HealthOutcome:
+    """Leave a deployment on trial that is not healthy to the boot loader, where that leads on."""
+    with single_error(), steps.run("consequence", "Looking at what boots next", timeout_s=LOOK_TIMEOUT_S):
+        found = await find_consequence(host)
+    outcome = replace(
+        outcome,
+        restarts=found.restarts,
+        consequence=found.reason,
+        warnings=(*outcome.warnings, *found.warnings),
+    )
+    if found.restarts:
+        with single_error(), steps.run("restart", "Rebooting", timeout_s=RESTART_TIMEOUT_S):
+            await restart(f"not healthy, and on trial: {'; '.join(reasons)}")
     return outcome
 
 

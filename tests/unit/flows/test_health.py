@@ -198,8 +198,12 @@ async def test_a_daemon_that_a_script_leaves_behind_is_not_waited_for(root: Path
 
 
 async def test_hundreds_of_children_at_once_are_killed_with_it(root: Path) -> None:
-    _policy(root, "script-timeout = 2")
-    _put(root, f"{GREENBOOT}/required.d/forks.sh", "for n in $(seq 200); do sleep 1000 & done; echo $! > child; wait")
+    _policy(root, "script-timeout = 4")
+    _put(
+        root,
+        f"{GREENBOOT}/required.d/forks.sh",
+        "sleep 1000 & echo $! > child; for n in $(seq 200); do sleep 1000 & done; wait",
+    )
     (failure,) = (await judge_health(root)).failures
     assert failure.result is CheckResult.TIMED_OUT
     await _wait_until_gone(root / "child")
