@@ -53,15 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stage = add("stage", "stage another deployment, as bootc upgrade does", "DIR --from ROOTFS", _run_stage)
     _add_source(stage)
     stage.add_argument("--boot-type", choices=[str(kind) for kind in BootType], help="default: as the booted one")
+    again = "the newest deployment that does not run once more, as an updater does that knows no failure"
+    stage.add_argument("--again", action="store_true", help=again)
     stage.add_argument("--download-only", action="store_true", help="lock it: not to be finalized at shutdown")
     edit = add("edit", "edit /etc as an administrator would, one edit of every kind", "DIR", _run_edit)
     edit.add_argument("--hard", action="store_true", help="also what bootc's own finalize cannot carry over")
-    add("boot", "boot as firmware and loader would: the loader's first entry", "DIR", _run_boot)
+    _add_ends(add("boot", "boot as firmware and loader would: the loader's first entry", "DIR --fails 3", _run_boot))
     summary = "show where things stand: deployments, and the entries in the loader's order"
     show = add("show", summary, "DIR --json", _run_show)
     show.add_argument("--json", action="store_true", help="print JSON")
     summary = "play the whole story, from creation to rollback, with a line of explanation a step"
-    _add_kind(add("demo", summary, "--loader grub --boot-type uki", _run_demo))
+    demo = add("demo", summary, "--loader grub --boot-type uki", _run_demo)
+    _add_kind(demo)
+    summary = "play another story: an update that fails a health check falls back by itself, and is refused"
+    demo.add_argument("--trial", action="store_true", help=summary)
 
 
 def _add_kind(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +79,15 @@ def _add_kind(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, choices=words, metavar="NAME", default=str(default), help=f"{what}: {', '.join(words)}"
         )
+
+
+def _add_ends(parser: argparse.ArgumentParser) -> None:
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--healthy", action="store_true", help="run what start-up runs: health checks, boot-complete")
+    summary = "the next N boots fail a health check: what is on trial reboots each time; then one boot that is healthy"
+    ends.add_argument("--fails", metavar="N", type=int, help=summary)
+    ends.add_argument("--panics", action="store_true", help="what is on trial panics, until something else boots")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +124,13 @@ def _run_stage(arguments: argparse.Namespace) -> int:
     from bootc_fast.lab import stage
 
     boot_type = BootType(arguments.boot_type) if arguments.boot_type else None
-    digest = stage(arguments.directory, source=arguments.source, boot_type=boot_type, locked=arguments.download_only)
+    digest = stage(
+        arguments.directory,
+        source=arguments.source,
+        boot_type=boot_type,
+        locked=arguments.download_only,
+        again=arguments.again,
+    )
     print_lines([f"Staged: {digest}"])
     return 0
 
@@ -124,11 +144,20 @@ def _run_edit(arguments: argparse.Namespace) -> int:
 
 
 def _run_boot(arguments: argparse.Namespace) -> int:
-    from bootc_fast.lab import boot, open_lab
+    from bootc_fast.cli import lab_boots
+    from bootc_fast.lab import open_lab
 
-    bootup = boot(open_lab(arguments.directory))
-    again = " again" if bootup.digest == bootup.previous else ""
-    print_lines([f"Booted{again}: {bootup.digest}", f"Entry: {bootup.entry} ({bootup.reason})"])
+    host = open_lab(arguments.directory)
+    if arguments.fails is not None:
+        found = lab_boots.boot_unhealthy(host, arguments.fails)
+    elif arguments.panics:
+        found = lab_boots.boot_panicking(host)
+    else:
+        found = lab_boots.boot_healthy(host) if arguments.healthy else lab_boots.boot_once(host)
+    if arguments.json:
+        print_json(lab_boots.encode_boots(found))
+    else:
+        print_lines(lab_boots.render_boots(found))
     return 0
 
 
@@ -146,8 +175,11 @@ def _run_show(arguments: argparse.Namespace) -> int:
 
 def _run_demo(arguments: argparse.Namespace) -> int:
     from bootc_fast.cli.lab_demo import tell
+    from bootc_fast.errors import UsageError
 
+    if arguments.trial and arguments.loader == str(Loader.GRUB_CC):
+        raise UsageError("playing the demo: --trial needs a loader that counts boots, and this one does not")
     kind = (f"--loader={arguments.loader}", f"--boot-type={arguments.boot_type}", f"--algorithm={arguments.algorithm}")
     defaults = (f"--loader={Loader.SYSTEMD_BOOT}", f"--boot-type={BootType.BLS}", f"--algorithm={Algorithm.SHA512}")
-    tell(arguments.directory, [option for option in kind if option not in defaults])
+    tell(arguments.directory, [option for option in kind if option not in defaults], trial=arguments.trial)
     return 0

@@ -27,42 +27,46 @@ class Step:
         words: What happens and why, for people.
         argv: The command; ``DIR`` stands for the host's directory.
         check: Says what is wrong with the host afterwards; None or an empty text where nothing is.
+        code: What it exits with.
     """
 
     words: str
     argv: tuple[str, ...]
     check: Callable[[LabHost], str] | None = None
+    code: int = 0
 
 
 class DemoError(BootcFastError):
     """A step did not do what the story says."""
 
 
-def tell(directory: Path | None, options: Sequence[str]) -> None:
+def tell(directory: Path | None, options: Sequence[str], *, trial: bool = False) -> None:
     """Play the story on a new host.
 
     Args:
         directory: Where the host is made, and stays; None for a temporary directory that goes again.
         options: Further arguments of ``lab create``.
+        trial: The story of an update that fails.
 
     Raises:
         DemoError: A step failed, or the host is not what it should be then. What the step itself raised was printed.
     """
     if directory is not None:
-        _play(directory, options)
+        _play(directory, options, trial=trial)
         return
     parent = Path(tempfile.mkdtemp(prefix="bootc-fast-demo."))
     try:
-        _play(parent / "host", options)
+        _play(parent / "host", options, trial=trial)
     finally:
         shutil.rmtree(parent)
 
 
-def _play(directory: Path, options: Sequence[str]) -> None:
+def _play(directory: Path, options: Sequence[str], *, trial: bool) -> None:
     from bootc_fast.cli import main
+    from bootc_fast.cli.lab_trial_demo import make_trial_steps
     from bootc_fast.lab import open_lab
 
-    steps = _make_steps(options)
+    steps = make_trial_steps(options) if trial else _make_steps(options)
     colour = want_colour(sys.stdout)
     for number, step in enumerate(steps, 1):
         argv = [word.replace("DIR", str(directory)) for word in step.argv]
@@ -71,7 +75,7 @@ def _play(directory: Path, options: Sequence[str]) -> None:
         sys.stdout.flush()
         code = main(argv)
         sys.stdout.flush()
-        if code:
+        if code != step.code:
             raise DemoError(f"playing the demo: step {number} ended with exit code {code}")
         problem = step.check(open_lab(directory)) if step.check else ""
         if problem:

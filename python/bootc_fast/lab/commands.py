@@ -53,7 +53,12 @@ def create(
 
 
 def stage(
-    directory: Path, *, source: Path | None = None, boot_type: BootType | None = None, locked: bool = False
+    directory: Path,
+    *,
+    source: Path | None = None,
+    boot_type: BootType | None = None,
+    locked: bool = False,
+    again: bool = False,
 ) -> VerityDigest:
     """Stage another deployment, as ``bootc upgrade`` (or, locked, its ``--download-only``) does.
 
@@ -62,6 +67,7 @@ def stage(
         source: As for :func:`create`; the generated OS's next version where None.
         boot_type: As the booted deployment where None.
         locked: Not to be finalized at shutdown.
+        again: The newest deployment that does not run, once more; `source` and `boot_type` do not count.
 
     Returns:
         The staged deployment's digest.
@@ -73,6 +79,8 @@ def stage(
         OSError: The source cannot be read, or the host not written.
     """
     host = open_lab(directory)
+    if again:
+        return deploy.stage_again(host, locked=locked)
     with _open_source(host, source) as tree:
         return deploy.stage(host, tree, boot_type=boot_type, locked=locked)
 

@@ -49,7 +49,12 @@ def install(host: LabHost, tree: RootTree) -> VerityDigest:
 
 
 def stage(
-    host: LabHost, tree: RootTree, *, boot_type: BootType | None = None, locked: bool = False, marker: bool = True
+    host: LabHost,
+    tree: RootTree,
+    *,
+    boot_type: BootType | None = None,
+    locked: bool = False,
+    marker: bool = True,
 ) -> VerityDigest:
     """Stage a deployment beside the booted one, as ``bootc upgrade`` does.
 
@@ -81,6 +86,34 @@ def stage(
     _write_entries(host, new, _make_entry(host, new, tree, staged=True), booted)
     if marker:
         host.write_marker(digest, locked=locked)
+    return digest
+
+
+def stage_again(host: LabHost, *, locked: bool = False) -> VerityDigest:
+    """Stage the newest deployment that does not run once more, as an updater does that knows no failure.
+
+    Its image and state stay as they are.
+
+    Raises:
+        UsageError: Nothing but what runs is deployed.
+        BootEntryError: One of the two has no boot entry.
+    """
+    booted = host.booted
+    others = [digest for digest in host.deployments if digest != booted]
+    if not others:
+        raise UsageError(f"{host.root}: nothing but what runs is deployed", hint="bootc-fast lab stage DIR")
+    digest = max(others, key=lambda one: host.state_dir(one).stat().st_mtime_ns)
+    boot_type = read_boot_type(host, digest)
+    if host.loader is Loader.GRUB and boot_type is BootType.UKI:
+        live = (host.boot_dir / "grub2/user.cfg").read_text()
+        blocks = (_find_menuentry(host, live, one) for one in (digest, booted))
+        (host.boot_dir / "grub2/user.cfg.staged").write_text(EFI_UUID_SOURCE + "".join(blocks))
+    else:
+        entry = _find_entry(host, digest)
+        new = _New(digest, entry.title, entry.version, "again", boot_type, entry.kernel_arguments)
+        primary = entry.with_sort_key(host.forms.sort_key(new.os_id, primary=True))
+        _write_entries(host, new, primary, booted)
+    host.write_marker(digest, locked=locked)
     return digest
 
 
@@ -203,7 +236,7 @@ def _find_entry(host: LabHost, digest: VerityDigest) -> EntryText:
         entry = parse_entry(path.read_text(errors="replace"))
         if entry.names(digest):
             return entry
-    raise BootEntryError(f"lab {host.root}: no boot entry for the booted deployment {digest}")
+    raise BootEntryError(f"lab {host.root}: no boot entry for the deployment {digest}")
 
 
 def _write_user_cfg(host: LabHost, new: _New, entry: EntryText, booted: VerityDigest | None) -> None:
@@ -217,11 +250,14 @@ def _write_user_cfg(host: LabHost, new: _New, entry: EntryText, booted: VerityDi
     if not (grub / "user.cfg").is_file():
         raise UsageError("on a GRUB host all deployments boot the same way, BLS or UKI")
     live = (grub / "user.cfg").read_text()
-    start = next((at for at in _menuentry_starts(live) if booted in live[at : live.index("\n}", at)]), None)
+    (grub / "user.cfg.staged").write_text(EFI_UUID_SOURCE + own + _find_menuentry(host, live, booted))
+
+
+def _find_menuentry(host: LabHost, live: str, digest: VerityDigest) -> str:
+    start = next((at for at in _menuentry_starts(live) if digest in live[at : live.index("\n}", at)]), None)
     if start is None:
-        raise BootEntryError(f"lab {host.root}: no menuentry for the booted deployment {booted}")
-    old = live[start : live.index("\n}", start) + 3]
-    (grub / "user.cfg.staged").write_text(EFI_UUID_SOURCE + own + old)
+        raise BootEntryError(f"lab {host.root}: no menuentry for the deployment {digest}")
+    return live[start : live.index("\n}", start) + 3]
 
 
 def _menuentry_starts(text: str) -> list[int]:

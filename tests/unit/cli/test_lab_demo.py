@@ -54,3 +54,22 @@ def test_a_step_that_fails_ends_the_story_with_an_error(tmp_path: Path, capfd: p
     assert "is not empty" in told.err
     assert "step 1 ended with exit code 2" in told.err
     assert "ends well" not in told.out
+
+
+@pytest.mark.parametrize(("loader", "boot_type"), [one for one in ALL if one[0] is not Loader.GRUB_CC])
+def test_the_story_of_a_trial_ends_with_the_better_update(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType
+) -> None:
+    kind = (f"--loader={loader}", f"--boot-type={boot_type}")
+    assert main(["lab", "demo", str(tmp_path / "h"), "--trial", *kind]) == 0
+    told = capfd.readouterr()
+    assert told.out.count("not healthy, reboots: ") == 3
+    assert "was tried 3 times and failed" in told.out
+    assert "it was tried 3 times and failed" in told.err
+    assert "The story ends well" in told.out
+    assert len(lab.open_lab(tmp_path / "h").deployments) == 3
+
+
+def test_a_loader_that_counts_nothing_has_no_such_story(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "demo", "--trial", "--loader=grub-cc"]) == 2
+    assert "needs a loader that counts boots" in capfd.readouterr().err
