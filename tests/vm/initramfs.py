@@ -31,7 +31,7 @@ _MODULES = (
     "loop",
 )
 
-_INIT = """#!/bin/busybox sh
+INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /proc /sys /dev /sysroot /image /root.new
 /bin/busybox --install -s /bin
 die() { echo "initramfs: $*"; poweroff -f; }
@@ -81,7 +81,14 @@ def _module_order(modules: Path, wanted: Sequence[str]) -> list[str]:
     return order
 
 
-def make_initramfs(root: Path, work: Path, busybox: Path = Path("/bin/busybox"), *, init: str = _INIT) -> Path:
+def make_initramfs(
+    root: Path,
+    work: Path,
+    busybox: Path = Path("/bin/busybox"),
+    *,
+    init: str = INIT,
+    modules: Sequence[str] = (),
+) -> Path:
     """Make an initramfs for the newest kernel of the tree at `root`; return the cpio archive.
 
     Args:
@@ -89,8 +96,9 @@ def make_initramfs(root: Path, work: Path, busybox: Path = Path("/bin/busybox"),
         work: Where it is made: the archive, and the tree ``initramfs`` that is in it.
         busybox: What it has for programs.
         init: Its first process, a shell script.
+        modules: What it loads besides.
     """
-    (modules,) = sorted((root / "usr/lib/modules").iterdir())[-1:]
+    (directory,) = sorted((root / "usr/lib/modules").iterdir())[-1:]
     tree = work / "initramfs"
     (tree / "bin").mkdir(parents=True)
     (tree / "modules").mkdir()
@@ -99,8 +107,8 @@ def make_initramfs(root: Path, work: Path, busybox: Path = Path("/bin/busybox"),
     (tree / "init").write_text(init)
     (tree / "init").chmod(0o755)
     names = []
-    for path in _module_order(modules, _MODULES):
-        data = (modules / path).read_bytes()
+    for path in _module_order(directory, (*_MODULES, *modules)):
+        data = (directory / path).read_bytes()
         name = Path(path).name
         if name.endswith(".xz"):
             data, name = lzma.decompress(data), name.removesuffix(".xz")

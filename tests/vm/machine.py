@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _MIB = 1 << 20
 _ESP_MIB = 200
@@ -100,6 +100,22 @@ def check_esp(disk: Path) -> tuple[int, str]:
     return done.returncode, "clean" if done.returncode == 0 else done.stdout
 
 
+def _mtools(disk: Path, program: str, *argv: str) -> str:
+    done = subprocess.run([program, "-i", f"{disk}@@1M", *argv], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def list_esp(disk: Path, directory: str) -> tuple[str, ...]:
+    """The names in a directory of the ESP."""
+    lines = _mtools(disk, "mdir", "-b", f"::/{directory}").splitlines()
+    return tuple(sorted(line.rpartition("/")[2] for line in lines))
+
+
+def read_esp(disk: Path, path: str) -> str:
+    """A file of the ESP."""
+    return _mtools(disk, "mtype", f"::/{path}")
+
+
 @dataclass(frozen=True)
 class Run:
     """All boots of a machine, from the first power-on to its power-off."""
@@ -155,7 +171,15 @@ def _boot(argv: list[str], console: Path, number: int, *, timeout_s: float) -> b
         machine.wait()
 
 
-def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float, secure_boot: bool = False) -> Run:
+def run_machine(
+    disk: Path,
+    work: Path,
+    *,
+    boots: int,
+    boot_timeout_s: float,
+    secure_boot: bool = False,
+    devices: Sequence[str] = (),
+) -> Run:
     """Boot the disk `boots` times; return what it reported on its second serial port, one JSON object a line.
 
     Every reset ends QEMU and the next boot starts it anew: a boot that hangs is then one that can be named, and
@@ -171,6 +195,7 @@ def run_machine(disk: Path, work: Path, *, boots: int, boot_timeout_s: float, se
         "-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}", "-global", "virtio-blk-pci.ioeventfd=off",
         "-chardev", f"file,id=console,append=on,path={console}", "-serial", "chardev:console",
         "-chardev", f"file,id=report,append=on,path={report}", "-serial", "chardev:report",
+        *devices,
     ]  # fmt: skip
     started = time.monotonic()
     for number in range(boots):

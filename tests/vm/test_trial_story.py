@@ -1,0 +1,62 @@
+"""An update that fails its health check falls back by itself, in a whole machine.
+
+The loader counts, the health unit reboots, the old deployment finds out. Judged by what the loader itself says: which
+entry it has started, and under which name.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from vm import trial
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+SCRIPT = trial.Script(late=[["stage", "systemctl reboot"], ["look", "again", "systemctl poweroff"]], boots=4, bad=[2])
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> trial.Told:
+    work = tmp_path_factory.mktemp("trial-story")
+    return trial.play(trial.prepare(work, boot_type="bls"), work, SCRIPT)
+
+
+def test_the_loader_tries_it_as_often_as_the_policy_says_and_falls_back(told: trial.Told) -> None:
+    boots = told.boots()
+    assert [number for number, _, _ in boots] == [1, 2, 2, 1]
+    assert [counter for _, counter, _ in boots] == ["", "+1-1", "+0-2", ""]
+    assert len({selected for _, _, selected in boots[1:3]}) == 1
+
+
+def test_each_failure_was_said_on_the_console_by_the_reboot(told: trial.Told) -> None:
+    assert told.run.console.count("vmtest: bad as asked for") <= trial.TRIES
+    status = told.said(1, "look", "status")
+    assert "was tried 2 times and failed" in status
+    assert "vmtest: it exited with 1" in status
+
+
+def test_what_is_noted_has_a_reason_for_each_try(told: trial.Told) -> None:
+    look = told.phases[1]["look"]
+    assert isinstance(look, dict)
+    record = look["states"]["deployments"][told.prepared.second]
+    assert (record["state"], record["tries"], len(record["reasons"])) == ("failed", 2, 2)
+    document = json.loads(told.said(1, "look", "json"))
+    assert document["bootcFast"]["nextBoot"]["verity"] == told.prepared.first
+
+
+def test_the_unit_fails_once_and_the_old_one_is_complete(told: trial.Told) -> None:
+    assert "bootc-fast-boot-complete.service" in told.said(1, "look", "failed")
+    assert told.said(1, "look", "complete") == "active\n"
+
+
+def test_the_same_digest_staged_again_is_refused(told: trial.Told) -> None:
+    again = told.phases[1]["again"]
+    assert isinstance(again, dict)
+    assert again["finalize"]["code"] == 12
+    assert "was tried 2 times and failed" in again["finalize"]["stderr"]
+
+
+def test_another_systems_entry_is_as_it_was_and_the_file_system_clean(told: trial.Told) -> None:
+    assert told.foreign == trial.FOREIGN_TEXT
+    assert told.esp_check == (0, "clean")
