@@ -18,20 +18,28 @@ _MODULES = (
     *("loadenv", "bli", "serial", "terminal", "terminfo", "halt", "reboot", "sleep"),
 )
 
-# As on a bootc host: menuentries of user.cfg, if any, come first.
-UKI_CONFIG = """
+# As on a bootc host: menuentries of user.cfg, if any, come first, and custom.cfg last.
+_BEFORE = """
 set timeout=0
 set default=0
-if [ -f ${config_directory}/user.cfg ]; then
-  source ${config_directory}/user.cfg
+if [ -f ${config_directory}/grubenv ]; then
+  load_env -f ${config_directory}/grubenv
 fi
 """
-
-BLS_CONFIG = """
-set timeout=0
-set default=0
-blscfg --path (hd0,gpt2)/boot/loader/entries
+_AFTER = """
+if [ -f $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
 """
+UKI_CONFIG = f"""{_BEFORE}
+if [ -f ${{config_directory}}/user.cfg ]; then
+  source ${{config_directory}}/user.cfg
+fi
+{_AFTER}"""
+
+BLS_CONFIG = f"""{_BEFORE}
+blscfg --path (hd0,gpt2)/boot/loader/entries
+{_AFTER}"""
 
 
 def make_image(suite: str, out: Path, *modules: str, without: Collection[str] = ()) -> Path:

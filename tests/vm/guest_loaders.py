@@ -18,6 +18,7 @@ from pathlib import Path
 from vm.guest import STATE, apply, command, report, seal_images
 
 ESP = Path("/run/vmtest-esp")
+GRUB = Path("/sysroot/boot/grub2")
 EFIVARS = Path("/sys/firmware/efi/efivars")
 LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 LAST_FIRMWARE_PHASE = 2
@@ -81,6 +82,7 @@ def play(phase: int) -> None:
         "json": command("bootc-fast", "status", "--json"),
         "failed": command("systemctl", "--failed", "--plain", "--no-legend"),
         "loader": loader_facts(),
+        "grub": {path.name: path.read_text() for path in GRUB.glob("*") if path.name in ("grubenv", "custom.cfg")},
     }
     if phase == 0:
         seal_images()

@@ -62,6 +62,16 @@ def test_rollback_is_queued_by_our_own_account(story: Story) -> None:
     assert status["rollback"]["composefs"]["verity"] == story.first
 
 
+def test_grub_counted_the_update_and_its_complete_boot_ended_the_trial(story: Story) -> None:
+    journal = str(story.facts(1, "journal")["stdout"])
+    assert "cannot count boots" not in journal
+    grub = story.facts(1, "grub")
+    assert "### BEGIN bootc-fast ###" in str(grub["custom.cfg"])
+    assert "bootc_fast" not in str(grub["grubenv"])
+    status = json.loads(str(story.facts(1, "json")["stdout"]))
+    assert status["status"]["booted"]["bootcFast"]["trial"]["state"] == "good"
+
+
 def test_no_unit_of_ours_failed_at_any_boot(story: Story) -> None:
     for number in range(3):
         assert "bootc-fast" not in str(story.facts(number, "failed")["stdout"])

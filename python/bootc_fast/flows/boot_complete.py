@@ -22,6 +22,7 @@ from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
 from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError, TrialFailedError
 from bootc_fast.events import ignore_event
+from bootc_fast.flows.counting import carry_on
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.flows.trial_end import end_trials
 from bootc_fast.flows.trial_notes import is_boot_complete
@@ -296,6 +297,7 @@ async def _publish_once_each(
         plan,
         set_variable=make_variable_setter(survey.host),
         protected=list_protected(survey, look.menu),
+        trial=await run_blocking(carry_on, survey, look, plan),
     )
     verdict.warnings += [
         f"warning: deployment {shorten_digest(digest)} had {number} boot entries, as a cut leaves them: now it has one"

@@ -141,6 +141,19 @@ def count_nothing(survey: Survey, boot: BootSnapshot, plan: MenuPlan) -> BootTri
     return BootTrial(Counting(counter, context, decision), decision, (), survey.host, survey, target)
 
 
+def carry_on(survey: Survey, boot: BootSnapshot, plan: MenuPlan) -> Counting | None:
+    """Return what takes a count along that is kept beside the entries, by names which a publication changes; blocks.
+
+    None where nothing of the kind is under way for what stays the default.
+    """
+    context = make_count_context(survey.host, survey, boot, {}, target=plan.order[0])
+    counter = counter_of(boot.menu.record)
+    for one in counter.read(context):
+        if one.digest == plan.order[0] and one.method is CountMethod.GRUBENV and one.tries_left:
+            return Counting(counter, context, counter.decide(context, plan, CountWish(one.tries_left)))
+    return None
+
+
 def decide_trial(
     survey: Survey,
     boot: BootSnapshot,

@@ -66,12 +66,14 @@ class _End:
         blessed: What loses its counters; None where nothing does.
         is_restored: The order changes since the loader gave up on the first one.
         clears: What counts beside the entries is cleared.
+        is_blessed: What runs was on trial, and has come up.
     """
 
     order: tuple[VerityDigest, ...] = ()
     blessed: VerityDigest | None = None
     is_restored: bool = False
     clears: bool = False
+    is_blessed: bool = False
 
     @property
     def is_nothing(self) -> bool:
@@ -150,6 +152,7 @@ def plan_trial_end(
         blessed,
         is_restored and is_ours,
         clears=running is not None or bool(given_up),
+        is_blessed=blessed is not None or running is not None,
     )
 
 
@@ -222,7 +225,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
                 warnings += more
                 outcome = replace(
                     outcome,
-                    is_blessed=end.blessed is not None or (bool(end.order) and not end.is_restored),
+                    is_blessed=end.is_blessed,
                     is_restored=end.is_restored,
                 )
     except (BootcFastError, OSError, ExceptionGroup) as error:
@@ -254,7 +257,9 @@ async def _view(survey: Survey, stack: AsyncExitStack, *, read_only: bool) -> _V
 
 def _plan(view: _View, *, is_complete: bool) -> _End:
     booted = view.survey.booted.digest
-    return plan_trial_end(view.boot.menu, booted, view.trials, view.given_up, is_complete=is_complete)
+    end = plan_trial_end(view.boot.menu, booted, view.trials, view.given_up, is_complete=is_complete)
+    # Of a finalize that was cut, and of what another tool made of the entries.
+    return replace(end, clears=True) if is_complete and view.counter.has_leftovers(view.context) else end
 
 
 def _sort_out(host: Host, given_up: dict[VerityDigest, int]) -> dict[VerityDigest, int]:

@@ -369,6 +369,8 @@ def test_two_entries_for_a_deployment_as_a_cut_leaves_them_are_one_after_the_nex
     case = flowkit.make_case(template, loader, boot_type)
     assert flowkit.finalize(capsys, case)[0] == 0
     _boot(capsys, case.root)
+    # Nothing is on trial any more.
+    assert _report(capsys, case.root)[0] == 0
     once = sorted([case.booted, case.staged])
     had_two = 0
     for number in range(1, 9):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.counting.grub_files import GrubFiles
     from bootc_fast.boot.counting.records import CountContext, CountWish
     from bootc_fast.boot.entries.plan import MenuPlan
+    from bootc_fast.boot.loaders.entry import MenuEntry
 
 _GREENBOOT = "grub.cfg counts boots itself, as greenboot has it (boot_counter): the new deployment is left to that"
 
@@ -91,9 +92,7 @@ class GrubCounter:
     def read(self, context: CountContext) -> tuple[RunningTrial, ...]:
         """The trial of the variables, where its entry is in the menu."""
         values = dict(context.menu.live.environment)
-        name = values.get(TRIAL)
-        entries = context.menu.live.entries
-        entry = next((one for one in entries if one.is_own and name and quote_name(find_name(one)) == name), None)
+        entry = _find_tried(context)
         if entry is None or entry.digest is None:
             return ()
         left, allowed = parse_tries(values)
@@ -101,6 +100,10 @@ class GrubCounter:
         is_given_up = left == 0 and (default is None or default.digest != entry.digest)
         done = None if allowed is None else max(allowed - left, 0)
         return (RunningTrial(entry.digest, CountMethod.GRUBENV, left, done, is_given_up),)
+
+    def has_leftovers(self, context: CountContext) -> bool:
+        """Variables of a trial whose entry is not in the menu."""
+        return bool(_select(dict(context.menu.live.environment))) and _find_tried(context) is None
 
     def end(self, context: CountContext) -> list[str]:
         """Clear the variables."""
@@ -124,7 +127,7 @@ def _prepare(context: CountContext, plan: MenuPlan, files: GrubFiles, tries: int
     found = _find_variables(context, plan, files, tries)
     if isinstance(found, str):
         return found
-    found = _go_on(parse_grubenv(files.grubenv or b""), found)
+    found = _go_on(context, parse_grubenv(files.grubenv or b""), found, plan)
     return files.find_trouble(found, int(found[ALLOWED] or b"0"), is_real=context.is_live) or found
 
 
@@ -153,12 +156,21 @@ def _find_variables(context: CountContext, plan: MenuPlan, files: GrubFiles, tri
     }
 
 
-def _go_on(current: Mapping[bytes, bytes], wanted: Variables) -> Variables:
-    """Keep a count that is under way: what an earlier run of ours began for the same entry."""
+def _go_on(context: CountContext, current: Mapping[bytes, bytes], wanted: Variables, plan: MenuPlan) -> Variables:
+    """Keep a count that is under way, of the same deployment or the same entry: a publication may rename it."""
     left, allowed = parse_tries(current)
-    if not left or allowed is None or current.get(TRIAL) != wanted[TRIAL]:
+    entry = _find_tried(context)
+    is_same = current.get(TRIAL) == wanted[TRIAL] or (entry is not None and entry.digest == plan.default.digest)
+    if not left or allowed is None or not is_same:
         return wanted
     return {**wanted, TRIES: b"%d" % left, ALLOWED: b"%d" % allowed}
+
+
+def _find_tried(context: CountContext) -> MenuEntry | None:
+    """Return the entry that the variables put on trial, where it is in the menu."""
+    name = dict(context.menu.live.environment).get(TRIAL)
+    entries = context.menu.live.entries if name else ()
+    return next((one for one in entries if one.is_own and quote_name(find_name(one)) == name), None)
 
 
 def _write(context: CountContext, values: Variables) -> list[str]:

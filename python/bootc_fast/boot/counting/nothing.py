@@ -38,6 +38,11 @@ class NoCounter:
         del context
         return ()
 
+    def has_leftovers(self, context: CountContext) -> bool:
+        """There is nothing beside the entries."""
+        del context
+        return False
+
     def end(self, context: CountContext) -> list[str]:
         """Nothing is there."""
         del context

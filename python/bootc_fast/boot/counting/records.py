@@ -171,6 +171,10 @@ class Counter(Protocol):
         """Tell which trials are running, and which are given up."""
         ...
 
+    def has_leftovers(self, context: CountContext) -> bool:
+        """Say whether something counts beside the entries of which no entry is there: `end` clears it."""
+        ...
+
     def end(self, context: CountContext) -> list[str]:
         """Clear what is not in entries' names; returns warnings. Nothing happens where nothing is there."""
         ...

@@ -138,6 +138,11 @@ class SystemdBootCounter:
             found[digest] = RunningTrial(digest, CountMethod.ONE_SHOT, 1 - tried, tried, is_over)
         return tuple(found.values())
 
+    def has_leftovers(self, context: CountContext) -> bool:
+        """There is nothing beside the entries."""
+        del context
+        return False
+
     def end(self, context: CountContext) -> list[str]:
         """The loader has removed the variable; the counters went with the names."""
         del context

@@ -172,6 +172,24 @@ def test_a_second_finalize_keeps_the_count_that_is_under_way() -> None:
     assert host.boots(4) == [B, B, A, A]
 
 
+def test_a_publication_that_renames_the_entry_on_trial_keeps_its_count() -> None:
+    host = _host()
+    host.publish()
+    host.boots()
+    before = host.variables()
+    context, plan = host.look(order=(B, A, C))
+    assert plan.default.digest == B
+    renamed = replace(plan.default, file_name=b"bootc_zz-00000009-99.conf")
+    shown = tuple(renamed if one == plan.default else one for one in plan.shown)
+    plan = replace(plan, default=renamed, shown=shown)
+    decision = host.counter.decide(context, plan, CountWish(9))
+    assert (decision.method, decision.tries) == (CountMethod.GRUBENV, 2)
+    host.counter.begin(context, decision)
+    after = host.variables()
+    assert after[TRIAL] == b"bootc_zz-00000009-99" != before[TRIAL]
+    assert (after[TRIES], after[ALLOWED]) == (b"2", b"3")
+
+
 def test_what_was_given_up_begins_anew_where_somebody_insists() -> None:
     host = _host()
     host.publish()
