@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol, TypeAlias, TypeVar, final
+from typing import Literal, Protocol, Self, TypeAlias, TypeVar, final
 
 # Polled every 20 ms of work; what it raises ends the call (spec core.md, "Python boundary").
 _Check: TypeAlias = Callable[[], object] | None
@@ -150,7 +150,7 @@ class Side:
         dir_fd: The directory that was scanned, ``O_PATH`` is enough; needed for files that are on disk.
         objects_fd: ``composefs/objects``; needed where an object must be read.
 
-    Both descriptors are duplicated, and the duplicates closed with the last plan that was made of it.
+    Both descriptors are duplicated, and the duplicates closed with this and the last plan that was made of it.
 
     Raises:
         ValueError: A descriptor is negative.
@@ -158,6 +158,8 @@ class Side:
     """
 
     def __new__(cls, tree: Tree, dir_fd: int | None = None, objects_fd: int | None = None) -> Side: ...
+    def close(self) -> None:
+        """Let the descriptors go; it is in no new plan then (ValueError)."""
 
 # (path below /etc, reason in words)
 _EtcChangeRow: TypeAlias = tuple[bytes, str]
@@ -174,6 +176,9 @@ class EtcPlan:
     @property
     def side_lengths(self) -> list[int]:
         """How many entries the pristine, the current and the new tree have, roots included."""
+
+    def close(self) -> None:
+        """Let the descriptors go; entries, and writing, are a ValueError then."""
 
     def entries(self) -> list[tuple[TreeEntry, str, bytes]]:
         """List the result, each entry with the side (``pristine``, ``current``, ``new``) and path of its content."""
@@ -302,6 +307,9 @@ class ImageWalk:
 class Image:
     @staticmethod
     def open(fd: int) -> Image: ...
+    def close(self) -> None: ...  # reading is a ValueError then; what the superblock says stays
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_error: object) -> None: ...
     def tree(self, subdir: bytes = b"", *, check: _Check = None) -> Tree: ...
     def lookup(self, path: bytes) -> TreeEntry | None: ...
     def walk(self, path: bytes = b"", *, recursive: bool = True) -> ImageWalk: ...

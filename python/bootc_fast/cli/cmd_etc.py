@@ -166,7 +166,7 @@ async def _run_merge(arguments: argparse.Namespace) -> int:
             raise UsageError("merging /etc: there is no new image", hint="stage one, or name one with --new")
         if trees.dest_fd is not None:
             await run_blocking(check_destination, trees.dest_fd, (trees.pristine, trees.current, trees.new))
-        plan = await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy)
+        plan = stack.enter_context(await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy))
         try:
             plan.refuse_conflicts()
         except EtcConflictError as error:

@@ -82,7 +82,7 @@ async def plan_merge(
 ) -> EtcPlan:
     """Plan the merge of the running /etc into a new deployment; writes nothing.
 
-    Cancellation: within 50 ms; descriptors belong to `stack`, which must outlive the plan.
+    Cancellation: within 50 ms; descriptors belong to `stack`, which closes the plan.
 
     Args:
         host: Whose /etc.
@@ -94,12 +94,13 @@ async def plan_merge(
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
     objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
     current_fd = await open_etc(host, stack)
-    return await plan_etc_merge(
+    plan = await plan_etc_merge(
         ImageSource(pristine.fd, objects_fd),
         DirectorySource(current_fd),
         ImageSource(new.fd, objects_fd),
         policy=policy,
     )
+    return stack.enter_context(plan)
 
 
 async def list_missing_changes(

@@ -59,7 +59,7 @@ def open_image(path: Path) -> Generator[Image]:
     """Open an image; nothing but its superblock is read yet.
 
     Yields:
-        The image, valid outside the block too; the file is closed at its end.
+        The image, closed at the block's end.
 
     Raises:
         ImageFormatError: It is no EROFS image that can be walked.
@@ -69,7 +69,7 @@ def open_image(path: Path) -> Generator[Image]:
     with ExitStack() as stack:
         fd = open_regular(path)
         stack.callback(os.close, fd)
-        yield _core.Image.open(fd)
+        yield stack.enter_context(_core.Image.open(fd))
 
 
 def find_objects(image_path: Path) -> Path | None:
@@ -193,7 +193,7 @@ def verify_image(
         sealed = _core.measure_fd(fd)
         if sealed is not None and len(sealed) == len(digest) and sealed != digest:
             raise VerityMismatchError(f"{path}: fs-verity says {sealed}, not {digest}", str(path), digest, sealed)
-        image = _core.Image.open(fd)
+        image = stack.enter_context(_core.Image.open(fd))
         entries, needed = image.verify(check=check)
         if objects is not None:
             _verify_objects(objects, needed, check)

@@ -73,7 +73,11 @@ def _parse_os_release(raw: bytes) -> dict[str, str]:
 
 
 def _recover(fd: int, host: Host, *, check: Callable[[], object]) -> Recovered:
-    image = _core.Image.open(fd)
+    with _core.Image.open(fd) as image:
+        return _recover_from(image, host, check)
+
+
+def _recover_from(image: _core.Image, host: Host, check: Callable[[], object]) -> Recovered:
     # A walk's paths start at where it starts.
     walked = [entry.path.strip(b"/") for entry in image.walk(_MODULES)]
     kernels = [path for path in walked if path.count(b"/") == 1 and path.endswith(b"/" + _KERNEL)]

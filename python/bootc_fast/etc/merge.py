@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.etc.trees import OpenTree
     from bootc_fast.events import EventSink
-    from bootc_fast.types import EtcChange
+    from bootc_fast.types import EtcChange, EtcReport
 
 __all__ = [
     "AppliedMerge",
@@ -82,7 +82,7 @@ async def diff_etc(
         image: tuple[EtcDiffEntry, ...] = ()
         if new is not None and (wanted.paths or patch == "new"):
             image, _ = await _list_changes(trees["pristine"], trees["new"], wanted)
-        merge = None if new is None else wanted.narrow((await plan_opened(opened, MergePolicy())).report)
+        merge = None if new is None else wanted.narrow(await _report_of(opened))
         patches: tuple[EtcPatch, ...] = ()
         if patch is not None:
             changed = entries if patch == "current" else image
@@ -92,12 +92,18 @@ async def diff_etc(
         opened.close()
 
 
+async def _report_of(opened: OpenTrees) -> EtcReport:
+    """Plan a merge for what it tells."""
+    with await plan_opened(opened, MergePolicy()) as plan:
+        return plan.report
+
+
 async def _list_changes(
     pristine: OpenTree, other: OpenTree, wanted: PathFilter
 ) -> tuple[tuple[EtcDiffEntry, ...], tuple[EtcChange, ...]]:
     """List what is changed from one tree to another: what a merge with an image that changed nothing keeps."""
     own = OpenTrees({"pristine": pristine, "current": other, "new": pristine})
-    report = (await plan_opened(own, MergePolicy())).report
+    report = await _report_of(own)
     return await run_blocking(list_entries, wanted.narrow(report), pristine, other), report.warnings
 
 
@@ -121,7 +127,7 @@ async def find_missing_changes(
     """
     opened = await open_trees(pristine, current, other)
     try:
-        report = (await plan_opened(opened, MergePolicy())).report
+        report = await _report_of(opened)
         return await run_blocking(list_entries, report, opened.trees["pristine"], opened.trees["current"])
     finally:
         opened.close()
@@ -160,10 +166,10 @@ async def merge_etc(
         InvalidStateError: An image has no such directory, or an object is missing.
     """
     await run_blocking(check_destination, dest_fd, (pristine, current, new))
-    plan = await plan_etc_merge(pristine, current, new, policy=policy)
-    plan.refuse_conflicts()
-    if not dry_run:
-        return await plan.apply_listing(dest_fd, on_event=on_event)
-    operations = tuple(await plan.list_operations(dest_fd))
-    counts = {**plan.report.counts, "operations": len(operations)}
-    return AppliedMerge(replace(plan.report, counts=counts), operations)
+    with await plan_etc_merge(pristine, current, new, policy=policy) as plan:
+        plan.refuse_conflicts()
+        if not dry_run:
+            return await plan.apply_listing(dest_fd, on_event=on_event)
+        operations = tuple(await plan.list_operations(dest_fd))
+        counts = {**plan.report.counts, "operations": len(operations)}
+        return AppliedMerge(replace(plan.report, counts=counts), operations)

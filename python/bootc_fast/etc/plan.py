@@ -7,7 +7,8 @@ that failed, was cancelled or lost power half-way is completed by the next one.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, nullcontext
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.from_thread
@@ -26,6 +27,7 @@ from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, Et
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
     from typing import TypeAlias
 
     from bootc_fast.etc.destination import Place
@@ -67,7 +69,7 @@ class AppliedMerge:
 class EtcPlan:
     """A merge that is decided and not written yet; safe to share between tasks.
 
-    Holds duplicates of the descriptors that it was made from until it is garbage-collected.
+    Holds duplicates of the descriptors that it was made from until it is closed; a context manager closes it.
 
     Attributes:
         report: What the merge does, for people and programs.
@@ -77,6 +79,23 @@ class EtcPlan:
         self._native = native
         self._places = places
         self.report = report
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Let the descriptors go; the report stays, and nothing is written any more (``ValueError``).
+
+        What is written in another thread at that moment is written to its end. Never blocks; twice is once.
+        """
+        self._native.close()
 
     @property
     def has_fatal_conflicts(self) -> bool:
@@ -158,7 +177,8 @@ class EtcPlan:
         on_event(StepDone(APPLY_STEP, anyio.current_time() - started))
         plan = self.report
         if applied.plan is not None:
-            plan = replace(await run_blocking(_to_report, applied.plan), phase_s=self.report.phase_s)
+            with closing(applied.plan) as again:
+                plan = replace(await run_blocking(_to_report, again), phase_s=self.report.phase_s)
         report = _with_warnings(plan, _to_changes(applied.warnings))
         times = {"compare": applied.compare_s, "apply": applied.apply_s, "sync": applied.sync_s}
         report = replace(
@@ -202,7 +222,7 @@ async def plan_etc_merge(
         policy: What happens on conflicts; by default they are fatal.
 
     Returns:
-        The plan; its report lists conflicts whatever their strategy.
+        The plan, which the caller closes; its report lists conflicts whatever their strategy.
 
     Raises:
         ImageFormatError: An image is malformed.
@@ -224,21 +244,32 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
     """Decide the result for trees that are open already, else like ``plan_etc_merge``."""
     start = time.monotonic()
     trees = opened.trees
-    native = await run_native(
-        _core.plan_etc,
-        *(_to_side(trees[name]) for name in _SIDES),
-        rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
-        default=str(policy.default),
-        preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
-        pristine_image=await open_whole_image(trees["pristine"].source),
-        new_image=await open_whole_image(trees["new"].source),
-    )
-    # A row for each of 100,000 changes: not on the event loop.
-    report = await run_blocking(_to_report, native)
-    if trees["new"] is not trees["pristine"]:
-        report = _with_warnings(report, await run_blocking(compare_accounts, native, trees["current"], trees["new"]))
-    report = replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start})
-    places = await run_blocking(find_places, tuple(side.source for side in trees.values()))
+    with ExitStack() as made:
+        # Whatever ends this, descriptors go back at once: a traceback may keep these objects for long.
+        images: dict[str, _core.Image | None] = {}
+        for name in ("pristine", "new"):
+            images[name] = await open_whole_image(trees[name].source)
+            made.enter_context(images[name] or nullcontext())
+        sides = [made.enter_context(closing(_to_side(trees[name]))) for name in _SIDES]
+        native = await run_native(
+            _core.plan_etc,
+            *sides,
+            rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
+            default=str(policy.default),
+            preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
+            pristine_image=images["pristine"],
+            new_image=images["new"],
+        )
+    with ExitStack() as made:
+        made.enter_context(closing(native))
+        # A row for each of 100,000 changes: not on the event loop.
+        report = await run_blocking(_to_report, native)
+        if trees["new"] is not trees["pristine"]:
+            accounts = await run_blocking(compare_accounts, native, trees["current"], trees["new"])
+            report = _with_warnings(report, accounts)
+        report = replace(report, phase_s={"scan": opened.scan_s, "plan": time.monotonic() - start})
+        places = await run_blocking(find_places, tuple(side.source for side in trees.values()))
+        made.pop_all()
     return EtcPlan(native, report, places)
 
 

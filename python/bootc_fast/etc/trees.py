@@ -76,8 +76,8 @@ async def open_source(source: EtcSource) -> OpenTree:
     """
     if isinstance(source, DirectorySource):
         return OpenTree(await run_native(_core.Tree.scan, source.dir_fd), source)
-    image = await run_blocking(_core.Image.open, source.image_fd)
-    return OpenTree(await run_native(image.tree, source.subdir), source)
+    with await run_blocking(_core.Image.open, source.image_fd) as image:
+        return OpenTree(await run_native(image.tree, source.subdir), source)
 
 
 @dataclass(slots=True)
@@ -159,7 +159,7 @@ async def open_whole_image(source: EtcSource) -> Image | None:
     """Open the whole image that a source is a part of; None for a directory.
 
     Symlinks in /etc lead out of it more often than not; whether they lead anywhere is looked up in this, without
-    walking it.
+    walking it. The caller closes it.
     """
     if isinstance(source, DirectorySource):
         return None

@@ -150,7 +150,11 @@ def _hash_fd(fd: int) -> str:
 
 
 def _read_image_policy(image_fd: int, objects_fd: int) -> tuple[str, str] | None:
-    image = _core.Image.open(image_fd)
+    with _core.Image.open(image_fd) as image:
+        return _read_policy_of(image, objects_fd)
+
+
+def _read_policy_of(image: _core.Image, objects_fd: int) -> tuple[str, str] | None:
     if image.lookup(b"etc/selinux/config") is None:
         return None
     config_fd = _open_in_image(image, b"etc/selinux/config", objects_fd)

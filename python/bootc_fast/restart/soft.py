@@ -142,7 +142,8 @@ def _look_for_unsealed(host: Host, target: VerityDigest) -> str | None:
         stack.callback(os.close, image_fd)
         if _core.measure_fd(image_fd) is None:
             return "its image has no fs-verity, and must have it"
-        init = _core.Image.open(image_fd).lookup(nextroot.INIT[0])
+        with _core.Image.open(image_fd) as image:
+            init = image.lookup(nextroot.INIT[0])
         if init is not None and init.digest is not None:
             object_fd = host.open_file(host.objects / init.digest[:2] / init.digest[2:])
             stack.callback(os.close, object_fd)

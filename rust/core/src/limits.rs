@@ -10,8 +10,11 @@ pub const MAX_DEPTH: usize = 4096;
 pub const MAX_XATTR_BYTES: usize = 65536;
 /// Most entries of one tree: 2^26; node ids are `u32` and a larger /etc or image is not a thing that exists.
 pub const MAX_TREE_NODES: usize = 1 << 26;
-/// Largest image that is mapped: 2^40 bytes; addresses and memory maps have 47 bits to spare for it.
+/// Largest image that is read: 2^40 bytes; addresses have 47 bits to spare for it.
 pub const MAX_IMAGE_BYTES: u64 = 1 << 40;
+/// What a walk through an image keeps in memory of it: 16 MiB, and what its last inode needs. The images of most hosts
+/// are smaller; a walk in the order of paths comes back to few places.
+pub const MAX_KEPT_BYTES: usize = 1 << 24;
 /// Most bytes of names and values of one inode's extended attributes: 16 times what `listxattr` can return;
 /// 255 references to shared attributes of 64 KiB would make 16 MiB out of one KiB.
 pub const MAX_INODE_XATTR_BYTES: usize = 1 << 20;

@@ -13,7 +13,7 @@ use bootc_fast_core::tree::Tree;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::etc_plan::{ChangeRow, EtcPlan};
+use crate::etc_plan::{ChangeRow, EtcPlan, Sources};
 use crate::verity::duplicate;
 use crate::{call, os_error};
 
@@ -57,15 +57,17 @@ pub fn list_etc_operations(
 ) -> PyResult<Vec<OperationRow>> {
     let dir = duplicate(dest_fd)?;
     let result = &plan.merged().tree;
-    let work =
-        |cancel: &dyn Cancel| with_contents(plan, |merged| compare(result, merged, dir.as_fd(), cancel));
+    let sources = plan.sources()?;
+    let work = |cancel: &dyn Cancel| {
+        with_contents(plan, &sources, |merged| compare(result, merged, dir.as_fd(), cancel))
+    };
     let Difference { operations, before, .. } =
         call::detached(py, check, work, |py, error| apply_error(py, plan, &error))?;
     Ok(rows(py, &operations, result, &before))
 }
 
-fn with_contents<T>(plan: &EtcPlan, work: impl FnOnce(&Merged<'_>) -> T) -> T {
-    let [pristine, current, new] = plan.inputs().map(|input| input.side());
+fn with_contents<T>(plan: &EtcPlan, sources: &Sources, work: impl FnOnce(&Merged<'_>) -> T) -> T {
+    let [pristine, current, new] = sources.inputs().map(|input| input.side());
     work(&Merged { result: plan.merged(), pristine: &pristine, current: &current, new: &new })
 }
 
@@ -115,6 +117,7 @@ struct Writing {
 impl Writing {
     fn write(&mut self, py: Python<'_>, plan: &EtcPlan, is_last: bool) -> PyResult<Applied> {
         let failed: Mutex<Option<PyErr>> = Mutex::new(None);
+        let sources = plan.sources()?;
         let (progress, before, dir) = (self.progress.as_ref(), self.done, self.dir.as_fd());
         let work = |cancel: &dyn Cancel| {
             let mut told = Instant::now();
@@ -131,7 +134,7 @@ impl Writing {
                     Cancelled
                 })
             };
-            with_contents(plan, |merged| apply_merge(merged, dir, is_last, &mut tell, cancel))
+            with_contents(plan, &sources, |merged| apply_merge(merged, dir, is_last, &mut tell, cancel))
         };
         let map = |py: Python<'_>, error| {
             let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bootc_fast_core::cancel::Cancel;
+use bootc_fast_core::erofs;
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::etc::plan::{PlanError, PlanInput, SideInput, plan};
 use bootc_fast_core::etc::policy::{Policy, Preference, matches};
@@ -12,7 +13,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use crate::etc_side::Side;
+use crate::etc_side::{Place, Side};
+use crate::held::Held;
 use crate::image::Image;
 use crate::tree::TreeEntry;
 use crate::{call, os_error};
@@ -26,51 +28,62 @@ pyo3::import_exception!(bootc_fast.errors, UsageError);
 #[derive(Debug)]
 pub struct EtcPlan {
     merged: MergeResult,
-    pristine: Py<Side>,
-    current: Py<Side>,
-    new: Py<Side>,
+    side_lengths: [usize; 3],
     policy: Arc<Policy>,
-    images: Images,
+    sources: Held<Sources>,
 }
 
-/// The whole booted and the whole new image.
-type Images = [Option<Py<Image>>; 2];
+/// What a merge is made from: what has descriptors.
+#[derive(Debug)]
+pub struct Sources {
+    /// P, C and N.
+    sides: [Arc<Place>; 3],
+    /// The whole booted and the whole new image.
+    images: [Option<Arc<erofs::Image>>; 2],
+}
 
-/// P, C and N.
-type Sides = [Py<Side>; 3];
+impl Sources {
+    /// P, C and N as they were planned with.
+    pub fn inputs(&self) -> [SideInput<'_>; 3] {
+        self.sides.each_ref().map(|side| side.input())
+    }
+}
 
 impl EtcPlan {
     fn decide(
         py: Python<'_>,
-        [pristine, current, new]: Sides,
+        sources: Sources,
         policy: Arc<Policy>,
-        images: Images,
         check: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let [pristine_image, new_image] =
-            images.each_ref().map(|image| image.as_ref().map(|image| image.get().inner()));
+        let [pristine, current, new] = sources.inputs();
+        let [pristine_image, new_image] = sources.images.each_ref().map(Option::as_deref);
+        let [_, running, _] = &sources.sides;
         let input = PlanInput {
-            pristine: pristine.get().input(),
-            current: current.get().input(),
-            new: new.get().input(),
-            hidden: current.get().hidden_paths(),
-            flagged: current.get().flagged(),
+            pristine,
+            current,
+            new,
+            hidden: running.hidden_paths(),
+            flagged: running.flagged(),
             policy: &policy,
             pristine_image,
             new_image,
         };
         let work = |cancel: &dyn Cancel| plan(&input, cancel);
         let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
-        Ok(Self { merged, pristine, current, new, policy, images })
+        let side_lengths = sources.inputs().map(|input| input.tree.len());
+        Ok(Self { merged, side_lengths, policy, sources: Held::new(Arc::new(sources), "plan") })
     }
 
     /// The same merge of the sides as they are now.
     pub fn again(&self, py: Python<'_>, check: Option<&Py<PyAny>>) -> PyResult<Self> {
         let check = || check.map(|check| check.clone_ref(py));
-        let scan = |side: &Py<Side>| Side::scanned_again(side, py, check());
-        let sides = [scan(&self.pristine)?, scan(&self.current)?, scan(&self.new)?];
-        let images = self.images.each_ref().map(|image| image.as_ref().map(|image| image.clone_ref(py)));
-        Self::decide(py, sides, Arc::clone(&self.policy), images, check())
+        let sources = self.sources()?;
+        let [pristine, current, new] = &sources.sides;
+        let scan = |side| Place::scanned_again(side, py, check());
+        let sides = [scan(pristine)?, scan(current)?, scan(new)?];
+        let sources = Sources { sides, images: sources.images.clone() };
+        Self::decide(py, sources, Arc::clone(&self.policy), check())
     }
 
     /// R and where its contents come from.
@@ -78,9 +91,12 @@ impl EtcPlan {
         &self.merged
     }
 
-    /// P, C and N as they were planned with.
-    pub fn inputs(&self) -> [SideInput<'_>; 3] {
-        [&self.pristine, &self.current, &self.new].map(|side| side.get().input())
+    /// What it was made from, for one use.
+    ///
+    /// # Errors
+    /// `ValueError`: the plan is closed.
+    pub fn sources(&self) -> PyResult<Arc<Sources>> {
+        self.sources.get()
     }
 }
 
@@ -130,22 +146,29 @@ impl EtcPlan {
     /// Entries of P, C and N.
     #[getter]
     fn side_lengths(&self) -> [usize; 3] {
-        self.inputs().map(|input| input.tree.len())
+        self.side_lengths
+    }
+
+    /// Lets the descriptors go: it can be read, and neither written nor its entries listed any more.
+    fn close(&self) {
+        self.sources.close();
     }
 
     /// R, for tests and dumps; every entry with the side and the path that its content comes from.
     fn entries(&self, py: Python<'_>) -> PyResult<Vec<(TreeEntry, &'static str, Py<PyBytes>)>> {
+        let sources = self.sources()?;
+        let [pristine, current, new] = &sources.sides;
         let mut found = Vec::with_capacity(self.merged.tree.len());
         let mut pending = vec![self.merged.tree.root()];
         while let Some(node) = pending.pop() {
             pending.extend(node.children());
             let Some(origin) = self.merged.origin(node.id()) else { continue };
             let (name, side) = match origin.side {
-                SideName::Pristine => ("pristine", &self.pristine),
-                SideName::Current => ("current", &self.current),
-                SideName::New => ("new", &self.new),
+                SideName::Pristine => ("pristine", pristine),
+                SideName::Current => ("current", current),
+                SideName::New => ("new", new),
             };
-            let path = PyBytes::new(py, &side.get().tree().node(origin.node).path()).unbind();
+            let path = PyBytes::new(py, &side.tree().node(origin.node).path()).unbind();
             found.push((TreeEntry::new(py, &node)?, name, path));
         }
         Ok(found)
@@ -250,7 +273,13 @@ pub fn plan_etc(
     );
     let policy = Arc::new(policy.with_preferences(preferences));
     let again = check.as_ref().map(|check| check.clone_ref(py));
-    let plan = EtcPlan::decide(py, [pristine, current, new], policy, [pristine_image, new_image], check)?;
+    let place = |side: Py<Side>| side.get().place();
+    let image = |image: Option<Py<Image>>| image.map(|image| image.get().inner()).transpose();
+    let sources = Sources {
+        sides: [place(pristine)?, place(current)?, place(new)?],
+        images: [image(pristine_image)?, image(new_image)?],
+    };
+    let plan = EtcPlan::decide(py, sources, policy, check)?;
     // What was replaced between its scan and its reading is looked at once more, as what it is now.
     if plan.merged.report.has_vanished() { plan.again(py, again.as_ref()) } else { Ok(plan) }
 }

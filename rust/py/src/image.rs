@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use bootc_fast_core::cancel::Cancel;
-use bootc_fast_core::erofs::{self, ErofsError, Inode, Walk};
+use bootc_fast_core::erofs::{self, ErofsError, Inode, Reader, Superblock, Walk};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
+use crate::held::Held;
 use crate::tree::{Tree, TreeEntry};
 use crate::verity::duplicate;
 use crate::{call, os_error};
@@ -62,43 +63,65 @@ fn map_error(py: Python<'_>, error: ErofsError, fd: RawFd) -> PyErr {
     }
 }
 
-/// An opened, memory-mapped EROFS image.
+/// An opened EROFS image.
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct Image {
-    inner: Arc<erofs::Image>,
+    inner: Held<erofs::Image>,
+    superblock: Superblock,
+    size: u64,
 }
 
 impl Image {
     /// The core's image.
-    pub fn inner(&self) -> &erofs::Image {
-        &self.inner
+    ///
+    /// # Errors
+    /// `ValueError`: it is closed.
+    pub fn inner(&self) -> PyResult<Arc<erofs::Image>> {
+        self.inner.get()
     }
 }
 
 #[pymethods]
 impl Image {
-    /// Maps the file; the descriptor may be closed afterwards.
+    /// Reads the superblock; the descriptor may be closed afterwards.
     #[staticmethod]
     fn open(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
         let file = duplicate(fd)?;
         let image = py
             .detach(|| erofs::Image::open(&file))
             .map_err(|error| map_error(py, error, file.as_raw_fd()))?;
-        Ok(Self { inner: Arc::new(image) })
+        let (superblock, size) = (image.superblock().clone(), image.bytes().len());
+        Ok(Self { inner: Held::new(Arc::new(image), "image"), superblock, size })
+    }
+
+    /// Lets the file go; what the superblock says stays.
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    fn __enter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, _error: &Bound<'_, PyTuple>) {
+        self.inner.close();
     }
 
     /// What the kernel shows below a directory; contents that are in the image are copied.
     #[pyo3(signature = (subdir = ROOT, *, check = None), text_signature = "($self, subdir=b'', *, check=None)")]
     fn tree(&self, py: Python<'_>, subdir: &[u8], check: Option<Py<PyAny>>) -> PyResult<Tree> {
-        let work = |cancel: &dyn Cancel| self.inner.tree(subdir, cancel);
+        let image = self.inner()?;
+        let work = |cancel: &dyn Cancel| image.tree(subdir, cancel);
         call::detached(py, check, work, erofs_error).map(Tree::new)
     }
 
     /// The entry at a path, as the kernel shows it; `None` where there is none.
     fn lookup(&self, py: Python<'_>, path: &[u8]) -> PyResult<Option<TreeEntry>> {
-        match py.detach(|| self.inner.find(path)) {
-            Ok(inode) => TreeEntry::of_image(py, &self.inner, &inode, path).map(Some),
+        let image = self.inner()?;
+        match py.detach(|| image.find(path)) {
+            Ok(inode) => TreeEntry::of_image(py, &image, &inode, path).map(Some),
             Err(ErofsError::NotFound { .. } | ErofsError::NotADirectory { .. }) => Ok(None),
             Err(error) => Err(erofs_error(py, error)),
         }
@@ -107,19 +130,24 @@ impl Image {
     /// Iterates over what the kernel shows at and below a path.
     #[pyo3(signature = (path = ROOT, *, recursive = true), text_signature = "($self, path=b'', *, recursive=True)")]
     fn walk(&self, py: Python<'_>, path: &[u8], recursive: bool) -> PyResult<ImageWalk> {
-        self.inner.find(path).map_err(|error| erofs_error(py, error))?;
-        let walk = Walk::new(&self.inner, path).map_err(|error| erofs_error(py, error))?;
-        Ok(ImageWalk { image: Arc::clone(&self.inner), walk, recursive })
+        let image = self.inner()?;
+        let make = || {
+            image.find(path)?;
+            Ok((Walk::new(&image, path)?, image.reader()?))
+        };
+        let (walk, reader) = make().map_err(|error| erofs_error(py, error))?;
+        Ok(ImageWalk { reader, walk, recursive })
     }
 
     /// Writes the composefs dump of the image.
     #[pyo3(signature = (out_fd, *, check = None))]
     fn dump(&self, py: Python<'_>, out_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<()> {
+        let image = self.inner()?;
         let out = duplicate(out_fd)?;
         let number = out.as_raw_fd();
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
         let work = |cancel: &dyn Cancel| {
-            let result = self.inner.dump(&mut out, cancel);
+            let result = image.dump(&mut out, cancel);
             // What comes before an error is still wanted, and what is not written now would be lost silently.
             let flushed = out.flush().map_err(ErofsError::from);
             result.and(flushed)
@@ -136,16 +164,18 @@ impl Image {
         out_fd: RawFd,
         check: Option<Py<PyAny>>,
     ) -> PyResult<()> {
+        let image = self.inner()?;
         let mut out: File = duplicate(out_fd)?;
         let number = out.as_raw_fd();
-        let work = |cancel: &dyn Cancel| self.inner.copy_file(path, &mut out, cancel);
+        let work = |cancel: &dyn Cancel| image.copy_file(path, &mut out, cancel);
         call::detached(py, check, work, |py, error| map_error(py, error, number))
     }
 
     /// Reads everything; returns the number of entries, and the objects needed with their sizes.
     #[pyo3(signature = (*, check = None))]
     fn verify(&self, py: Python<'_>, check: Option<Py<PyAny>>) -> PyResult<(u64, Vec<(String, u64)>)> {
-        let contents = call::detached(py, check, |cancel| self.inner.verify(cancel), erofs_error)?;
+        let image = self.inner()?;
+        let contents = call::detached(py, check, |cancel| image.verify(cancel), erofs_error)?;
         let objects = contents.objects.iter().map(|(digest, size)| (digest.to_string(), *size)).collect();
         Ok((contents.entries, objects))
     }
@@ -153,37 +183,37 @@ impl Image {
     /// 0, 1, 2; `None` if it is no composefs image.
     #[getter]
     fn composefs_version(&self) -> Option<u32> {
-        self.inner.superblock().composefs.map(erofs::ComposefsVersion::number)
+        self.superblock.composefs.map(erofs::ComposefsVersion::number)
     }
 
     #[getter]
     fn block_bytes(&self) -> u64 {
-        self.inner.superblock().block_bytes()
+        self.superblock.block_bytes()
     }
 
     #[getter]
     fn inode_count(&self) -> u64 {
-        self.inner.superblock().inode_count
+        self.superblock.inode_count
     }
 
     #[getter]
     fn size_bytes(&self) -> u64 {
-        self.inner.bytes().len()
+        self.size
     }
 
     #[getter]
     fn feature_compat(&self) -> u32 {
-        self.inner.superblock().feature_compat
+        self.superblock.feature_compat
     }
 
     #[getter]
     fn feature_incompat(&self) -> u32 {
-        self.inner.superblock().feature_incompat
+        self.superblock.feature_incompat
     }
 
     #[getter]
     fn uuid<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.inner.superblock().uuid)
+        PyBytes::new(py, &self.superblock.uuid)
     }
 }
 
@@ -191,22 +221,23 @@ impl Image {
 #[pyclass(module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct ImageWalk {
-    image: Arc<erofs::Image>,
+    reader: Reader,
     walk: Walk,
     recursive: bool,
 }
 
 impl ImageWalk {
     fn step(&mut self) -> Result<Option<Inode>, ErofsError> {
-        while let Some(inode) = self.walk.next(&self.image)? {
+        loop {
+            let image = self.reader.image()?;
+            let Some(inode) = self.walk.next(image)? else { return Ok(None) };
             if !self.recursive && self.walk.depth() > 0 {
                 self.walk.skip_children();
             }
-            if !self.image.is_hidden(&inode) {
+            if !image.is_hidden(&inode) {
                 return Ok(Some(inode));
             }
         }
-        Ok(None)
     }
 }
 
@@ -218,7 +249,10 @@ impl ImageWalk {
 
     fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<TreeEntry>> {
         match self.step().map_err(|error| erofs_error(py, error))? {
-            Some(inode) => TreeEntry::of_image(py, &self.image, &inode, self.walk.path()).map(Some),
+            Some(inode) => {
+                let image = self.reader.image().map_err(|error| erofs_error(py, error))?;
+                TreeEntry::of_image(py, image, &inode, self.walk.path()).map(Some)
+            }
             None => Ok(None),
         }
     }

@@ -7,6 +7,7 @@ mod etc_apply;
 mod etc_plan;
 mod etc_side;
 mod files;
+mod held;
 mod image;
 mod kexec;
 mod mounts;

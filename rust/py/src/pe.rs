@@ -1,7 +1,7 @@
 //! PE files, as firmware reads and hashes them.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::efi::{self, HashAlgorithm, Part, PeError};
@@ -9,6 +9,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::held::Held;
 use crate::verity::duplicate;
 use crate::{call, os_error};
 
@@ -43,8 +44,7 @@ fn algorithm_of(name: &str) -> PyResult<HashAlgorithm> {
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
 pub struct PeImage {
-    /// None once it is closed; who reads meanwhile has it to the end.
-    inner: Mutex<Option<Arc<efi::PeImage>>>,
+    inner: Held<efi::PeImage>,
     headers: efi::Headers,
     size: u64,
     name: Vec<u8>,
@@ -53,12 +53,11 @@ pub struct PeImage {
 impl PeImage {
     fn new(image: efi::PeImage, name: Vec<u8>) -> Self {
         let (headers, size) = (image.headers().clone(), image.size());
-        Self { inner: Mutex::new(Some(Arc::new(image))), headers, size, name }
+        Self { inner: Held::new(Arc::new(image), "PE file"), headers, size, name }
     }
 
     fn image(&self) -> PyResult<Arc<efi::PeImage>> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.clone().ok_or_else(|| PyValueError::new_err("the PE file is closed"))
+        self.inner.get()
     }
 }
 
@@ -82,7 +81,7 @@ impl PeImage {
 
     /// Lets the file go; its headers stay.
     fn close(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.inner.close();
     }
 
     /// Reads a part of the file.

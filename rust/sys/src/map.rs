@@ -1,12 +1,9 @@
 //! A file as memory, read before it is touched: a bad sector, or a file that was cut off, is an error and no signal.
 //!
-//! Touching a page of a map that cannot be read raises `SIGBUS`, which ends the process without a word. So nothing
-//! here is touched before the kernel said that it is there: small files are read into memory of our own piece by
-//! piece, as they are needed; pieces of large ones, which would take too much memory, are made present in a map of
-//! the file (`MADV_POPULATE_READ`, Linux 5.14) or, before that, read once.
-//!
-//! What is left: somebody cuts off a large file after a piece of it was made present. Images of that size (some
-//! 250,000 files) are root's, and nobody writes to them.
+//! A map of the file itself raises `SIGBUS` where a page of it cannot be read or is no longer there, which ends the
+//! process without a word; and no look beforehand helps, since a clean page may be evicted, and a file be cut off,
+//! between the look and the touch. So the memory is our own, whatever the size, and filled by `pread` piece by piece,
+//! as it is needed. Who goes through all of a large file lets go now and then ([`Pages::forget`]).
 
 use std::fmt;
 use std::fs::File;
@@ -15,13 +12,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 
-/// Files up to this size are read into memory, as far as they are needed.
-const COPIED_BYTES: u64 = 64 << 20;
-/// What is read or made present at once.
+/// What is read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// A piece of the file that cannot be read.
@@ -39,13 +34,11 @@ pub struct Unreadable {
 pub struct Pages {
     memory: MmapRaw,
     len: usize,
-    file: File,
-    /// The memory is our own and must be filled; else it shows the file.
-    is_copy: bool,
-    /// By piece: it can be touched.
+    file: Arc<File>,
+    /// By piece: it was read.
     present: Box<[AtomicBool]>,
-    /// Held by who makes a piece present.
-    filling: Mutex<()>,
+    /// Those that were, in that order; held by who reads one.
+    filled: Mutex<Vec<usize>>,
 }
 
 impl fmt::Debug for Pages {
@@ -54,30 +47,58 @@ impl fmt::Debug for Pages {
     }
 }
 
+/// Addresses for so many bytes; memory comes with the first touch of each page.
+fn reserve(len: usize) -> io::Result<MmapRaw> {
+    // A map has at least a page. Not reserved in swap: a kernel that guards against overcommitment counts it all the
+    // same, others would refuse an image larger than the machine's memory, of which a few pages are wanted.
+    MmapOptions::new().len(len.max(1)).no_reserve_swap().map_anon().map(MmapRaw::from)
+}
+
 impl Pages {
     /// Some microseconds, whatever the size; reads nothing.
     ///
     /// # Errors
     /// What `mmap` or `dup` returns; `EINVAL` for something that is no regular file.
     pub fn open(file: &File) -> io::Result<Self> {
-        Self::open_as(file, file.metadata()?.len() <= COPIED_BYTES)
-    }
-
-    fn open_as(file: &File, is_copy: bool) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let len =
             usize::try_from(metadata.len()).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-        // A map has at least a page; what is beyond the file's end is never touched.
-        let memory = if is_copy {
-            MmapRaw::from(MmapMut::map_anon(len.max(1))?)
-        } else {
-            MmapOptions::new().len(len.max(1)).map_raw_read_only(file)?
-        };
+        Self::of(Arc::new(file.try_clone()?), len)
+    }
+
+    fn of(file: Arc<File>, len: usize) -> io::Result<Self> {
         let present = (0..len.div_ceil(PIECE_BYTES)).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { memory, len, file: file.try_clone()?, is_copy, present, filling: Mutex::new(()) })
+        Ok(Self { memory: reserve(len)?, len, file, present, filled: Mutex::default() })
+    }
+
+    /// The same file, of which nothing has been read; the descriptor is shared.
+    ///
+    /// # Errors
+    /// What `mmap` returns.
+    pub fn afresh(&self) -> io::Result<Self> {
+        Self::of(Arc::clone(&self.file), self.len)
+    }
+
+    /// Bytes that have been read and are kept, to the piece.
+    pub fn kept_bytes(&mut self) -> usize {
+        self.filled.get_mut().unwrap_or_else(PoisonError::into_inner).len().saturating_mul(PIECE_BYTES)
+    }
+
+    /// Lets go what was read; it is read again where it is asked for again.
+    ///
+    /// # Errors
+    /// What `mmap` returns; nothing has changed then.
+    pub fn forget(&mut self) -> io::Result<()> {
+        self.memory = reserve(self.len)?;
+        for piece in self.filled.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(flag) = self.present.get_mut(piece) {
+                *flag.get_mut() = false;
+            }
+        }
+        Ok(())
     }
 
     /// Length of the file when it was opened, in bytes.
@@ -106,29 +127,24 @@ impl Pages {
                 return Some(Err(error));
             }
         }
-        // SAFETY: `start..end` lies within the memory, which lives as long as `self`. Every piece of it is present:
-        // in a copy it was written once, before its flag was set, and is never written again; a map of a file may
-        // change with the file, what readers of untrusted bytes allow for: they copy integers out one by one, and
-        // none relies on reading the same value twice.
+        // SAFETY: `start..end` lies within the memory, which is as good as `self`: `forget` takes that exclusively.
+        // Every piece of it is present: it was written once, before its flag was set, and is not written again as
+        // long as the flag is.
         Some(Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(start), len) }))
     }
 
     fn fill(&self, piece: usize, flag: &AtomicBool) -> Result<(), Unreadable> {
-        let _held = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
         if flag.load(Ordering::Acquire) {
             return Ok(());
         }
         let start = piece.saturating_mul(PIECE_BYTES);
         let len = PIECE_BYTES.min(self.len().saturating_sub(start));
-        if self.is_copy {
-            // SAFETY: the piece lies within our own memory. Nobody else has a reference to it: `get` gives one out
-            // only after the flag is set, which only the holder of `filling` does, once.
-            let target = unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().add(start), len) };
-            self.read(start, target)?;
-        } else if self.memory.advise_range(Advice::PopulateRead, start, len).is_err() {
-            // An old kernel, or a piece that is not there: reading it tells which, and brings it into the cache.
-            self.read(start, &mut vec![0; len])?;
-        }
+        // SAFETY: the piece lies within the memory. Nobody else has a reference to it: `get` gives one out only
+        // after the flag is set, which only the holder of `filled` does, once.
+        let target = unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().add(start), len) };
+        self.read(start, target)?;
+        filled.push(piece);
         flag.store(true, Ordering::Release);
         Ok(())
     }
@@ -173,28 +189,42 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_and_a_map_show_the_same_bytes() {
+    fn what_is_read_is_what_the_file_has() {
         let bytes: Vec<u8> = (0..300_001u32).map(|number| (number % 251) as u8).collect();
-        let file = temporary(&bytes);
-        for is_copy in [true, false] {
-            let pages = Pages::open_as(&file, is_copy).unwrap();
+        let mut pages = Pages::open(&temporary(&bytes)).unwrap();
+        for _ in 0..2 {
             for (start, len) in [(0, 0), (0, 1), (65_535, 2), (100, 200_000), (300_000, 1), (0, 300_001)] {
                 assert_eq!(pages.get(start, len).unwrap().unwrap(), &bytes[start..start + len]);
             }
             assert!(pages.get(300_001, 1).is_none() && pages.get(usize::MAX, 1).is_none());
             assert_eq!(pages.get(300_001, 0).unwrap().unwrap(), b"");
+            assert_eq!(pages.kept_bytes(), 5 * PIECE_BYTES);
+            pages.forget().unwrap();
+            assert_eq!(pages.kept_bytes(), 0);
         }
     }
 
     #[test]
-    fn what_was_cut_off_is_an_error_with_its_offset() {
-        for is_copy in [true, false] {
-            let file = temporary(&vec![7; 300_000]);
-            let pages = Pages::open_as(&file, is_copy).unwrap();
-            file.set_len(200_000).unwrap();
-            assert_eq!(pages.get(0, 100_000).unwrap().unwrap(), vec![7; 100_000]);
-            let error = pages.get(0, 300_000).unwrap().unwrap_err();
-            assert_eq!((error.offset, error.source.kind()), (196_608, io::ErrorKind::UnexpectedEof));
-        }
+    fn what_was_cut_off_is_an_error_with_its_offset_and_what_was_read_stays() {
+        let file = temporary(&vec![7; 300_000]);
+        let mut pages = Pages::open(&file).unwrap();
+        assert_eq!(pages.get(0, 150_000).unwrap().unwrap(), vec![7; 150_000]);
+        file.set_len(0).unwrap();
+        assert_eq!(pages.get(0, 196_608).unwrap().unwrap(), vec![7; 196_608]);
+        let error = pages.get(0, 300_000).unwrap().unwrap_err();
+        assert_eq!((error.offset, error.source.kind()), (196_608, io::ErrorKind::UnexpectedEof));
+        pages.forget().unwrap();
+        let error = pages.get(100, 1).unwrap().unwrap_err();
+        assert_eq!((error.offset, error.source.kind()), (0, io::ErrorKind::UnexpectedEof));
+        assert_eq!(pages.afresh().unwrap().kept_bytes(), 0);
+    }
+
+    #[test]
+    fn a_file_larger_than_any_memory_opens() {
+        let file = temporary(&[]);
+        file.set_len(1 << 40).unwrap();
+        let mut pages = Pages::open(&file).unwrap();
+        assert_eq!(pages.get((1 << 40) - 1, 1).unwrap().unwrap(), [0]);
+        assert_eq!(pages.kept_bytes(), PIECE_BYTES);
     }
 }

@@ -28,7 +28,8 @@ CLOSED = 987_654
 QUIET = {
     "digest_many", "policy_pattern_matches", "build_tree", "Tree.entries", "Tree.find", "EtcPlan.entries",
     "EtcPlan.count_owners", "EtcPlan.side_of", "Image.tree", "Image.lookup", "Image.walk", "Image.verify",
-    "PeImage.from_bytes", "PeImage.close", "SignedData.parse", "Certificate.parse",
+    "PeImage.from_bytes", "PeImage.close", "SignedData.parse", "Certificate.parse", "Image.close", "Side.close",
+    "EtcPlan.close",
 }  # fmt: skip
 """No system call of theirs can fail, or its error is an image's: test_erofs_damage.py and test_image_reading.py."""
 

@@ -42,14 +42,17 @@ impl Image {
             return Err(ErofsError::Unsupported { feature, value: 0 });
         }
         let mut ticker = Ticker::new(cancel);
-        let mut walk = Walk::new(self, b"")?;
+        let mut reader = self.reader()?;
+        let mut walk = Walk::new(reader.image()?, b"")?;
         let mut first_names = HashMap::new();
         let mut line = Vec::new();
-        while let Some(inode) = walk.next(self)? {
+        loop {
+            let image = reader.image()?;
+            let Some(inode) = walk.next(image)? else { break };
             ticker.tick()?;
             line.clear();
-            let entry =
-                Entry { image: self, walk: &walk, inode: &inode, xattrs: self.stored_xattrs(&inode, true)? };
+            let xattrs = image.stored_xattrs(&inode, true)?;
+            let entry = Entry { image, walk: &walk, inode: &inode, xattrs };
             entry.write(&mut line, &mut first_names)?;
             out.write_all(&line)?;
         }

@@ -1,6 +1,7 @@
 //! An opened image.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use bootc_fast_sys::map::Pages;
 
@@ -9,12 +10,12 @@ use super::error::ErofsError;
 use super::inode::{Inode, Nid};
 use super::superblock::Superblock;
 use super::xattr::LongPrefix;
-use crate::limits::MAX_IMAGE_BYTES;
+use crate::limits::{MAX_IMAGE_BYTES, MAX_KEPT_BYTES};
 use crate::tree::FileType;
 
 enum Source {
     File(Pages),
-    Memory(Vec<u8>),
+    Memory(Arc<[u8]>),
 }
 
 /// An EROFS image. Every method takes what the image says as untrusted; nothing is kept but the superblock and the
@@ -52,7 +53,7 @@ impl Image {
     /// # Errors
     /// What is wrong with the superblock.
     pub fn from_bytes(data: Vec<u8>) -> Result<Self, ErofsError> {
-        Self::new(Source::Memory(data))
+        Self::new(Source::Memory(data.into()))
     }
 
     fn new(source: Source) -> Result<Self, ErofsError> {
@@ -60,6 +61,19 @@ impl Image {
         let mut image = Self { source, superblock, long_prefixes: Vec::new() };
         image.long_prefixes = image.read_long_prefixes()?;
         Ok(image)
+    }
+
+    /// A reader for who goes through all of it.
+    ///
+    /// # Errors
+    /// [`ErofsError::Io`]: no memory.
+    pub fn reader(&self) -> Result<Reader, ErofsError> {
+        let source = match &self.source {
+            Source::File(pages) => Source::File(pages.afresh()?),
+            Source::Memory(data) => Source::Memory(Arc::clone(data)),
+        };
+        let (superblock, long_prefixes) = (self.superblock.clone(), self.long_prefixes.clone());
+        Ok(Reader { image: Self { source, superblock, long_prefixes } })
     }
 
     /// The whole image.
@@ -119,6 +133,27 @@ impl Image {
             };
         }
         Ok((found, parent))
+    }
+}
+
+/// An image of its own for who goes through all of one: what was read of it is let go when it is much.
+#[derive(Debug)]
+pub struct Reader {
+    image: Image,
+}
+
+impl Reader {
+    /// The image, for one inode and what belongs to it.
+    ///
+    /// # Errors
+    /// [`ErofsError::Io`]: no memory.
+    pub fn image(&mut self) -> Result<&Image, ErofsError> {
+        if let Source::File(pages) = &mut self.image.source
+            && pages.kept_bytes() > MAX_KEPT_BYTES
+        {
+            pages.forget()?;
+        }
+        Ok(&self.image)
     }
 }
 

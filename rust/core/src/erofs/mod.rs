@@ -22,7 +22,7 @@ pub use bytes::Bytes;
 pub use data::Extent;
 pub use dir::DirEntry;
 pub use error::ErofsError;
-pub use image::Image;
+pub use image::{Image, Reader};
 pub use inode::{Inode, Nid};
 pub use superblock::Superblock;
 pub use verify::Contents;

@@ -19,24 +19,26 @@ impl Image {
     /// [`ErofsError`]: what is corrupt, or which limit is hit; [`ErofsError::Cancelled`].
     pub fn tree(&self, subdir: &[u8], cancel: &dyn Cancel) -> Result<Tree, ErofsError> {
         let mut ticker = Ticker::new(cancel);
-        let mut walk = Walk::new(self, subdir)?;
-        let root = walk.next(self)?.filter(|inode| inode.file_type() == FileType::Directory);
+        let mut reader = self.reader()?;
+        let mut walk = Walk::new(reader.image()?, subdir)?;
+        let root = walk.next(reader.image()?)?.filter(|inode| inode.file_type() == FileType::Directory);
         let Some(root) = root else {
             return Err(ErofsError::NotADirectory { path: subdir.to_vec() });
         };
-        let mut making = Making::new(self, &root)?;
-        while let Some(inode) = walk.next(self)? {
+        let mut making = Making::new(reader.image()?, &root)?;
+        loop {
+            let image = reader.image()?;
+            let Some(inode) = walk.next(image)? else { break };
             ticker.tick()?;
-            if !self.is_hidden(&inode) {
-                making.add(&walk, &inode)?;
+            if !image.is_hidden(&inode) {
+                making.add(image, &walk, &inode)?;
             }
         }
         Ok(making.builder.finish()?)
     }
 }
 
-struct Making<'i> {
-    image: &'i Image,
+struct Making {
     builder: TreeBuilder,
     /// The directories that the walk is in.
     parents: Vec<NodeId>,
@@ -47,12 +49,11 @@ struct Making<'i> {
     xattr_bytes: u64,
 }
 
-impl<'i> Making<'i> {
-    fn new(image: &'i Image, root: &Inode) -> Result<Self, ErofsError> {
+impl Making {
+    fn new(image: &Image, root: &Inode) -> Result<Self, ErofsError> {
         let view = image.view(root, b"/")?;
         let builder = TreeBuilder::new(root.stat, &borrowed(&view))?;
         Ok(Self {
-            image,
             builder,
             parents: vec![NodeId::ROOT],
             linked: HashMap::new(),
@@ -62,8 +63,7 @@ impl<'i> Making<'i> {
         })
     }
 
-    fn add(&mut self, walk: &Walk, inode: &Inode) -> Result<(), ErofsError> {
-        let image = self.image;
+    fn add(&mut self, image: &Image, walk: &Walk, inode: &Inode) -> Result<(), ErofsError> {
         let view = image.view(inode, walk.path())?;
         self.count_xattrs(&view)?;
         let data;

@@ -60,17 +60,20 @@ impl Image {
     /// [`ErofsError`]: the first thing that is corrupt, with link counts last; cancellation.
     pub fn verify(&self, cancel: &dyn Cancel) -> Result<Contents, ErofsError> {
         let mut ticker = Ticker::new(cancel);
-        let mut walk = Walk::new(self, b"")?;
+        let mut reader = self.reader()?;
+        let mut walk = Walk::new(reader.image()?, b"")?;
         let mut contents = Contents::default();
         let mut links = Links::default();
-        while let Some(inode) = walk.next(self)? {
+        loop {
+            let image = reader.image()?;
+            let Some(inode) = walk.next(image)? else { break };
             ticker.tick()?;
             links.count(&inode, walk.parent());
-            if self.is_hidden(&inode) {
+            if image.is_hidden(&inode) {
                 continue;
             }
             contents.entries = contents.entries.saturating_add(1);
-            match self.view(&inode, walk.path())?.content {
+            match image.view(&inode, walk.path())?.content {
                 ViewContent::Object(digest) => {
                     let size = *contents.objects.entry(digest).or_insert(inode.stat.size_bytes);
                     if size != inode.stat.size_bytes {
@@ -78,7 +81,7 @@ impl Image {
                         return Err(ErofsError::BadObject { path: lossy(walk.path()), what });
                     }
                 }
-                ViewContent::InImage => self.for_each_extent(&inode, |_| Ok(ticker.tick()?))?,
+                ViewContent::InImage => image.for_each_extent(&inode, |_| Ok(ticker.tick()?))?,
                 ViewContent::None | ViewContent::Target(_) => {}
             }
         }
@@ -97,22 +100,20 @@ impl Image {
         cancel: &dyn Cancel,
     ) -> Result<(), ErofsError> {
         let zeros = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(4096)];
-        self.for_each_extent(inode, |extent| {
-            let len = extent.len();
-            let mut done = 0;
-            while done < len {
-                cancel.check()?;
-                let piece = len.saturating_sub(done).min(PIECE_BYTES);
-                match extent {
-                    Extent::Data(data) => out.write_all(data.part("data", done, piece)?.read()?)?,
-                    Extent::Hole(_) => {
-                        out.write_all(zeros.get(..usize::try_from(piece).unwrap_or(0)).unwrap_or_default())?;
-                    }
+        let mut reader = self.reader()?;
+        let mut offset = 0u64;
+        while let Some(extent) = reader.image()?.extent_at(inode, offset)? {
+            cancel.check()?;
+            let piece = extent.len().min(PIECE_BYTES);
+            match extent {
+                Extent::Data(data) => out.write_all(data.part("data", 0, piece)?.read()?)?,
+                Extent::Hole(_) => {
+                    out.write_all(zeros.get(..usize::try_from(piece).unwrap_or(0)).unwrap_or_default())?;
                 }
-                done = done.saturating_add(piece);
             }
-            Ok(())
-        })
+            offset = offset.saturating_add(piece);
+        }
+        Ok(())
     }
 
     /// Writes the content of the regular file at a path.
