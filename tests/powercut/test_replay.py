@@ -12,8 +12,8 @@ from powercut.configurations import CONFIGURATIONS
 from powercut.cuts import cut_everywhere
 from powercut.judge import Judge, States
 from powercut.recording import Flush, Mark, Recording, Write, load
-from powercut.replay import RECORDINGS, replay
-from powercut.rerun import choose, judge_repairs
+from powercut.replay import RECORDINGS, judged_states, replay
+from powercut.rerun import choose, judge_repairs, read_staged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,3 +113,24 @@ def test_a_damaged_foreign_file_and_a_lost_entry_are_bad(tmp_path: Path) -> None
         assert problem in judge.judge(damaged).problems
     kernels = {path: None if path.endswith("vmlinuz") else raw for path, raw in whole.files.items()}
     assert any("default: kernel" in problem for problem in judge.judge(type(whole)(kernels, (), ())).problems)
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCT if name.startswith("stage-")])
+def test_states_that_are_taken_up_have_all_that_bootc_staged(name: str) -> None:
+    recording = all_recordings()[name]
+    states = States(recording)
+    staged = read_staged(recording, states)
+    assert {path.rpartition("/")[2] for path in staged} >= {"vmlinuz", "initrd"}
+    assert sum(path.startswith("loader/entries.staged/") for path in staged) == 2
+    every = choose(recording, 100_000, randoms=5, seed=SEED)
+    old = [cut for cut, verdict in every if verdict.boots == "old"]
+    assert old
+    for cut in old:
+        found = states.read(cut.changed).files
+        assert all(found.get(path) == raw for path, raw in staged.items()), cut.name
+    lost = [
+        cut for cut, verdict in judged_states(recording, randoms=5, seed=SEED)
+        if cut.step == "stage" and cut.epoch and verdict.boots == "old"
+        and any(states.read(cut.changed).files.get(path) != raw for path, raw in staged.items())
+    ]  # fmt: skip
+    assert lost, "no cut loses what is on its way: there is nothing to leave out"
