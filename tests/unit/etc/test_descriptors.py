@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from bootc_fast.etc.merge import DirectorySource, EtcSource, ImageSource, diff_e
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 
 def count() -> int:
@@ -70,9 +71,11 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Generator[Scene]:
+def scene() -> Generator[Scene]:
+    """In memory: each of a hundred merges ends with a sync, which would wait for whatever else the disk has to do."""
     with ExitStack() as stack:
-        yield Scene(tmp_path, stack)
+        base = stack.enter_context(tempfile.TemporaryDirectory(prefix="bootc-fast-tests.", dir="/dev/shm"))
+        yield Scene(Path(base), stack)
 
 
 async def test_a_merge_that_succeeds_keeps_none(scene: Scene) -> None:
