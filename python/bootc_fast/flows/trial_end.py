@@ -141,7 +141,7 @@ def plan_trial_end(
         order = _order_without_counters(menu, booted)
     elif running is not None and running.method is CountMethod.ONE_SHOT:
         order = tuple(dict.fromkeys((booted, *menu.own_order)))
-    first = (order or _order_without_counters(menu))[:1]
+    first = _order_without_counters(menu)[:1]
     is_restored = bool(set(first) & set(given_up))
     if is_restored:
         base = order or menu.own_order

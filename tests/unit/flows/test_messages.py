@@ -57,14 +57,18 @@ def _play_trials(case: flowkit.Case, journal: Journal, play: Callable[..., None]
     pinned, unpinned = journal.take()
     assert (pinned[0], pinned[1]["BOOTC_FAST_OPERATION"]) == ("PIN_CHANGED", b"pin")
     assert (unpinned[0], unpinned[1]["BOOTC_FAST_OPERATION"]) == ("PIN_CHANGED", b"unpin")
-    entries = (case.host.boot_dir / "loader/entries").glob("*.conf")
-    path = next(path for path in entries if f"composefs={case.staged}" in path.read_text())
-    path.rename(path.with_name(path.name.removesuffix(".conf") + "+0-2.conf"))
+    play("rollback", "--to", case.staged)
+    journal.take()
+    for digest, counters in ((case.staged, "+0-2"), (case.booted, "+1-2")):
+        entries = (case.host.boot_dir / "loader/entries").glob("*.conf")
+        path = next(path for path in entries if f"composefs={digest}" in path.read_text())
+        path.rename(path.with_name(f"{path.name.partition('+')[0].removesuffix('.conf')}{counters}.conf"))
     for _ in range(2):
         play("boot-complete")
-    told = journal.take()
-    assert (told[0][0], told[0][1]["BOOTC_FAST_TRIES"]) == ("TRIAL_FAILED", b"2")
-    assert [name for name, _ in told].count("TRIAL_FAILED") == 1
+    told = dict(found := [one for one in journal.take() if one[0] in {"TRIAL_FAILED", "TRIAL_PASSED", "FELL_BACK"}])
+    assert len(found) == len(told) == 3
+    assert told["TRIAL_FAILED"]["BOOTC_FAST_TRIES"] == b"2"
+    assert {told[name]["BOOTC_FAST_BOOTED"] for name in ("TRIAL_PASSED", "FELL_BACK")} == {case.booted.encode()}
     for _ in range(2):
         play("forget-failure", case.staged)
     assert journal.take_names() == ["FAILURE_FORGOTTEN"]
