@@ -233,3 +233,21 @@ def test_systemd_bless_boot_stands_aside_where_ours_blesses(
     answer.chmod(0o755)
     found = subprocess.run(["/bin/sh", "-c", script], check=False, env={"PATH": f"{answer.parent}:/usr/bin:/bin"})
     assert (found.returncode == 0) is runs
+
+
+def test_selinux_policy_compiles_and_labels_the_command_alone(tmp_path: Path) -> None:
+    """The commands of docs/selinux.md, as far as no policy of a system is needed."""
+    source = UNITS.parent / "selinux"
+    lines = re.findall(
+        r"^(?:checkmodule|semodule_package) .*$", (UNITS.parents[1] / "docs/selinux.md").read_text(), re.MULTILINE
+    )
+    assert len(lines) == 2
+    for name in ("bootc-fast.te", "bootc-fast.fc"):
+        shutil.copy(source / name, tmp_path)
+    subprocess.run(["bash", "-euc", "\n".join(lines)], check=True, cwd=tmp_path, capture_output=True)
+    package = (tmp_path / "bootc-fast.pp").read_bytes()
+    assert (source / "bootc-fast.fc").read_bytes() in package
+    assert (source / "bootc-fast.fc").read_text().split("\t")[0] == "/usr/bin/bootc-fast"
+    broken = (source / "bootc-fast.te").read_text().replace("type install_exec_t", "typo install_exec_t")
+    (tmp_path / "bootc-fast.te").write_text(broken)
+    assert subprocess.run(["bash", "-euc", lines[0]], check=False, cwd=tmp_path, capture_output=True).returncode != 0
