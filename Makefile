@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
+.PHONY: deb rpm wheel footprint test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -59,8 +59,25 @@ bench: setup build ## Benchmarks against the peers, release build; BENCH="--etc-
 
 install: ## Lay everything out under DESTDIR, as a package would; PYTHON_VERSION=3.13 where that tree has no python3 yet
 	@test -n "$(DESTDIR)" || { echo "install: into which root? Say:  make install DESTDIR=/path/to/root" >&2; exit 2; }
-	@BOOTC_FAST_SETUP=demo $(MAKE) --no-print-directory build
-	tools/install "$(DESTDIR)" $(PYTHON_VERSION)
+	@BOOTC_FAST_SETUP=install tools/setup
+	@echo "install: compiling and laying out under $(DESTDIR)" >&2
+	@tools/install "$(DESTDIR)" $(PYTHON_VERSION)
+
+deb: ## Debian packages for this machine's suite (13 or 12), in build/deb/SUITE
+	@BOOTC_FAST_SETUP=deb tools/setup
+	@tools/package-deb
+
+rpm: ## RPM packages, built without a network from sources that are collected first, in build/rpm
+	@BOOTC_FAST_SETUP=rpm tools/setup
+	@tools/package-rpm
+
+wheel: ## A wheel for every Python from 3.11 on, and the source distribution, in build/wheel
+	@BOOTC_FAST_SETUP=wheel tools/setup
+	@tools/package-wheel
+
+footprint: ## What the installed program takes, as the table of docs/image-builder.md
+	@BOOTC_FAST_SETUP=install tools/setup
+	@tools/footprint
 
 fmt: ## Format everything
 	cargo fmt --all
