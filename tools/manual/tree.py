@@ -11,7 +11,7 @@ from bootc_fast.cli.parser import COMMANDS, build_parser
 _KINDS = {
     "FILE": "file", "IMAGE": "file", "PATH": "file", "ROOTFS": "file", "P": "file", "N": "file", "C": "dir", "R": "dir",
     "DIR": "dir", "DEPLOYMENT": "deployment", "[PATTERN=]STRATEGY": "strategy", "current|new": "side",
-    "SECONDS": "none", "FD": "none", "HEX": "none", "BYTES": "none", "1": "none",
+    "SECONDS": "none", "COUNT": "none", "FD": "none", "HEX": "none", "BYTES": "none", "1": "none",
 }  # fmt: skip
 WORDS = {"strategy": ("fail", "current", "new"), "side": ("current", "new")}
 

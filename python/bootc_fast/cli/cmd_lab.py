@@ -84,8 +84,10 @@ def _add_kind(parser: argparse.ArgumentParser) -> None:
 def _add_ends(parser: argparse.ArgumentParser) -> None:
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--healthy", action="store_true", help="run what start-up runs: health checks, boot-complete")
-    summary = "the next N boots fail a health check: what is on trial reboots each time; then one boot that is healthy"
-    ends.add_argument("--fails", metavar="N", type=int, help=summary)
+    summary = (
+        "the next COUNT boots fail a health check: what is on trial reboots each time; then one boot that is healthy"
+    )
+    ends.add_argument("--fails", metavar="COUNT", type=int, help=summary)
     ends.add_argument("--panics", action="store_true", help="what is on trial panics, until something else boots")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
