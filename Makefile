@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: deb rpm wheel footprint test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
+.PHONY: differential deb rpm wheel footprint test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ faults: setup build ## Every system call of finalize and rollback fails once, wi
 
 soak: setup build ## 200 updates and rollbacks in one process, and a /etc of a million files: figures that must not grow
 	BOOTC_FAST_SOAK=200 $(BIN)/python -m pytest -s tests/soak
+
+differential: setup build ## 20,000 random merges, most of them disturbed, against the reference; goes on where it stopped; DIFFERENTIAL="--minutes 10"
+	PYTHONPATH=tests $(BIN)/python -m differential.run $(DIFFERENTIAL)
 
 powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; hours
 	tools/make-rootfs trixie build/rootfs/trixie

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 Node: TypeAlias = dict[str, Any]
 
 LABEL = "security.selinux"
+ACL = "system.posix_acl_access"
 IGNORED = (LABEL, "security.evm", "security.ima")
 BLANK_IDS = (b"", b"uninitialized")
 
@@ -259,6 +260,7 @@ def _merge_attributes(p: Node | None, c: Node, n: Node, path: bytes, out: Outcom
         merged["mode"] = source["attributes"]["mode"]
     sides = [{} if side is None else _counting(side) for side in (p, c, n)]
     modes = [side.pop("mode", 0) for side in sides]
+    acls = [side.pop(ACL, None) for side in sides]
     for key in set().union(*sides):
         value = pick(*(side.get(key) for side in sides))
         if value is not None:
@@ -270,7 +272,9 @@ def _merge_attributes(p: Node | None, c: Node, n: Node, path: bytes, out: Outcom
         if limited != bits:
             out.ignored.add(path)
         merged["mode"] = sum(value << shift for value, shift in zip(limited, (9, 6, 3, 0), strict=True))
-    return {**source, "attributes": merged}
+    # Whoever compares merges the classes of an ACL: what the three sides had is kept for that.
+    access = {"access": (p, c, n)} if any(acls) else {}
+    return {**source, "attributes": merged, **access}
 
 
 def _relabelled(p: Node, c: Node, n: Node) -> Node:
