@@ -3,6 +3,9 @@ from typing import Literal, Protocol, Self, TypeAlias, TypeVar, final
 
 # Polled every 20 ms of work; what it raises ends the call (spec core.md, "Python boundary").
 _Check: TypeAlias = Callable[[], object] | None
+# Told now and then, on the calling thread, how many units are done, and of how many (0 where nobody knows): bytes of a
+# file that is hashed, else entries. What it raises ends the call.
+_Progress: TypeAlias = Callable[[int, int], object] | None
 _T = TypeVar("_T")
 
 __version__: str
@@ -14,6 +17,7 @@ def digest_fd(
     block_bytes: int = 4096,
     salt: bytes | None = None,
     threads: int = 0,
+    progress: _Progress = None,
     check: _Check = None,
 ) -> str: ...
 def digest_many(
@@ -128,6 +132,7 @@ class RepositoryWriter:
         *,
         squash_owner: tuple[int, int] | None = None,
         exclude: Sequence[bytes] = ...,
+        progress: _Progress = None,
         check: _Check = None,
     ) -> Tree: ...
     def ingest_tar(
@@ -136,10 +141,11 @@ class RepositoryWriter:
         *,
         squash_owner: tuple[int, int] | None = None,
         exclude: Sequence[bytes] = ...,
+        progress: _Progress = None,
         check: _Check = None,
     ) -> Tree: ...
     def add_object(self, fd: int, *, check: _Check = None) -> str: ...
-    def write_image(self, tree: Tree, *, check: _Check = None) -> str: ...
+    def write_image(self, tree: Tree, *, progress: _Progress = None, check: _Check = None) -> str: ...
 
 @final
 class Side:
@@ -273,9 +279,7 @@ def list_etc_operations(plan: EtcPlan, dest_fd: int, *, check: _Check = None) ->
         FileSystemError: The directory cannot be looked at; ``__cause__`` is the OSError.
     """
 
-def apply_etc(
-    plan: EtcPlan, dest_fd: int, *, progress: Callable[[int, int], object] | None = None, check: _Check = None
-) -> EtcApplied:
+def apply_etc(plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check: _Check = None) -> EtcApplied:
     """Turn a directory into the result and sync its file system.
 
     Content and attributes of a file come from one look: where a file is not what the scan saw, the directories are
@@ -313,9 +317,9 @@ class Image:
     def tree(self, subdir: bytes = b"", *, check: _Check = None) -> Tree: ...
     def lookup(self, path: bytes) -> TreeEntry | None: ...
     def walk(self, path: bytes = b"", *, recursive: bool = True) -> ImageWalk: ...
-    def dump(self, out_fd: int, *, check: _Check = None) -> None: ...
+    def dump(self, out_fd: int, *, progress: _Progress = None, check: _Check = None) -> None: ...
     def copy_file(self, path: bytes, out_fd: int, *, check: _Check = None) -> None: ...
-    def verify(self, *, check: _Check = None) -> tuple[int, list[tuple[str, int]]]: ...
+    def verify(self, *, progress: _Progress = None, check: _Check = None) -> tuple[int, list[tuple[str, int]]]: ...
     @property
     def composefs_version(self) -> int | None: ...
     @property

@@ -19,6 +19,7 @@ UNEXPECTED = 1
 
 SHORT_DIGEST_CHARS = 16
 _ALGORITHM = "sha256:"
+_DIGEST_LENGTHS = (128, 64)
 _EXTRAS = frozenset({"xattr", "yaml"})
 """Libraries that no update needs: docs/dependencies.md."""
 _HINTS = {
@@ -134,7 +135,9 @@ def error_chain(error: BaseException) -> list[str]:
         seen.add(id(cause))
         text = describe_error(cause)
         # Messages often end with their cause's text already: "reading X: No space left on device".
-        if not any(text in earlier for earlier in said):
+        # Also where it stands there without the name of its class.
+        bare = escape(str(cause)) or text
+        if not any(text in earlier or bare in earlier for earlier in said):
             said.append(text)
         cause = cause.__cause__
     return said[1:]
@@ -167,6 +170,15 @@ def shorten_digest(digest: str, chars: int = SHORT_DIGEST_CHARS) -> str:
     known = _ALGORITHM if digest.startswith(_ALGORITHM) else ""
     length = len(known) + chars
     return escape(digest if len(digest) <= length else f"{digest[:length]}…")
+
+
+def shorten_digests(text: str) -> str:
+    """Shorten every whole digest in a text, which are most of it: paths and names hold them once or twice."""
+    # Here: whoever prints nothing starts without.
+    import re
+
+    lengths = "|".join(f"[0-9a-f]{{{length}}}" for length in _DIGEST_LENGTHS)
+    return re.sub(rf"(?<![0-9a-f])(?:{lengths})(?![0-9a-f])", lambda found: shorten_digest(found[0]), text)
 
 
 def count(number: int, noun: str) -> str:

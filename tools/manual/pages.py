@@ -66,7 +66,7 @@ def make_main(tree: Verb) -> str:
 
 def make_verb(verb: Verb, globals_: tuple[Argument, ...]) -> str:
     """The page of a verb, and of its sub-commands."""
-    facts = FACTS[verb.words[0]]
+    facts = FACTS.get(verb.words[0], Facts())
     page = make_page("-".join(("bootc-fast", *verb.words)), 8)
     names = [verb.words[0], *verb.aliases]
     page.name([f"bootc-fast-{name}" for name in names], verb.summary)

@@ -76,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: Exception, words: Sequence[str]) -> int:
     """Say what kept a command from being found, as a library that is missing; what says it needs none."""
-    from bootc_fast.cli.failure import encode_error, exit_code_of, render_error, want_json_of
-    from bootc_fast.cli.render import print_json, write_stderr
+    from bootc_fast.cli.failure import encode_error, exit_code_of, want_json_of
+    from bootc_fast.cli.render import print_error, print_json
 
-    write_stderr(render_error(error))
+    print_error(error)
     if want_json_of(words):
         print_json(encode_error(error))
     return exit_code_of(error)

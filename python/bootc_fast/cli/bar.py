@@ -37,12 +37,14 @@ class View(NamedTuple):
         done: Units of it that are done.
         total: Of so many; 0 where that is not known.
         seconds: Since the first step began.
+        unit: What is counted: ``items`` or ``bytes``.
     """
 
     message: str
     done: int = 0
     total: int = 0
     seconds: float = 0.0
+    unit: str = "items"
 
 
 def compose(view: View, columns: int) -> str:
@@ -54,12 +56,12 @@ def compose(view: View, columns: int) -> str:
     message = escape(view.message)
     clock = f"  {int(view.seconds) // 60}:{int(view.seconds) % 60:02}"
     if not view.total:
-        count = f"  {view.done:,}" if view.done else ""
+        count = f"  {_amount(view.done, view.unit)}" if view.done else ""
         shapes = [f"{message}{count}{clock}", f"{message}{count}", message, _cut(message, room)]
         return next(shape for shape in shapes if len(shape) <= room)
     done = min(view.done, view.total)
     percent = f"  {done * 100 // view.total:3}%"
-    count = f"  {done:,}/{view.total:,}"
+    count = f"  {_amount(done, view.unit)}/{_amount(view.total, view.unit)}"
     for tail in (f"{percent}{count}{clock}", f"{percent}{count}"):
         bar_chars = min(room - len(message) - len("  []") - len(tail), MAX_BAR_CHARS)
         if bar_chars >= MIN_BAR_CHARS:
@@ -69,6 +71,18 @@ def compose(view: View, columns: int) -> str:
         if len(message) + len(tail) <= room:
             return f"{message}{tail}"
     return f"{_cut(message, room - len(percent))}{percent}"[:room]
+
+
+def _amount(number: int, unit: str) -> str:
+    """``12,345``, or of bytes ``1.2 GiB``."""
+    if unit != "bytes":
+        return f"{number:,}"
+    size, name = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:  # noqa: PLR2004 of a KiB
+            break
+        size, name = size / 1024, larger
+    return f"{size:.0f} {name}" if name == "B" else f"{size:.1f} {name}"
 
 
 def _cut(text: str, chars: int) -> str:
@@ -90,7 +104,7 @@ class Bar:
         self._over = threading.Event()
         self._is_shown = False
         self._messages: dict[str, str] = {}
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, StepProgress] = {}
         # Daemonic: an interpreter that exits in the middle of everything waits for nobody.
         self._thread = threading.Thread(target=self._draw_on, name="progress", daemon=True)
         self._thread.start()
@@ -101,7 +115,7 @@ class Bar:
             if isinstance(event, StepStarted):
                 self._messages[event.step] = event.message
             elif isinstance(event, StepProgress):
-                self._counts[event.step] = (event.done, event.total)
+                self._counts[event.step] = event
             elif isinstance(event, StepDone):
                 self._messages.pop(event.step, None)
                 self._counts.pop(event.step, None)
@@ -148,9 +162,11 @@ class Bar:
         """The step that began last of those whose end is known; else of all."""
         if not self._messages:
             return None
-        counted = [step for step in self._messages if self._counts.get(step, (0, 0))[1]]
+        counted = [step for step in self._messages if step in self._counts and self._counts[step].total]
         step = (counted or list(self._messages))[-1]
-        return View(self._messages[step], *self._counts.get(step, (0, 0)), time.monotonic() - self._began)
+        known = self._counts.get(step, StepProgress(step, 0, 0))
+        seconds = time.monotonic() - self._began
+        return View(self._messages[step], known.done, known.total, seconds, known.unit)
 
     def _is_in_front(self) -> bool:
         """Whether the terminal is ours now: in the background, a shell's user is typing there."""

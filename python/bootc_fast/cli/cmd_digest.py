@@ -8,14 +8,16 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from bootc_fast import _core
+from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, write_stdout
 from bootc_fast.errors import UsageError
+from bootc_fast.events import run_step
 from bootc_fast.machine.files import open_regular
 from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # Smaller files are read whole and hashed together with others; a larger one fills the lanes by itself.
 SMALL_FILE_BYTES = 1 << 18
@@ -60,12 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print every file's digest, in the order given; the first one that fails ends the run."""
     options = _check_options(arguments)
-    found = _digest_files([os.fsencode(name) for name in arguments.files], options)
+    with (
+        show_progress(arguments) as on_event,
+        run_step(on_event, "digest", "Computing digests", unit="bytes") as tell,
+    ):
+        paths = [os.fsencode(name) for name in arguments.files]
+        found = _digest_files(paths, options, _Meter(paths, tell))
+        if arguments.json:
+            rows = list(found)
+        else:
+            _print_digests(found, arguments, options)
     if arguments.json:
-        print_json(
-            [{"path": encode_bytes(path), "algorithm": options.algorithm, "digest": digest} for path, digest in found]
-        )
-        return 0
+        print_json([{"path": encode_bytes(path), "algorithm": options.algorithm, "digest": one} for path, one in rows])
+    return 0
+
+
+def _print_digests(found: Iterator[tuple[bytes, str]], arguments: argparse.Namespace, options: _Options) -> None:
     is_terminal = sys.stdout.isatty()
     for path, digest in found:
         # Names as they are, as fsverity prints them: the output is read by programs; a terminal is read by people.
@@ -73,7 +85,37 @@ def run(arguments: argparse.Namespace) -> int:
         line = digest.encode() if arguments.compact else f"{options.algorithm}:{digest} ".encode() + name
         if not write_stdout(line + b"\n"):
             break
-    return 0
+
+
+class _Meter:
+    """How many bytes of all files are hashed.
+
+    Args:
+        paths: All of them; what cannot be looked at counts as empty, and fails when its turn comes.
+        tell: Told done and total.
+    """
+
+    def __init__(self, paths: Sequence[bytes], tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self._done = 0
+        self._total = sum(map(_size_of, paths))
+
+    def tell(self, done: int, _total: int) -> None:
+        """Take what the core says of one file."""
+        self._tell(self._done + done, self._total)
+
+    def add(self, size_bytes: int) -> None:
+        """A file is done."""
+        self._done += size_bytes
+        self._tell(self._done, self._total)
+
+
+def _size_of(path: bytes) -> int:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _check_options(arguments: argparse.Namespace) -> _Options:
@@ -85,7 +127,7 @@ def _check_options(arguments: argparse.Namespace) -> _Options:
     return options
 
 
-def _digest_files(paths: Sequence[bytes], options: _Options) -> Iterator[tuple[bytes, str]]:
+def _digest_files(paths: Sequence[bytes], options: _Options, meter: _Meter) -> Iterator[tuple[bytes, str]]:
     """Yield paths with their digests; small files are gathered, so a result may come some files later."""
     names: list[bytes] = []
     contents: list[bytes] = []
@@ -97,9 +139,11 @@ def _digest_files(paths: Sequence[bytes], options: _Options) -> Iterator[tuple[b
             if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL_FILE_BYTES:
                 yield from _digest_batch(names, contents, options)
                 names, contents, size_bytes = [], [], 0
-                yield path, _digest_descriptor(descriptor, path, options)
+                yield path, _digest_descriptor(descriptor, path, options, meter)
+                meter.add(status.st_size)
                 continue
             content = _read_all(descriptor, status.st_size)
+            meter.add(status.st_size)
         finally:
             os.close(descriptor)
         names.append(path)
@@ -120,13 +164,14 @@ def _read_all(descriptor: int, expected_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _digest_descriptor(descriptor: int, path: bytes, options: _Options) -> str:
+def _digest_descriptor(descriptor: int, path: bytes, options: _Options, meter: _Meter) -> str:
     try:
         return _core.digest_fd(
             descriptor,
             algorithm=options.algorithm,
             block_bytes=options.block_bytes,
             salt=options.salt,
+            progress=meter.tell,
             check=_let_signals_in,
         )
     except OSError as error:

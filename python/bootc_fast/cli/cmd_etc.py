@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 from bootc_fast.cli.failure import encode_error
 from bootc_fast.cli.options import add_on_conflict, parse_choice
 from bootc_fast.cli.parser import add_global_options
+from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines, write_stdout
 from bootc_fast.errors import EtcConflictError, FileSystemError, UsageError
+from bootc_fast.events import StepStarted
 from bootc_fast.text import reason_of
 
 if TYPE_CHECKING:
     from bootc_fast.etc.merge import EtcDiff, EtcPlan
     from bootc_fast.etc.trees import EtcSource
+    from bootc_fast.events import EventSink
     from bootc_fast.flows.host_etc import Trees
     from bootc_fast.types import EtcOperation, EtcReport
 
@@ -125,11 +128,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the sub-command."""
     from bootc_fast.cli.runtime import run_async
 
-    code: int = run_async(lambda: arguments.run_etc(arguments))
+    with show_progress(arguments, has_lines=False) as on_event:
+        # What is read first tells nothing of itself; what is written has a step of its own.
+        on_event(StepStarted("compare", "Comparing /etc"))
+        code: int = run_async(lambda: arguments.run_etc(arguments, on_event))
     return code
 
 
-async def _run_diff(arguments: argparse.Namespace) -> int:
+async def _run_diff(arguments: argparse.Namespace, _on_event: EventSink) -> int:
     from bootc_fast.etc.merge import diff_etc
     from bootc_fast.flows.host_etc import diff_host
 
@@ -156,7 +162,7 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
         write_stdout(patch.text if patch.is_plain or sys.stdout.isatty() else patch.notice)
 
 
-async def _run_merge(arguments: argparse.Namespace) -> int:
+async def _run_merge(arguments: argparse.Namespace, on_event: EventSink) -> int:
     from bootc_fast.etc.merge import check_destination, plan_etc_merge
     from bootc_fast.machine.native import run_blocking
 
@@ -175,19 +181,19 @@ async def _run_merge(arguments: argparse.Namespace) -> int:
                 print_json({**encode_error(error), **_encode_merge(plan.report, ())})
                 arguments.has_told_json = True
             raise
-        report, operations = await _carry_out(plan, trees.dest_fd, dry_run=arguments.dry_run)
+        report, operations = await _carry_out(plan, trees.dest_fd, on_event, dry_run=arguments.dry_run)
     _print_merge(report, operations, arguments)
     return 0
 
 
 async def _carry_out(
-    plan: EtcPlan, dest_fd: int | None, *, dry_run: bool
+    plan: EtcPlan, dest_fd: int | None, on_event: EventSink, *, dry_run: bool
 ) -> tuple[EtcReport, tuple[EtcOperation, ...]]:
     if dest_fd is None:
         return plan.report, ()
     if dry_run:
         return plan.report, tuple(await plan.list_operations(dest_fd))
-    applied = await plan.apply_listing(dest_fd)
+    applied = await plan.apply_listing(dest_fd, on_event=on_event)
     return applied.report, applied.operations
 
 

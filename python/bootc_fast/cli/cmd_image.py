@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.failure import encode_error
 from bootc_fast.cli.parser import add_global_options
+from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import drop_stream, make_json, print_json, print_lines, write_stdout
 from bootc_fast.errors import BootcFastError
+from bootc_fast.events import ignore_event, run_step
 from bootc_fast.records import asdict
 from bootc_fast.text import encode_bytes, escape_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from bootc_fast._core import Image, TreeEntry
+    from bootc_fast._core import TreeEntry
     from bootc_fast.composefs.images import ImageFacts
+    from bootc_fast.events import EventSink
+
+_TELL_EVERY = 1000
 
 EPILOG = """\
 examples:
@@ -88,26 +93,39 @@ def _run_ls(arguments: argparse.Namespace) -> int:
     from bootc_fast.composefs.images import open_image
 
     path = os.fsencode(arguments.path).strip(b"/")
-    with open_image(arguments.image) as image:
+    with (
+        _show_progress(arguments) as on_event,
+        open_image(arguments.image) as image,
+        run_step(on_event, "list", "Listing the image") as tell,
+    ):
+        entries = _count(image.walk(path, recursive=arguments.recursive), image.inode_count, tell)
         if arguments.json:
-            _print_json_list(image, path, arguments)
+            _print_json_list(entries, path, arguments)
         else:
-            _print_list(image, path, recursive=arguments.recursive)
+            _print_list(entries, path)
     return 0
+
+
+def _count(entries: Iterable[TreeEntry], total: int, tell: Callable[[int, int], None]) -> Iterator[TreeEntry]:
+    """Pass entries on, and tell of every few."""
+    for number, entry in enumerate(entries, 1):
+        if number % _TELL_EVERY == 0:
+            tell(number, max(total, number))
+        yield entry
 
 
 def _full_path(start: bytes, entry: TreeEntry) -> bytes:
     return b"/" + b"/".join(part for part in (start, entry.path) if part)
 
 
-def _print_list(image: Image, start: bytes, *, recursive: bool) -> None:
+def _print_list(entries: Iterable[TreeEntry], start: bytes) -> None:
     """One line an entry; of a directory, what is in it, of anything else, itself."""
     import stat
 
-    for entry in image.walk(start, recursive=recursive):
+    for entry in entries:
         if not entry.path and stat.S_ISDIR(entry.mode):
             continue
-        if not print_lines([_describe(entry, _full_path(start, entry))]):
+        if not print_lines([_describe(entry, _full_path(start, entry))], is_data=True):
             return
 
 
@@ -129,14 +147,14 @@ def _describe(entry: TreeEntry, path: bytes) -> str:
     )
 
 
-def _print_json_list(image: Image, start: bytes, arguments: argparse.Namespace) -> None:
+def _print_json_list(entries: Iterable[TreeEntry], start: bytes, arguments: argparse.Namespace) -> None:
     """A JSON array, written entry by entry: a million of them do not have to be in memory.
 
     Where the image turns out broken meanwhile, the failure is the array's last member.
     """
     separator = "[\n"
     try:
-        for entry in image.walk(start, recursive=arguments.recursive):
+        for entry in entries:
             text = make_json(_to_json(entry, _full_path(start, entry)), indent=None)
             if not write_stdout(separator + text):
                 return
@@ -182,11 +200,21 @@ def _run_dump(arguments: argparse.Namespace) -> int:
     from bootc_fast.composefs.images import open_image
 
     sys.stdout.flush()
-    with _until_reader_goes():
+    with _show_progress(arguments) as on_event, _until_reader_goes():
         for path in arguments.images:
-            with open_image(path) as image:
-                image.dump(sys.stdout.fileno(), check=_go_on)
+            with open_image(path) as image, run_step(on_event, "dump", "Dumping the image") as tell:
+                image.dump(sys.stdout.fileno(), progress=tell, check=_go_on)
     return 0
+
+
+@contextmanager
+def _show_progress(arguments: argparse.Namespace) -> Generator[EventSink]:
+    """A bar, unless what is printed goes to a terminal, and shows itself how far it is."""
+    if sys.stdout.isatty():
+        yield ignore_event
+        return
+    with show_progress(arguments) as on_event:
+        yield on_event
 
 
 @contextmanager
@@ -214,7 +242,10 @@ def _run_verify(arguments: argparse.Namespace) -> int:
 
     verified = []
     for path in arguments.images:
-        facts = verify_image(path, expected=arguments.digest, objects=arguments.objects, check=_go_on)
+        with show_progress(arguments) as on_event:
+            facts = verify_image(
+                path, expected=arguments.digest, objects=arguments.objects, check=_go_on, on_event=on_event
+            )
         verified.append({"path": encode_bytes(os.fsencode(path)), **asdict(facts)})
         if not arguments.json:
             print_lines([f"{escape_bytes(os.fsencode(path))}: {_summarise(facts)}"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import print_json, print_lines
-from bootc_fast.text import escape_bytes
 from bootc_fast.types import Algorithm, BootType, Loader
 
 if TYPE_CHECKING:
@@ -111,13 +111,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_create(arguments: argparse.Namespace) -> int:
     from bootc_fast.lab import create
 
-    host = create(
-        arguments.directory,
-        source=arguments.source,
-        loader=Loader(arguments.loader),
-        boot_type=BootType(arguments.boot_type),
-        algorithm=Algorithm(arguments.algorithm),
-    )
+    with show_progress(arguments) as on_event:
+        host = create(
+            arguments.directory,
+            source=arguments.source,
+            loader=Loader(arguments.loader),
+            boot_type=BootType(arguments.boot_type),
+            algorithm=Algorithm(arguments.algorithm),
+            on_event=on_event,
+        )
     print_lines([f"Created {host.root}: {host.loader} and {host.boot_type}", f"Booted: {host.booted}"])
     return 0
 
@@ -126,22 +128,25 @@ def _run_stage(arguments: argparse.Namespace) -> int:
     from bootc_fast.lab import stage
 
     boot_type = BootType(arguments.boot_type) if arguments.boot_type else None
-    digest = stage(
-        arguments.directory,
-        source=arguments.source,
-        boot_type=boot_type,
-        locked=arguments.download_only,
-        again=arguments.again,
-    )
+    with show_progress(arguments) as on_event:
+        digest = stage(
+            arguments.directory,
+            source=arguments.source,
+            boot_type=boot_type,
+            locked=arguments.download_only,
+            again=arguments.again,
+            on_event=on_event,
+        )
     print_lines([f"Staged: {digest}"])
     return 0
 
 
 def _run_edit(arguments: argparse.Namespace) -> int:
+    from bootc_fast.etc.render import render_path
     from bootc_fast.lab import apply_edits, open_lab
 
     edits = apply_edits(open_lab(arguments.directory).etc, hard=arguments.hard)
-    print_lines(f"/etc/{escape_bytes(edit.path)}: {edit.what}" for edit in edits)
+    print_lines(f"{render_path(edit.path)}  {edit.what}" for edit in edits)
     return 0
 
 

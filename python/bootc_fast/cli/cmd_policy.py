@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.cli.failure import encode_error, exit_code_of
 from bootc_fast.cli.parser import add_global_options
-from bootc_fast.cli.render import print_json, print_lines, write_stderr
+from bootc_fast.cli.render import print_error, print_json, print_lines
 from bootc_fast.errors import BootcFastErrorGroup
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_lines(line for report in reports for line in render_report(report))
     if not errors:
         return 0
-    from bootc_fast.cli.failure import render_error
-
     group = BootcFastErrorGroup("reading policy files", errors)
-    write_stderr(render_error(group))
+    print_error(group)
     return exit_code_of(group)
 
 

@@ -105,11 +105,13 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_async(lambda: rollback(arguments.root, options, on_event=on_event))
     print_errors(f"warning: {warning}" for warning in outcome.warnings)
     if arguments.json:
+        from bootc_fast.etc.render import encode_entries
         from bootc_fast.records import asdict
 
-        print_json({**asdict(outcome), **_encode_boots_instead(outcome.boots_instead)})
+        missing = encode_entries(outcome.etc_missing)
+        print_json({**asdict(outcome), "etc_missing": missing, **_encode_boots_instead(outcome.boots_instead)})
     else:
-        print_lines(render_outcome(outcome, toggled=arguments.to is None))
+        print_lines(render_outcome(outcome, toggled=arguments.to is None, verbose=bool(arguments.verbose)))
     return 0 if outcome.boots_instead is None else BootEntryError.exit_code
 
 
@@ -121,7 +123,24 @@ def _encode_boots_instead(instead: BootsInstead | None) -> dict[str, object]:
     return encode_error(BootEntryError(message, hint=instead.remedy))
 
 
-def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
+def _render_missing(outcome: RollbackOutcome, *, verbose: bool) -> list[str]:
+    """Say what is in the running /etc and not in the next boot's, or with which command it is listed."""
+    if not outcome.etc_changes_missing:
+        return []
+    are = "is" if outcome.etc_changes_missing == 1 else "are"
+    target = shorten_digest(outcome.next_boot).rstrip("…")
+    hint = "" if verbose else f" (`bootc-fast rollback --to {target} --dry-run -v` lists them)"
+    changes = count(outcome.etc_changes_missing, "local changes")
+    lines = [f"  {changes} in /etc of the booted deployment {are} not in this one{hint}"]
+    if verbose:
+        from bootc_fast.etc.render import render_entries, summarise_entries
+
+        entries = outcome.etc_missing
+        lines += [f"    {line}" for line in (*render_entries(entries), summarise_entries(entries))]
+    return lines
+
+
+def render_outcome(outcome: RollbackOutcome, *, toggled: bool, verbose: bool = False) -> list[str]:
     """Say what was done, as bootc does and then some."""
     lines = []
     if outcome.is_revert and toggled:
@@ -141,13 +160,7 @@ def render_outcome(outcome: RollbackOutcome, *, toggled: bool) -> list[str]:
     if outcome.manifest_digest:
         lines.append(f"  Digest: {outcome.manifest_digest}")
     lines.append(f"  {'Commit' if outcome.is_ostree else 'Verity'}: {outcome.next_boot}")
-    if outcome.etc_changes_missing:
-        are = "is" if outcome.etc_changes_missing == 1 else "are"
-        lister = "ostree admin config-diff" if outcome.is_ostree else "bootc-fast etc diff"
-        lines.append(
-            f"  {count(outcome.etc_changes_missing, 'local changes')} in /etc of the booted deployment "
-            f"{are} not in this one (`{lister}`)"
-        )
+    lines += _render_missing(outcome, verbose=verbose)
     lines += [f"  {note}" for note in outcome.restart_notes]
     leads_there = is_first or outcome.restart != "reboot"
     if outcome.restart and leads_there:

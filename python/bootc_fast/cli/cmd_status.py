@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.cli.options import add_bootloader
+from bootc_fast.cli.progress import show_progress
 from bootc_fast.cli.render import (
     can_write,
     find_width,
@@ -17,6 +18,7 @@ from bootc_fast.cli.render import (
     write_stdout,
 )
 from bootc_fast.cli.runtime import run_async
+from bootc_fast.events import StepStarted
 from bootc_fast.flows.status import COMPARE_TIMEOUT_S, get_status
 from bootc_fast.report.check import check_status
 
@@ -70,14 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     compare_timeout_s = math.inf if arguments.verbose else COMPARE_TIMEOUT_S
-    status = run_async(
-        lambda: get_status(
-            arguments.root,
-            loader=arguments.bootloader,
-            compare_etc=not arguments.booted,
-            compare_timeout_s=compare_timeout_s,
+    with show_progress(arguments, has_lines=False) as on_event:
+        on_event(StepStarted("look", "Looking at the host"))
+        status = run_async(
+            lambda: get_status(
+                arguments.root,
+                loader=arguments.bootloader,
+                compare_etc=not arguments.booted,
+                compare_timeout_s=compare_timeout_s,
+            )
         )
-    )
     concerns = check_status(status) if arguments.check else ()
     _print(status, arguments, concerns)
     print_errors(f"check: {concern.message}" for concern in concerns)

@@ -17,7 +17,6 @@ from bootc_fast.text import (
     encode_bytes,
     error_chain,
     escape,
-    escape_bytes,
     exit_code_of,
     flatten,
     hint_of,
@@ -57,7 +56,9 @@ def _leaf_lines(error: BaseException) -> Iterator[str]:
     yield f"error: {describe_error(error)}"
     if isinstance(error, EtcConflictError):
         for conflict in error.conflicts:
-            path = escape_bytes(conflict.path)
+            from bootc_fast.etc.render import render_path
+
+            path = render_path(conflict.path)
             yield f"  conflict: {path}: here {escape(conflict.current)}; new image {escape(conflict.new)}"
     yield from (f"  caused by: {text}" for text in error_chain(error))
     for note in getattr(error, "__notes__", ()):

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import paint, print_lines, want_colour
+from bootc_fast.cli.render import find_width, paint, print_lines, want_colour, wrap_line
 from bootc_fast.errors import BootcFastError
 from bootc_fast.records import dataclass
 
@@ -70,7 +70,8 @@ def _play(directory: Path, options: Sequence[str], *, trial: bool) -> None:
     colour = want_colour(sys.stdout)
     for number, step in enumerate(steps, 1):
         argv = [word.replace("DIR", str(directory)) for word in step.argv]
-        print_lines(["", paint(f"[{number}/{len(steps)}] {step.words}", "bold", enabled=colour)])
+        words = wrap_line(f"[{number}/{len(steps)}] {step.words}", find_width(sys.stdout))
+        print_lines(["", *(paint(line, "bold", enabled=colour) for line in words)])
         print_lines([paint(f"$ bootc-fast {shlex.join(argv)}", "dim", enabled=colour)])
         sys.stdout.flush()
         code = main(argv)
@@ -127,7 +128,7 @@ def _make_steps(options: Sequence[str]) -> list[Step]:
         Step("What did the administrator change?", (*on_host, "etc", "diff")),
         Step(
             "A preview of the finalize: K is kept, D stays deleted, I is a change of the image that an edit hides, "
-            "C a conflict, L a symlink that leads nowhere.",
+            "C a conflict, L a symlink that leads nowhere, N is new from the image.",
             (*on_host, "composefs-finalize-staged", "--dry-run"),
         ),
         Step(

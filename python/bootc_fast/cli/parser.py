@@ -185,14 +185,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str, *, hint: str = "") -> NoReturn:
         """Print like every other error of this program, and exit with 2."""
-        from bootc_fast.cli.failure import encode_error, render_error, want_json_of
-        from bootc_fast.cli.render import print_json, write_stderr
+        from bootc_fast.cli.failure import encode_error, want_json_of
+        from bootc_fast.cli.render import print_error, print_json, write_stderr
         from bootc_fast.errors import UsageError
 
         where = f"'{self.prog} --help'"
         hint = f"{hint} ({where} lists what there is)" if hint else f"try {where}"
         error = UsageError(f"reading the command line: {message}", hint=hint)
-        write_stderr(self.format_usage() + render_error(error))
+        write_stderr(self.format_usage())
+        print_error(error)
         if want_json_of(self.given):
             print_json(encode_error(error))
         sys.exit(error.exit_code)

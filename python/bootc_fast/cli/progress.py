@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from bootc_fast.cli.render import print_errors, text_seconds
+from bootc_fast.cli.render import SCREEN, print_errors, text_seconds
 from bootc_fast.events import StepDone, StepStarted
 
 if TYPE_CHECKING:
@@ -23,15 +23,20 @@ _EXTEND_EVERY_S = 1.0
 
 
 @contextmanager
-def show_progress(arguments: argparse.Namespace) -> Generator[EventSink]:
-    """Make the sink that a command gives to its flow; what it draws is gone when the block ends."""
+def show_progress(arguments: argparse.Namespace, *, has_lines: bool = True) -> Generator[EventSink]:
+    """Make the sink that a command gives to its flow; what it draws is gone when the block ends.
+
+    Args:
+        arguments: Of the command.
+        has_lines: With ``-v`` each step is a line on stderr; else ``-v`` is for something else in this command.
+    """
     with ExitStack() as stack:
         sinks: list[EventSink] = []
-        if arguments.progress_json is not None:
+        if getattr(arguments, "progress_json", None) is not None:
             from bootc_fast.cli.progress_json import write_events
 
             sinks.append(stack.enter_context(write_events(arguments.progress_json)))
-        if arguments.verbose:
+        if arguments.verbose and has_lines:
             sinks.append(_print_lines)
         elif _can_draw():
             sinks.append(stack.enter_context(_draw_bar()))
@@ -56,15 +61,14 @@ def _print_lines(event: Event) -> None:
 @contextmanager
 def _draw_bar() -> Generator[EventSink]:
     """Draw on standard error, and let all that is printed meanwhile go past the line."""
-    from bootc_fast.cli import render
     from bootc_fast.cli.bar import Bar
 
     bar = Bar(sys.stderr)
-    render.set_hider(bar.hidden)
+    SCREEN.hider = bar.hidden
     try:
         yield bar
     finally:
-        render.set_hider(None)
+        SCREEN.hider = None
         bar.close()
 
 

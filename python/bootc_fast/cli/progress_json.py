@@ -29,7 +29,8 @@ def encode_event(event: Event) -> dict[str, Any]:
     if isinstance(event, StepStarted):
         return {"event": "step_started", "step": event.step, "message": event.message}
     if isinstance(event, StepProgress):
-        return {"event": "step_progress", "step": event.step, "done": event.done, "total": event.total or None}
+        total = event.total or None
+        return {"event": "step_progress", "step": event.step, "done": event.done, "total": total, "unit": event.unit}
     if isinstance(event, StepDone):
         return {"event": "step_done", "step": event.step, "seconds": round(event.seconds, 6)}
     raise TypeError(event)

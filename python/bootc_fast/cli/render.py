@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
-from bootc_fast.text import dump_json, escape, reason_of
+from bootc_fast.text import dump_json, escape, reason_of, shorten_digests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from typing import TextIO
 
@@ -21,21 +21,28 @@ if TYPE_CHECKING:
     from bootc_fast.types import BootsInstead
 
 
-_hider: Callable[[], AbstractContextManager[None]] | None = None
+class _Screen:
+    """What holds for all that this process prints.
+
+    Attributes:
+        hider: Takes a progress bar off the terminal while something is printed; None where there is no bar.
+        is_whole: Digests are shown whole.
+    """
+
+    def __init__(self) -> None:
+        self.hider: Callable[[], AbstractContextManager[None]] | None = None
+        self.is_whole = False
 
 
-def set_hider(hider: Callable[[], AbstractContextManager[None]] | None) -> None:
-    """Say what takes a progress bar off the terminal while something is printed; None where there is no bar."""
-    global _hider  # noqa: PLW0603 standard output is one for the whole process, too
-    _hider = hider
+SCREEN = _Screen()
 
 
 def _put(stream: TextIO, write: Callable[[], object]) -> None:
     """Call `write`, and while it writes to a terminal, have no bar there."""
-    if _hider is None or not stream.isatty():
+    if SCREEN.hider is None or not stream.isatty():
         write()
         return
-    with _hider():
+    with SCREEN.hider():
         write()
         # Before the bar comes back below it.
         stream.flush()
@@ -106,18 +113,54 @@ class Painted(str):
     __slots__ = ()
 
 
-def print_lines(lines: Iterable[str]) -> bool:
-    """Print lines on stdout, escaped unless they are `Painted`: nothing else that a terminal acts on gets there.
+def print_lines(lines: Iterable[str], *, is_data: bool = False) -> bool:
+    """Print lines on stdout for people.
+
+    What is not `Painted` is escaped, has its digests shortened unless they were asked for whole, and is wrapped on a
+    terminal, between words.
+
+    Args:
+        lines: Without their ends.
+        is_data: Names and digests are what was asked for: they stay whole, and each on its line.
 
     Returns:
         As `write_stdout`.
     """
-    return write_stdout("".join(f"{_make_safe(line)}\n" for line in lines))
+    return write_stdout("".join(f"{line}\n" for line in _layout(lines, sys.stdout, is_data=is_data)))
 
 
 def print_errors(lines: Iterable[str]) -> None:
     """Print lines on stderr, as `print_lines` does on stdout."""
-    write_stderr("".join(f"{_make_safe(line)}\n" for line in lines))
+    write_stderr("".join(f"{line}\n" for line in _layout(lines, sys.stderr)))
+
+
+def print_error(error: BaseException, *, verbosity: int = 0) -> None:
+    """Print an error and what it comes from on stderr; with `verbosity` 2 a traceback."""
+    from bootc_fast.cli.failure import render_error
+
+    print_errors(render_error(error, verbosity=verbosity).splitlines())
+
+
+def _layout(lines: Iterable[str], stream: TextIO, *, is_data: bool = False) -> Iterator[str]:
+    width = None if is_data else find_width(stream)
+    for line in lines:
+        if isinstance(line, Painted):
+            yield line
+            continue
+        safe = escape(line)
+        if not is_data and not SCREEN.is_whole:
+            safe = shorten_digests(safe)
+        yield from wrap_line(safe, width)
+
+
+def wrap_line(line: str, width: int | None) -> list[str]:
+    """Wrap a line between words, if at all; what follows is indented by four more than the line is."""
+    if width is None or len(line) <= width:
+        return [line]
+    from bootc_fast.cli.help_text import wrap
+
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    return wrap(line[len(indent) :], width, begin=indent, rest=f"{indent}    ")
 
 
 def print_outcome(
@@ -131,10 +174,6 @@ def print_outcome(
         print_json(asdict(outcome))
     else:
         print_lines(lines)
-
-
-def _make_safe(line: str) -> str:
-    return line if isinstance(line, Painted) else escape(line)
 
 
 def text_seconds(seconds: float) -> str:

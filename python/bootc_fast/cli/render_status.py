@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from bootc_fast.boot.counting.records import CountMethod
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.cli.render import Painted, paint
 from bootc_fast.etc.render import render_entries
-from bootc_fast.text import count, escape, shorten_digest
+from bootc_fast.text import count, escape, shorten_digest, shorten_digests
 from bootc_fast.trial.states import TrialState
 from bootc_fast.types import Result
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from bootc_fast.restart.soft import SoftRebootVerdict
     from bootc_fast.types import VerityDigest
 
-_WHOLE_DIGEST = re.compile(r"[0-9a-f]{128}|[0-9a-f]{64}")
 _ROLE_CHARS = 12
 _LABEL_CHARS = 13
 _RESET = "`bootc-fast soft-reboot --reset` clears that"
@@ -108,8 +106,7 @@ class StatusText:
         return digest if self.verbose else shorten_digest(digest)
 
     def _shorten(self, text: str) -> str:
-        """Shorten the digests in a text, which are most of it: paths and names hold them once or twice."""
-        return _WHOLE_DIGEST.sub(lambda found: self._digest(found[0]), text)
+        return text if self.verbose else shorten_digests(text)
 
     def _commit(self, one: OstreeDeployment) -> str:
         checksum = self._digest(one.checksum)

@@ -6,8 +6,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from bootc_fast.cli.failure import encode_error, exit_code_of, render_error, want_json
-from bootc_fast.cli.render import drop_stream, print_json, write_stderr, write_stdout
+from bootc_fast.cli.failure import encode_error, exit_code_of, want_json
+from bootc_fast.cli.render import SCREEN, drop_stream, print_error, print_json, write_stdout
 from bootc_fast.errors import BootcFastError, CancelledByUserError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
         The command's exit code, or the error's.
     """
     previous = signal.signal(signal.SIGTERM, _raise_cancelled)
+    SCREEN.is_whole = bool(arguments.verbose)
     try:
         code = run(arguments)
         write_stdout()
@@ -40,7 +41,7 @@ def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.N
         signal.signal(signal.SIGTERM, previous)
     if isinstance(error.__cause__, OSError) and not _is_stdout_fine():
         drop_stream(sys.stdout)
-    write_stderr(render_error(error, verbosity=arguments.verbose))
+    print_error(error, verbosity=arguments.verbose)
     if want_json(arguments) and not getattr(arguments, "has_told_json", False):
         _print_json_of(error)
     return exit_code_of(error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import InvalidStateError, UsageError, VerityMismatchError
+from bootc_fast.events import ignore_event, run_step
 from bootc_fast.machine.files import open_regular
 from bootc_fast.records import dataclass
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast._core import Image, TreeEntry
+    from bootc_fast.events import EventSink
 
 _DIGEST = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{64})?")
 _ALGORITHMS = {64: "sha256", 128: "sha512"}
@@ -161,7 +163,12 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def verify_image(
-    path: Path, *, expected: str | None, objects: Path | None, check: Callable[[], object] = _go_on
+    path: Path,
+    *,
+    expected: str | None,
+    objects: Path | None,
+    check: Callable[[], object] = _go_on,
+    on_event: EventSink = ignore_event,
 ) -> ImageFacts:
     """Verify an image file, then read all of it, then the objects that it needs.
 
@@ -170,6 +177,7 @@ def verify_image(
         expected: The digest that it must have; None: the file's name, if that is one.
         objects: Look at the objects in this directory, too.
         check: Polled; what it raises ends the call.
+        on_event: Gets steps and progress.
 
     Raises:
         VerityMismatchError: The image or an object is not what its digest says.
@@ -187,16 +195,19 @@ def verify_image(
         fd = open_regular(path)
         stack.callback(os.close, fd)
         algorithm = _ALGORITHMS[len(expected)] if expected else "sha512"
-        digest = _core.digest_fd(fd, algorithm=algorithm, check=check)
+        with run_step(on_event, "digest", "Computing the image's digest", unit="bytes") as tell:
+            digest = _core.digest_fd(fd, algorithm=algorithm, progress=tell, check=check)
         if expected is not None and digest != expected:
             raise VerityMismatchError(f"{path}: its digest is {digest}, not {expected}", str(path), expected, digest)
         sealed = _core.measure_fd(fd)
         if sealed is not None and len(sealed) == len(digest) and sealed != digest:
             raise VerityMismatchError(f"{path}: fs-verity says {sealed}, not {digest}", str(path), digest, sealed)
         image = stack.enter_context(_core.Image.open(fd))
-        entries, needed = image.verify(check=check)
+        with run_step(on_event, "entries", "Reading the image") as tell:
+            entries, needed = image.verify(progress=tell, check=check)
         if objects is not None:
-            _verify_objects(objects, needed, check)
+            with run_step(on_event, "objects", "Verifying the objects") as tell:
+                _verify_objects(objects, needed, check, tell)
     return ImageFacts(
         digest=digest,
         is_expected=expected is not None,
@@ -210,11 +221,14 @@ def verify_image(
     )
 
 
-def _verify_objects(objects: Path, needed: list[tuple[str, int]], check: Callable[[], object]) -> None:
+def _verify_objects(
+    objects: Path, needed: list[tuple[str, int]], check: Callable[[], object], tell: Callable[[int, int], None]
+) -> None:
     with ExitStack() as stack:
         objects_fd = os.open(objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, objects_fd)
-        for digest, size in needed:
+        for number, (digest, size) in enumerate(needed):
+            tell(number, len(needed))
             with open_object(objects_fd, digest, check=check) as fd:
                 found = os.fstat(fd).st_size
                 if found != size:

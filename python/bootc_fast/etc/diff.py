@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Literal
 
+from bootc_fast.etc.render import DIFF_MARKS
 from bootc_fast.etc.trees import read_content
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass, replace
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 MAX_PATCH_BYTES = 1 << 20
 """Larger files are not compared line by line: difflib's time grows with the square of the lines."""
-
-MARKS = {"added": "A", "modified": "M", "deleted": "D"}
 
 PatchSide = Literal["current", "new"]
 """What is compared with the pristine tree: what the admin made of it, or what the new image did."""
@@ -53,7 +52,7 @@ class EtcDiffEntry:
     @property
     def mark(self) -> str:
         """``A``, ``M`` or ``D``."""
-        return MARKS[self.change]
+        return DIFF_MARKS[self.change]
 
 
 @dataclass(frozen=True, slots=True)

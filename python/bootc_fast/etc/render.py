@@ -28,10 +28,13 @@ MARKS = {
 }
 """The lists of a report, in the order in which they are shown, and the mark of each."""
 
+DIFF_MARKS = {"added": "A", "modified": "M", "deleted": "D"}
+"""Of local changes."""
+
 
 def render_path(path: bytes) -> str:
-    """A path for people; ``.`` for the root of the tree."""
-    return escape_bytes(path) or "."
+    """A path below /etc for people, as they would type it."""
+    return "/etc" + (f"/{escape_bytes(path)}" if path else "")
 
 
 def render_report(report: EtcReport) -> list[str]:
@@ -65,8 +68,19 @@ def _conflict_line(conflict: EtcConflict) -> str:
 
 
 def _summary(report: EtcReport) -> str:
-    counts = [count(len(getattr(report, name)), name.replace("_", " ")) for name in MARKS if getattr(report, name)]
+    """Count each list, with its mark: what the marks above mean."""
+    counts = [
+        f"{count(len(getattr(report, name)), name.replace('_', ' '))} ({mark})"
+        for name, mark in MARKS.items()
+        if getattr(report, name)
+    ]
     return ", ".join(counts) if counts else "no local changes"
+
+
+def summarise_entries(entries: Iterable[EtcDiffEntry]) -> str:
+    """Count local changes of each kind, with its mark."""
+    changes = [entry.change for entry in entries]
+    return ", ".join(f"{changes.count(one)} {one} ({mark})" for one, mark in DIFF_MARKS.items() if one in changes)
 
 
 def encode_report(report: EtcReport) -> dict[str, Any]:
@@ -155,6 +169,7 @@ def render_diff(diff: EtcDiff) -> list[str]:
     """Render differences for people; with a new image, what a merge with it would do follows."""
     lines = render_entries(diff.entries)
     lines += _change_lines(MARKS["warnings"], diff.warnings)
+    lines += [summarise_entries(diff.entries)] if diff.entries else []
     if diff.image:
         lines += ["", "changed by the new image:", *render_entries(diff.image)]
     if diff.merge is not None:

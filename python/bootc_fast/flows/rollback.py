@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.events import EventSink
     from bootc_fast.flows.backend import Backend, Change
     from bootc_fast.machine.host import Host
@@ -171,12 +172,12 @@ async def _roll_back(backend: Backend, options: RollbackOptions, steps: Steps) -
             verify=options.verify,
             keep_staged=options.keep_staged,
         )
-    missing: int | None = None
+    missing: tuple[EtcDiffEntry, ...] | None = None
     ways: Ways[Any] = Ways(backend.host, (), target=change.target)
     if not change.is_revert:
         with steps.run("check", "Checking what the target boots from", timeout_s=CHECK_TIMEOUT_S):
             await backend.check_target(verify=options.verify)
-        missing = await _count_etc_changes(backend, steps)
+        missing = await _list_etc_changes(backend, steps)
         if options.wants_restart:
             ways = backend.make_ways(options.soft_reboot)
             backend.stack.push_async_callback(ways.undo)
@@ -189,7 +190,8 @@ async def _roll_back(backend: Backend, options: RollbackOptions, steps: Steps) -
         next_boot=change.target,
         is_revert=change.is_revert,
         is_changed=change.is_changed,
-        etc_changes_missing=missing,
+        etc_changes_missing=None if missing is None else len(missing),
+        etc_missing=missing or (),
         dry_run=options.dry_run,
         is_ostree=backend.is_ostree,
     )
@@ -216,14 +218,13 @@ def _complete(outcome: RollbackOutcome, change: Change, backend: Backend, ways: 
     )
 
 
-async def _count_etc_changes(backend: Backend, steps: Steps) -> int | None:
-    """Count what was changed in /etc since the booted image and is not in the target's /etc."""
+async def _list_etc_changes(backend: Backend, steps: Steps) -> tuple[EtcDiffEntry, ...] | None:
+    """List what was changed in /etc since the booted image and is not in the target's /etc."""
     try:
         with single_error(), steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
-            missing = await backend.list_missing_changes()
-            return None if missing is None else len(missing)
+            return await backend.list_missing_changes()
     except (BootcFastError, OSError, ExceptionGroup) as error:
-        # A number for information: what a rollback is for is the broken system.
+        # For information: what a rollback is for is the broken system.
         backend.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]
         return None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from bootc_fast.events import ignore_event, run_step
 from bootc_fast.lab import deploy
 from bootc_fast.lab.generated import generated_rootfs
 from bootc_fast.lab.layout import LabHost, open_lab
@@ -12,8 +14,10 @@ from bootc_fast.lab.rootfs import RootTree, check_source, open_rootfs
 from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Generator
     from pathlib import Path
+
+    from bootc_fast.events import EventSink
 
 
 def create(
@@ -23,6 +27,7 @@ def create(
     loader: Loader = Loader.SYSTEMD_BOOT,
     boot_type: BootType = BootType.BLS,
     algorithm: Algorithm = Algorithm.SHA512,
+    on_event: EventSink = ignore_event,
 ) -> LabHost:
     """Make a host with one deployment, booted.
 
@@ -34,6 +39,7 @@ def create(
         loader: What reads the boot entries.
         boot_type: How the deployment boots.
         algorithm: Of image and object digests.
+        on_event: Gets steps and progress.
 
     Raises:
         UsageError: The directory is not empty, or the source has no kernel.
@@ -47,8 +53,8 @@ def create(
     if source is not None:
         check_source(source)
     host.make_skeleton()
-    with _open_source(host, source) as tree:
-        deploy.install(host, tree)
+    with _open_source(host, source, on_event) as tree:
+        deploy.install(host, tree, on_event)
     return host
 
 
@@ -59,6 +65,7 @@ def stage(
     boot_type: BootType | None = None,
     locked: bool = False,
     again: bool = False,
+    on_event: EventSink = ignore_event,
 ) -> VerityDigest:
     """Stage another deployment, as ``bootc upgrade`` (or, locked, its ``--download-only``) does.
 
@@ -68,6 +75,7 @@ def stage(
         boot_type: As the booted deployment where None.
         locked: Not to be finalized at shutdown.
         again: The newest deployment that does not run, once more; `source` and `boot_type` do not count.
+        on_event: Gets steps and progress.
 
     Returns:
         The staged deployment's digest.
@@ -81,14 +89,19 @@ def stage(
     host = open_lab(directory)
     if again:
         return deploy.stage_again(host, locked=locked)
-    with _open_source(host, source) as tree:
-        return deploy.stage(host, tree, boot_type=boot_type, locked=locked)
+    with _open_source(host, source, on_event) as tree:
+        return deploy.stage(host, tree, boot_type=boot_type, locked=locked, on_event=on_event)
 
 
-def _open_source(host: LabHost, source: Path | None) -> AbstractContextManager[RootTree]:
-    if source is None:
-        return generated_rootfs(_next_version(host), scratch=host.root)
-    return open_rootfs(source, scratch=host.root)
+@contextmanager
+def _open_source(host: LabHost, source: Path | None, on_event: EventSink) -> Generator[RootTree]:
+    with ExitStack() as stack:
+        with run_step(on_event, "source", "Making the files of the image"):
+            if source is None:
+                tree = stack.enter_context(generated_rootfs(_next_version(host), scratch=host.root))
+            else:
+                tree = stack.enter_context(open_rootfs(source, scratch=host.root))
+        yield tree
 
 
 def _next_version(host: LabHost) -> int:

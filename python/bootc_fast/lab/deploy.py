@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import BootEntryError, InvalidStateError, UsageError
+from bootc_fast.events import ignore_event, run_step
 from bootc_fast.lab.forms import EFI_UUID_SOURCE, UKI_DIRECTORY, EntryText, parse_entry, render_menuentry
 from bootc_fast.lab.grub import write_grub_files
 from bootc_fast.lab.layout import ROOT_ARGUMENTS, LabHost
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from bootc_fast.events import EventSink
     from bootc_fast.lab.rootfs import RootTree
 
 # bootc keeps them in the image, but empty: a UKI in /boot carries the image's own digest (composefs-rs, BootOps).
@@ -38,11 +40,12 @@ class _New:
     options: str
 
 
-def install(host: LabHost, tree: RootTree) -> VerityDigest:
+def install(host: LabHost, tree: RootTree, on_event: EventSink = ignore_event) -> VerityDigest:
     """Give an empty host its first deployment and boot it."""
-    digest = write_image(host, tree)
-    new = _prepare(host, tree, digest, host.boot_type, ROOT_ARGUMENTS, first=True)
-    _write_entries(host, new, _make_entry(host, new, tree, staged=False), None)
+    digest = write_image(host, tree, on_event)
+    with run_step(on_event, "deploy", "Writing /etc and the boot files"):
+        new = _prepare(host, tree, digest, host.boot_type, ROOT_ARGUMENTS, first=True)
+        _write_entries(host, new, _make_entry(host, new, tree, staged=False), None)
     host.set_booted(digest, new.options)
     host.write_settings()
     return digest
@@ -55,6 +58,7 @@ def stage(
     boot_type: BootType | None = None,
     locked: bool = False,
     marker: bool = True,
+    on_event: EventSink = ignore_event,
 ) -> VerityDigest:
     """Stage a deployment beside the booted one, as ``bootc upgrade`` does.
 
@@ -67,6 +71,7 @@ def stage(
         boot_type: BLS or UKI; the booted deployment's where None.
         locked: ``finalization_locked`` of the marker.
         marker: Write it at all.
+        on_event: Gets steps and progress.
 
     Returns:
         The new deployment's digest.
@@ -75,15 +80,16 @@ def stage(
         InvalidStateError: The image equals that of a deployment that is there already.
         BootEntryError: The booted deployment has no boot entry.
     """
-    digest = write_image(host, tree)
+    digest = write_image(host, tree, on_event)
     if host.state_dir(digest).exists():
         raise InvalidStateError(f"this image is deployed already: {digest}")
     booted = host.booted
     boot_type = boot_type or read_boot_type(host, booted)
     arguments = (host.root / "proc/cmdline").read_text().split()
     kept = " ".join(word for word in arguments if not word.startswith("composefs="))
-    new = _prepare(host, tree, digest, boot_type, kept, first=False)
-    _write_entries(host, new, _make_entry(host, new, tree, staged=True), booted)
+    with run_step(on_event, "deploy", "Writing /etc and the boot files"):
+        new = _prepare(host, tree, digest, boot_type, kept, first=False)
+        _write_entries(host, new, _make_entry(host, new, tree, staged=True), booted)
     if marker:
         host.write_marker(digest, locked=locked)
     return digest
@@ -123,7 +129,7 @@ def read_boot_type(host: LabHost, digest: VerityDigest) -> BootType:
     return BootType.UKI if "boot_type = uki" in text else BootType.BLS
 
 
-def write_image(host: LabHost, tree: RootTree) -> VerityDigest:
+def write_image(host: LabHost, tree: RootTree, on_event: EventSink = ignore_event) -> VerityDigest:
     """Write a tree's image and objects into the repository.
 
     Without privileges every owner in the image is the caller, since that is whom the files in the state's /etc
@@ -132,8 +138,12 @@ def write_image(host: LabHost, tree: RootTree) -> VerityDigest:
     squash = None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
     with _open_directory(host.repository) as repository, _open_directory(tree.path) as top:
         writer = _core.RepositoryWriter(repository, algorithm=host.algorithm)
-        found = writer.ingest_directory(top, squash_owner=squash, exclude=_EMPTIED, check=_let_signals_in)
-        return VerityDigest(writer.write_image(found, check=_let_signals_in))
+        with run_step(on_event, "store", "Storing the files") as tell:
+            found = writer.ingest_directory(
+                top, squash_owner=squash, exclude=_EMPTIED, progress=tell, check=_let_signals_in
+            )
+        with run_step(on_event, "image", "Writing the image") as tell:
+            return VerityDigest(writer.write_image(found, progress=tell, check=_let_signals_in))
 
 
 @contextmanager

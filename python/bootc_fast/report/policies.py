@@ -162,14 +162,14 @@ def check_files(paths: Sequence[Path]) -> tuple[PolicyReport, ...]:
     # As every policy file is read: no FIFO is waited for, and none is longer than it may be on a host.
     machine = open_host("/")
     return tuple(
-        _check(kind, [_place(machine, path.absolute(), kind) for path in paths if path.name == kind.name])
+        _check(kind, [_place(machine, path, kind) for path in paths if path.name == kind.name])
         for kind in KINDS
         if any(path.name == kind.name for path in paths)
     )
 
 
 def _place(host: Host, path: Path, kind: Kind) -> tuple[str, Callable[[], str | None]]:
-    return str(path), lambda: read_policy_file(host, path, max_bytes=kind.max_bytes)
+    return str(path), lambda: read_policy_file(host, path.absolute(), max_bytes=kind.max_bytes)
 
 
 def _check(kind: Kind, places: Iterable[tuple[str, Callable[[], str | None]]]) -> PolicyReport:

@@ -12,6 +12,7 @@ from bootc_fast.errors import InvalidStateError
 from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
+    from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.machine.host import Host
     from bootc_fast.restart.ways import RestartWay
     from bootc_fast.types import BootsInstead, VerityDigest
@@ -38,6 +39,7 @@ class RollbackOutcome:
         manifest_digest: Of the next boot's origin.
         etc_changes_missing: How many local changes of the running /etc the next boot's /etc does not have; None where
             that cannot be told, or where the booted deployment boots next.
+        etc_missing: These changes.
         entry_name: File name of the entry that the loader takes first.
         dry_run: Nothing was written.
         restart: The way into the next boot that was asked for, e.g. ``"soft-reboot"``; None where none was, or where
@@ -57,6 +59,7 @@ class RollbackOutcome:
     image_reference: str | None = None
     manifest_digest: str | None = None
     etc_changes_missing: int | None = None
+    etc_missing: tuple[EtcDiffEntry, ...] = ()
     entry_name: str | None = None
     dry_run: bool = False
     restart: RestartWay | None = None

@@ -18,6 +18,11 @@ pub trait Cancel: Sync {
     /// # Errors
     /// [`Cancelled`].
     fn check(&self) -> Result<(), Cancelled>;
+
+    /// Told now and then how far a loop is, in units of its own (entries, bytes); `total` is 0 where nobody knows.
+    fn progress(&self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
 }
 
 /// Never cancelled.
@@ -39,6 +44,9 @@ pub struct Ticker<'a> {
     cancel: &'a dyn Cancel,
     last: Instant,
     calls_left: u32,
+    done: u64,
+    /// `None` where nothing is counted.
+    total: Option<u64>,
 }
 
 impl<'a> Ticker<'a> {
@@ -50,7 +58,18 @@ impl<'a> Ticker<'a> {
     /// A ticker that has just polled.
     #[must_use]
     pub fn new(cancel: &'a dyn Cancel) -> Self {
-        Self { cancel, last: Instant::now(), calls_left: Self::CALLS }
+        Self { cancel, last: Instant::now(), calls_left: Self::CALLS, done: 0, total: None }
+    }
+
+    /// A ticker that tells how far the work is, too, of so many units; 0 where that is not known.
+    #[must_use]
+    pub fn counting(cancel: &'a dyn Cancel, total: u64) -> Self {
+        Self { total: Some(total), ..Self::new(cancel) }
+    }
+
+    /// Notes that so many units more are done.
+    pub fn count(&mut self, units: u64) {
+        self.done = self.done.saturating_add(units);
     }
 
     /// Polls if it is time to.
@@ -75,6 +94,9 @@ impl<'a> Ticker<'a> {
             return Ok(());
         }
         self.last = Instant::now();
+        if let Some(total) = self.total {
+            self.cancel.progress(self.done, total);
+        }
         self.cancel.check()
     }
 }

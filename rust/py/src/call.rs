@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 #[derive(Debug)]
 pub struct PyCancel {
     check: Option<Py<PyAny>>,
+    progress: Option<Py<PyAny>>,
     origin: ThreadId,
     cancelled: AtomicBool,
     raised: Mutex<Option<PyErr>>,
@@ -21,16 +22,24 @@ pub struct PyCancel {
 
 impl PyCancel {
     /// `None` never cancels.
-    pub fn new(check: Option<Py<PyAny>>) -> Self {
+    pub fn new(check: Option<Py<PyAny>>, progress: Option<Py<PyAny>>) -> Self {
         Self {
             check,
+            progress,
             origin: thread::current().id(),
             cancelled: AtomicBool::new(false),
             raised: Mutex::new(None),
         }
     }
 
-    /// The exception that `check` raised, once.
+    fn stop(&self, raised: PyErr) {
+        if let Ok(mut slot) = self.raised.lock() {
+            *slot = Some(raised);
+        }
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// The exception that `check` or `progress` raised, once.
     pub fn take_raised(&self) -> Option<PyErr> {
         self.raised.lock().ok().and_then(|mut slot| slot.take())
     }
@@ -46,12 +55,19 @@ impl Cancel for PyCancel {
             return Ok(());
         }
         Python::attach(|py| check.call0(py)).map(drop).map_err(|raised| {
-            if let Ok(mut slot) = self.raised.lock() {
-                *slot = Some(raised);
-            }
-            self.cancelled.store(true, Ordering::Release);
+            self.stop(raised);
             Cancelled
         })
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let Some(progress) = &self.progress else { return };
+        if thread::current().id() != self.origin {
+            return;
+        }
+        if let Err(raised) = Python::attach(|py| progress.call1(py, (done, total))) {
+            self.stop(raised);
+        }
     }
 }
 
@@ -69,7 +85,25 @@ where
     T: Send,
     E: Send,
 {
-    let cancel = PyCancel::new(check);
+    detached_telling(py, check, None, work, map)
+}
+
+/// Like [`detached`], and calls `progress(done, total)` with what the work tells of itself.
+///
+/// # Errors
+/// As [`detached`]; an exception of `progress` ends the work like one of `check`.
+pub fn detached_telling<T, E>(
+    py: Python<'_>,
+    check: Option<Py<PyAny>>,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&dyn Cancel) -> Result<T, E> + Send,
+    map: impl FnOnce(Python<'_>, E) -> PyErr,
+) -> PyResult<T>
+where
+    T: Send,
+    E: Send,
+{
+    let cancel = PyCancel::new(check, progress);
     let result = py.detach(|| work(&cancel));
     result.map_err(|error| cancel.take_raised().unwrap_or_else(|| map(py, error)))
 }

@@ -140,8 +140,14 @@ impl Image {
     }
 
     /// Writes the composefs dump of the image.
-    #[pyo3(signature = (out_fd, *, check = None))]
-    fn dump(&self, py: Python<'_>, out_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (out_fd, *, progress = None, check = None))]
+    fn dump(
+        &self,
+        py: Python<'_>,
+        out_fd: RawFd,
+        progress: Option<Py<PyAny>>,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
         let image = self.inner()?;
         let out = duplicate(out_fd)?;
         let number = out.as_raw_fd();
@@ -152,7 +158,7 @@ impl Image {
             let flushed = out.flush().map_err(ErofsError::from);
             result.and(flushed)
         };
-        call::detached(py, check, work, |py, error| map_error(py, error, number))
+        call::detached_telling(py, check, progress, work, |py, error| map_error(py, error, number))
     }
 
     /// Writes a regular file's content that is in the image.
@@ -172,10 +178,16 @@ impl Image {
     }
 
     /// Reads everything; returns the number of entries, and the objects needed with their sizes.
-    #[pyo3(signature = (*, check = None))]
-    fn verify(&self, py: Python<'_>, check: Option<Py<PyAny>>) -> PyResult<(u64, Vec<(String, u64)>)> {
+    #[pyo3(signature = (*, progress = None, check = None))]
+    fn verify(
+        &self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<(u64, Vec<(String, u64)>)> {
         let image = self.inner()?;
-        let contents = call::detached(py, check, |cancel| image.verify(cancel), erofs_error)?;
+        let work = |cancel: &dyn Cancel| image.verify(cancel);
+        let contents = call::detached_telling(py, check, progress, work, erofs_error)?;
         let objects = contents.objects.iter().map(|(digest, size)| (digest.to_string(), *size)).collect();
         Ok((contents.entries, objects))
     }

@@ -48,9 +48,16 @@ impl RepositoryWriter {
         &self,
         py: Python<'_>,
         check: Option<Py<PyAny>>,
+        progress: Option<Py<PyAny>>,
         work: impl FnOnce(&Repository, &dyn Cancel) -> Result<T, RepoError> + Send,
     ) -> PyResult<T> {
-        call::detached(py, check, |cancel| work(&self.inner, cancel), |_, error| to_python(&error))
+        call::detached_telling(
+            py,
+            check,
+            progress,
+            |cancel| work(&self.inner, cancel),
+            |_, error| to_python(&error),
+        )
     }
 }
 
@@ -66,36 +73,39 @@ impl RepositoryWriter {
     }
 
     /// Stores the files of a directory tree.
-    #[pyo3(signature = (dir_fd, *, squash_owner = None, exclude = Vec::new(), check = None))]
+    #[pyo3(signature = (dir_fd, *, squash_owner = None, exclude = Vec::new(), progress = None, check = None))]
     fn ingest_directory(
         &self,
         py: Python<'_>,
         dir_fd: RawFd,
         squash_owner: Option<(u32, u32)>,
         exclude: Vec<Vec<u8>>,
+        progress: Option<Py<PyAny>>,
         check: Option<Py<PyAny>>,
     ) -> PyResult<Tree> {
         let dir = duplicate(dir_fd)?;
         let options = IngestOptions { squash_owner, exclude };
-        self.run(py, check, |inner, cancel| inner.ingest_directory(dir.as_fd(), &options, cancel))
+        self.run(py, check, progress, |inner, cancel| inner.ingest_directory(dir.as_fd(), &options, cancel))
             .map(Tree::new)
     }
 
     /// Stores the files of a tar archive, read from the descriptor's position.
-    #[pyo3(signature = (fd, *, squash_owner = None, exclude = Vec::new(), check = None))]
+    #[pyo3(signature = (fd, *, squash_owner = None, exclude = Vec::new(), progress = None, check = None))]
     fn ingest_tar(
         &self,
         py: Python<'_>,
         fd: RawFd,
         squash_owner: Option<(u32, u32)>,
         exclude: Vec<Vec<u8>>,
+        progress: Option<Py<PyAny>>,
         check: Option<Py<PyAny>>,
     ) -> PyResult<Tree> {
         let mut archive = duplicate(fd)?;
         let options = IngestOptions { squash_owner, exclude };
         let number = archive.as_raw_fd();
         let work = |cancel: &dyn Cancel| self.inner.ingest_tar(&mut archive, &options, cancel);
-        call::detached(py, check, work, |_, error| given_file(&error, number)).map(Tree::new)
+        call::detached_telling(py, check, progress, work, |_, error| given_file(&error, number))
+            .map(Tree::new)
     }
 
     /// Stores one file, whole.
@@ -108,15 +118,16 @@ impl RepositoryWriter {
     }
 
     /// Writes the image of a tree, and its name in `images`.
-    #[pyo3(signature = (tree, *, check = None))]
+    #[pyo3(signature = (tree, *, progress = None, check = None))]
     fn write_image(
         &self,
         py: Python<'_>,
         tree: &Bound<'_, Tree>,
+        progress: Option<Py<PyAny>>,
         check: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         let tree = tree.get().inner().clone();
-        let digest = self.run(py, check, |inner, cancel| inner.write_image(&tree, cancel))?;
+        let digest = self.run(py, check, progress, |inner, cancel| inner.write_image(&tree, cancel))?;
         Ok(digest.to_string())
     }
 }

@@ -39,7 +39,8 @@ fn params_of(algorithm: &str, block_bytes: u32, salt: Option<&[u8]>) -> PyResult
 ///
 /// `threads` 0 stands for as many as a large file is worth on this machine.
 #[pyfunction]
-#[pyo3(signature = (fd, *, algorithm = "sha512", block_bytes = 4096, salt = None, threads = 0, check = None))]
+#[pyo3(signature = (fd, *, algorithm = "sha512", block_bytes = 4096, salt = None, threads = 0, progress = None, check = None))]
+#[allow(clippy::too_many_arguments)] // keywords, in Python
 pub fn digest_fd(
     py: Python<'_>,
     fd: RawFd,
@@ -47,6 +48,7 @@ pub fn digest_fd(
     block_bytes: u32,
     salt: Option<&[u8]>,
     threads: usize,
+    progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let params = params_of(algorithm, block_bytes, salt)?;
@@ -54,7 +56,8 @@ pub fn digest_fd(
     let number = file.as_raw_fd();
     let threads = if threads == 0 { default_threads() } else { threads };
     let work = |cancel: &dyn Cancel| digest_file(&params, &mut file, threads, cancel);
-    let digest = call::detached(py, check, work, |_, error: io::Error| os_error::of_raw(&error, number))?;
+    let map = |_: Python<'_>, error: io::Error| os_error::of_raw(&error, number);
+    let digest = call::detached_telling(py, check, progress, work, map)?;
     Ok(digest.to_string())
 }
 

@@ -50,7 +50,7 @@ def test_a_group_prints_each_error_and_exits_with_the_highest_code() -> None:
 def test_every_conflict_is_listed_with_both_sides() -> None:
     conflict = EtcConflict(b"a\n\xff", "file, changed", "now a directory", Strategy.FAIL)
     text = render_error(EtcConflictError("merging /etc: 1 conflict", (conflict,)))
-    assert "  conflict: a\\n\\xff: here file, changed; new image now a directory\n" in text
+    assert "  conflict: /etc/a\\n\\xff: here file, changed; new image now a directory\n" in text
 
 
 def test_an_os_error_exits_as_a_file_system_error_and_a_defect_as_unexpected() -> None:

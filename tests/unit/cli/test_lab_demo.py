@@ -30,8 +30,8 @@ def test_every_step_does_what_the_story_says(
         "status",
     ):
         assert f"$ bootc-fast --root {tmp_path / 'h'} {command}\n" in told
-    assert "K lab-helper" in told
-    assert "I lab/app.conf" in told
+    assert "K /etc/lab-helper" in told
+    assert "I /etc/lab/app.conf" in told
     assert "The story ends well" in told
     host = lab.open_lab(tmp_path / "h")
     assert (host.etc / "lab/only-in-2.conf").exists()

@@ -58,7 +58,9 @@ def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
 def test_a_diff_lists_changes_and_exits_with_0(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "etc", "diff", *names(sides)[:4])
     assert (code, err) == (0, "")
-    assert [line[:6] for line in out.splitlines()] == ["A caf\\", "D gone", "M host"]
+    lines = out.splitlines()
+    assert [line[:11] for line in lines[:-1]] == ["A /etc/caf\\", "D /etc/gone", "M /etc/host"]
+    assert lines[-1] == "1 added (A), 1 modified (M), 1 deleted (D)"
 
 
 def test_a_diff_with_exit_code_exits_with_1_on_a_difference_only(
@@ -80,7 +82,7 @@ def test_a_diff_with_a_new_image_tells_what_the_merge_makes_of_it(
     code, out, _ = run(capsys, "etc", "diff", *names(sides))
     assert code == 0
     assert "merge with the new image:" in out
-    assert re.search(r"^C thing  here .*not decided$", out, re.MULTILINE)
+    assert re.search(r"^C /etc/thing  here .*not decided$", out, re.MULTILINE)
 
 
 def test_a_diff_as_json_has_paths_that_are_not_utf8_in_base64(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +118,7 @@ def test_patches_are_unified_diffs_of_text_files(sides: Sides, capsysbinary: pyt
 def test_a_merge_makes_the_result_and_says_what_it_kept(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "etc", "merge", *names(sides), "--into", sides.result)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "2 kept, 1 deleted"
+    assert out.splitlines()[-1] == "2 kept (K), 1 deleted (D)"
     assert {path: entry.content for path, entry in listing(sides.result).items()} == {
         b".": b"",
         b"caf\xe9": b"not UTF-8",
@@ -136,14 +138,14 @@ def test_a_dry_run_lists_the_operations_of_the_run_and_changes_nothing(
     real = run_json(capsys, "etc", "merge", *names(sides), "--into", sides.result)
     assert dry["operations"] == real["operations"]
     assert dry["operations"][0] == {"action": "remove", "path": "stale", "entries": 1}
-    assert "remove stale\n" in text
+    assert "remove /etc/stale\n" in text
     assert real["report"]["counts"]["operations"] == len(real["operations"])
     assert set(real["report"]["phase_s"]) == {"scan", "plan", "compare", "apply", "sync"}
 
 
 def test_a_verbose_merge_lists_its_operations(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "etc", "merge", *names(sides), "--into", sides.result, "-v")
-    assert "write-file hosts  9 bytes\n" in out
+    assert "write-file /etc/hosts  9 bytes\n" in out
 
 
 def test_a_second_merge_has_nothing_to_do(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +161,7 @@ def test_a_conflict_exits_with_5_lists_both_sides_and_writes_nothing(
     before = listing(sides.result)
     code, out, err = run(capsys, "etc", "merge", *names(sides), "--into", sides.result, *options)
     assert (code, out) == (5, "")
-    assert re.search(r"conflict: thing: here .*file.*; new image .*directory", err)
+    assert re.search(r"conflict: /etc/thing: here .*file.*; new image .*directory", err)
     assert "hint: " in err
     assert listing(sides.result) == before
 
@@ -184,7 +186,7 @@ def test_on_conflict_new_keeps_the_admins_version_beside_it(sides: Sides, capsys
     assert code == 0
     assert (sides.result / "thing/inside").read_text() == "theirs"
     assert (sides.result / "thing.bootc-saved").read_text() == "mine"
-    assert "new wins, the other kept as thing.bootc-saved" in out
+    assert "new wins, the other kept as /etc/thing.bootc-saved" in out
 
 
 def make_image(sides: Sides, which: str, base: Path) -> tuple[Path, Path]:

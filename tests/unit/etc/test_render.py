@@ -41,18 +41,24 @@ OPERATIONS = (
 )
 
 
+SUMMARY = (
+    "2 kept (K), 1 deleted (D), 1 image change ignored (I), 1 image addition kept (N), 2 conflicts (C), "
+    "1 dangling link (L), 1 warning (W)"
+)
+
+
 def test_a_report_has_one_line_a_path_with_mark_and_reason_and_control_characters_escaped() -> None:
     assert render_report(REPORT) == [
-        "K a  content",
-        "K new\\nline\\x1b[2J  added",
-        "D café",
-        "I \\xff  mode",
-        "N d/x",
-        "C x  here file, changed; new image directory; not decided",
-        "C y  here file, changed; new image file, added; current wins, the other kept as y.bootc-new",
-        "L l  leads to /nowhere",
-        "W sé\\n  a socket",
-        "2 kept, 1 deleted, 1 image change ignored, 1 image addition kept, 2 conflicts, 1 dangling link, 1 warning",
+        "K /etc/a  content",
+        "K /etc/new\\nline\\x1b[2J  added",
+        "D /etc/café",
+        "I /etc/\\xff  mode",
+        "N /etc/d/x",
+        "C /etc/x  here file, changed; new image directory; not decided",
+        "C /etc/y  here file, changed; new image file, added; current wins, the other kept as /etc/y.bootc-new",
+        "L /etc/l  leads to /nowhere",
+        "W /etc/sé\\n  a socket",
+        SUMMARY,
     ]
 
 
@@ -85,11 +91,11 @@ def test_a_path_that_is_utf8_is_text_in_json() -> None:
 
 def test_operations_are_printed_one_a_line() -> None:
     assert render_operations(OPERATIONS) == [
-        "remove old  3 entries",
-        "remove leaf",
-        "write-file -rf  0 bytes",
-        "link \\xff  to a\\tb",
-        "set-attributes .  owner, mtime",
+        "remove /etc/old  3 entries",
+        "remove /etc/leaf",
+        "write-file /etc/-rf  0 bytes",
+        "link /etc/\\xff  to /etc/a\\tb",
+        "set-attributes /etc  owner, mtime",
     ]
 
 
@@ -111,7 +117,9 @@ def test_a_diff_is_printed_with_marks_and_followed_by_the_merge() -> None:
     )
     diff = EtcDiff(entries, (EtcChange(b"w", "x\x07"),), REPORT)
     lines = render_diff(diff)
-    assert lines[:6] == ["A a  added", "D d", "M m  mode", "W w  x\\x07", "", "merge with the new image:"]
+    assert lines.pop(4) == "1 added (A), 1 modified (M), 1 deleted (D)"
+    assert lines[:4] == ["A /etc/a  added", "D /etc/d", "M /etc/m  mode", "W /etc/w  x\\x07"]
+    assert lines[4:6] == ["", "merge with the new image:"]
     assert lines[6:] == render_report(REPORT)
 
 

@@ -248,7 +248,7 @@ def test_a_conflict_is_listed_with_both_sides_and_an_explicit_strategy_settles_i
     (host.root / "etc/a").write_text("mine")
     staged = lab.stage_files(host, {"a/b": "2"})
     case = flowkit.Case(host, host.booted, staged)
-    _fails(case, capsys, 5, "conflict: a: here .*; new image .*", "hint: .*--on-conflict")
+    _fails(case, capsys, 5, "conflict: /etc/a: here .*; new image .*", "hint: .*--on-conflict")
     assert flowkit.finalize(capsys, case, "--on-conflict", "new")[0] == 0
     assert flowkit.staged_etc(case) == {b"a/b": b"2", b"a.bootc-saved": b"mine"}
 

@@ -45,7 +45,7 @@ def test_it_swaps_and_called_again_swaps_back(
     code, out, err = _roll_back(capsys, case)
     assert (code, err) == (0, "")
     assert out.startswith("Next boot: rollback deployment\n")
-    assert previous in out
+    assert f"Verity: {previous[:16]}…\n" in out
     assert flowkit.next_boot(case.host) == previous
     code, out, _ = _roll_back(capsys, case)
     assert out.startswith("notice: Reverting queued rollback state\nNext boot: current deployment\n")

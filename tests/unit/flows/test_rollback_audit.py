@@ -319,9 +319,10 @@ def test_all_that_is_printed(make: Callable[..., Updated]) -> None:
     image = "  Image: ostree-unverified-image:docker://registry.example/lab/os:latest"
 
     def told(one: str, *lines: str) -> list[str]:
-        return [image, f"  Digest: {sums[one]}", f"  Verity: {one}", *lines]
+        return [image, f"  Digest: {sums[one][:23]}…", f"  Verity: {one[:16]}…", *lines]
 
-    edit = "  1 local change in /etc of the booted deployment is not in this one (`bootc-fast etc diff`)"
+    lister = f"bootc-fast rollback --to {updated.previous[:16]} --dry-run -v"
+    edit = f"  1 local change in /etc of the booted deployment is not in this one (`{lister}` lists them)"
     dropped = f"notice: The staged update {third[:16]}… was dropped"
     before = told(updated.previous, edit)
     code, out, err = updated.roll_back()

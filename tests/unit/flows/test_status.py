@@ -245,8 +245,8 @@ def test_it_counts_what_a_rollback_would_change_in_etc_and_lists_it_with_v(
     assert "/etc:        lacks 2 local changes of the running /etc (-v lists them)\n" in _text(capsys, case.root)
     verbose = flowkit.run(capsys, "status", "-v", "--root", case.root)[1]
     assert "lacks 2 local changes of the running /etc\n" in verbose
-    assert " A since  file added\n" in verbose
-    assert " A \\xff\\n  file added\n" in verbose
+    assert " A /etc/since  file added\n" in verbose
+    assert " A /etc/\\xff\\n  file added\n" in verbose
     assert _document(capsys, case.root)["bootcFast"]["rollbackEtc"] == [
         {"change": "added", "path": "since", "reason": "file added", "detail": ""},
         {"change": "added", "path": {"base64": "/wo="}, "reason": "file added", "detail": ""},

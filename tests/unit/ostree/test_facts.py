@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import flowkit
@@ -28,7 +29,12 @@ def test_changes_of_etc_that_the_target_lacks_are_counted_as_on_composefs_hosts(
     (etc / "mine").write_text("written since the update")
     (etc / "conf").write_text("changed")
     out = rollback(capsys, host, "--dry-run")[1]
-    assert "  2 local changes in /etc of the booted deployment are not in this one (`ostree admin config-diff`)" in out
+    hint = re.search(
+        r"2 local changes in /etc of the booted deployment .* \(`bootc-fast rollback (.*)` lists them\)", out
+    )
+    assert hint
+    listed = rollback(capsys, host, *hint[1].split())[1]
+    assert re.findall(r"^ +([AMD] /etc/\S+)", listed, re.MULTILINE) == ["M /etc/conf", "A /etc/mine"]
     assert json.loads(rollback(capsys, host, "--dry-run", "--json")[1])["etc_changes_missing"] == 2
     text = flowkit.run(capsys, "status", "--root", host.root, "-v")[1]
     assert "lacks 2 local changes of the running /etc" in text

@@ -41,7 +41,7 @@ impl Image {
             let feature = "a dump of an image without a composefs header";
             return Err(ErofsError::Unsupported { feature, value: 0 });
         }
-        let mut ticker = Ticker::new(cancel);
+        let mut ticker = Ticker::counting(cancel, self.superblock().inode_count);
         let mut reader = self.reader()?;
         let mut walk = Walk::new(reader.image()?, b"")?;
         let mut first_names = HashMap::new();
@@ -49,6 +49,7 @@ impl Image {
         loop {
             let image = reader.image()?;
             let Some(inode) = walk.next(image)? else { break };
+            ticker.count(1);
             ticker.tick()?;
             line.clear();
             let xattrs = image.stored_xattrs(&inode, true)?;

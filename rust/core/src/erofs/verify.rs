@@ -59,7 +59,7 @@ impl Image {
     /// # Errors
     /// [`ErofsError`]: the first thing that is corrupt, with link counts last; cancellation.
     pub fn verify(&self, cancel: &dyn Cancel) -> Result<Contents, ErofsError> {
-        let mut ticker = Ticker::new(cancel);
+        let mut ticker = Ticker::counting(cancel, self.superblock().inode_count);
         let mut reader = self.reader()?;
         let mut walk = Walk::new(reader.image()?, b"")?;
         let mut contents = Contents::default();
@@ -67,6 +67,7 @@ impl Image {
         loop {
             let image = reader.image()?;
             let Some(inode) = walk.next(image)? else { break };
+            ticker.count(1);
             ticker.tick()?;
             links.count(&inode, walk.parent());
             if image.is_hidden(&inode) {

@@ -32,10 +32,11 @@ pub(super) fn ingest(
     let scanned = scan(dir, cancel)?.tree;
     let draft = Draft::new(options.node(scanned.root(), DraftContent::None));
     let mut ingest = Ingest { repository, dir, options, cancel, draft, links: HashMap::new() };
-    let mut ticker = Ticker::new(cancel);
+    let mut ticker = Ticker::counting(cancel, scanned.len() as u64);
     let mut pending = vec![(scanned.root(), Vec::new(), Draft::ROOT)];
     while let Some((node, path, slot)) = pending.pop() {
         for child in node.children() {
+            ticker.count(1);
             ticker.tick()?;
             let path = join(&path, child.name());
             if options.leaves_out(&path) {

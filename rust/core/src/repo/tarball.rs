@@ -33,9 +33,10 @@ pub(super) fn ingest(
 ) -> Result<Tree, RepoError> {
     let draft = Draft::new(options.squashed(DraftNode::missing_directory()));
     let mut ingest = Ingest { repository, options, draft, buffer: vec![0; BUFFER_BYTES] };
-    let mut ticker = Ticker::new(cancel);
+    let mut ticker = Ticker::counting(cancel, 0);
     let mut reader = TarReader::new(archive);
     while let Some(record) = reader.next().map_err(|error| broken(b"", &error))? {
+        ticker.count(1);
         ticker.tick()?;
         ingest.record(&record, &mut reader, &mut ticker)?;
     }

@@ -91,6 +91,7 @@ fn digest_parallel(
         for (part, digests) in parts.iter().zip(&digests) {
             hasher.push_data_digests(part.size, digests);
         }
+        cancel.progress(whole.size.saturating_sub(rest.size), whole.size);
     }
     Ok(hasher.finish())
 }

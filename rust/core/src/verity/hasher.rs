@@ -139,12 +139,15 @@ pub fn digest_bytes(params: &Params, data: &[u8]) -> Digest {
 pub fn digest_reader(params: &Params, reader: &mut dyn Read, cancel: &dyn Cancel) -> io::Result<Digest> {
     let mut hasher = VerityHasher::new(params.clone());
     let mut buffer = vec![0u8; READ_BYTES];
-    let mut ticker = Ticker::new(cancel);
+    let mut ticker = Ticker::counting(cancel, 0);
     loop {
         ticker.tick().map_err(|cancelled: Cancelled| io::Error::other(cancelled))?;
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finish()),
-            Ok(read) => hasher.update(buffer.get(..read).unwrap_or_default()),
+            Ok(read) => {
+                hasher.update(buffer.get(..read).unwrap_or_default());
+                ticker.count(read as u64);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

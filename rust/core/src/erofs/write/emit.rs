@@ -28,11 +28,12 @@ pub(super) struct Image<'a, 't> {
 impl Image<'_, '_> {
     /// Writes it all.
     pub(super) fn emit(&self, cancel: &dyn Cancel) -> Result<Vec<u8>, WriteError> {
-        let mut ticker = Ticker::new(cancel);
+        let mut ticker = Ticker::counting(cancel, (self.inodes.inodes.len() as u64).saturating_mul(2));
         let mut out = Vec::with_capacity(self.places.end);
         self.header(&mut out);
         self.superblock(&mut out);
         for index in 0..self.inodes.inodes.len() {
+            ticker.count(1);
             ticker.tick()?;
             self.inode(&mut out, index);
         }
@@ -42,6 +43,7 @@ impl Image<'_, '_> {
         }
         pad(&mut out, BLOCK);
         for (inode, shape) in self.inodes.inodes.iter().zip(&self.places.shapes) {
+            ticker.count(1);
             ticker.tick()?;
             self.blocks(&mut out, inode, shape);
             pad(&mut out, BLOCK);

@@ -1,0 +1,138 @@
+"""Everything that may take longer than two seconds says how far it is: percentage, count, and that it is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from terminals import play
+
+from bootc_fast import _core, lab
+from bootc_fast.events import Event, StepDone, StepProgress, StepStarted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "bootc_fast"]
+FILES = 20_000
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file tree with many files."""
+    made = tmp_path_factory.mktemp("rootfs") / "root"
+    modules = made / "usr/lib/modules/6.9"
+    modules.mkdir(parents=True)
+    (modules / "vmlinuz").write_bytes(b"kernel")
+    (modules / "initramfs.img").write_bytes(b"initrd")
+    (made / "usr/lib/os-release").write_text("ID=lab\nVERSION_ID=1\n")
+    (made / "etc").mkdir()
+    for directory in range(FILES // 500):
+        below = made / f"usr/share/{directory}"
+        below.mkdir(parents=True)
+        for number in range(500):
+            (below / f"{number}").write_text(f"{directory} {number}\n" * 9)
+    return made
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> lab.LabHost:
+    return lab.create(tmp_path_factory.mktemp("lab") / "host", source=rootfs)
+
+
+def _check(events: list[Event], step: str, at_least: int) -> None:
+    """The step counted, upwards and never above its total, more than once."""
+    counts = [(one.done, one.total) for one in events if isinstance(one, StepProgress) and one.step == step]
+    assert len(counts) > 1, (step, events)
+    assert counts == sorted(counts)
+    assert all(0 <= done <= total for done, total in counts if total)
+    assert counts[-1][1] >= at_least
+    assert any(isinstance(one, StepStarted) and one.step == step for one in events)
+    assert any(isinstance(one, StepDone) and one.step == step for one in events)
+
+
+def test_making_a_host_counts_the_files_that_are_stored(tmp_path: Path, rootfs: Path) -> None:
+    events: list[Event] = []
+    made = lab.create(tmp_path / "host", source=rootfs, on_event=events.append)
+    _check(events, "store", FILES)
+    assert {one.step for one in events} == {"source", "store", "image", "deploy"}
+    (rootfs / "etc/new").write_text("2")
+    events.clear()
+    lab.stage(made.root, source=rootfs, on_event=events.append)
+    (rootfs / "etc/new").unlink()
+    _check(events, "store", FILES)
+
+
+@pytest.mark.parametrize("call", ["dump", "verify"])
+def test_reading_an_image_counts_its_entries(host: lab.LabHost, call: str) -> None:
+    counts: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        counts.append((done, total))
+
+    image_fd = os.open(host.repository / "images" / host.booted, os.O_RDONLY)
+    null = os.open(os.devnull, os.O_WRONLY)
+    image = _core.Image.open(image_fd)
+    for _ in range(20):
+        image.dump(null, progress=tell) if call == "dump" else image.verify(progress=tell)
+        if len(counts) > 1:
+            break
+    os.close(image_fd)
+    os.close(null)
+    assert len(counts) > 1
+    assert all(0 < done <= total == image.inode_count for done, total in counts)
+
+
+def test_what_progress_raises_ends_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with path.open("rb") as file, pytest.raises(KeyboardInterrupt):
+        _core.digest_fd(file.fileno(), progress=stop)
+
+
+def test_a_digest_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
+    sizes = [3 << 30, 1000, 1 << 30]
+    for number, size in enumerate(sizes):
+        with (tmp_path / str(number)).open("wb") as file:
+            file.truncate(size)
+    paths = [str(tmp_path / str(number)) for number in range(3)]
+    played = play([*COMMAND, "digest", *paths], stdout="pipe", columns=80)
+    assert played.code == 0
+    assert len(played.stdout.splitlines()) == 3
+    bars = [line for line in played.screen.drawn if "%" in line]
+    assert bars, played.raw
+    assert all(re.search(r"Computing digests  \[[#-]+\] +\d+%  [\d.]+ [KMG]iB/4\.0 GiB  0:\d\d", one) for one in bars)
+    # One bar over all files, which goes on and not back.
+    percents = [int(re.findall(r"(\d+)%", one)[0]) for one in bars]
+    assert percents == sorted(percents)
+    assert played.screen.lines == [""]
+
+
+def test_a_merge_of_many_edits_counts_them(tmp_path: Path) -> None:
+    for side in ("pristine", "current", "new", "result"):
+        (tmp_path / side).mkdir()
+    for number in range(FILES):
+        (tmp_path / f"current/{number}").write_text(str(number))
+    sides = [f"--{side}={tmp_path / side}" for side in ("pristine", "current", "new")]
+    played = play([*COMMAND, "etc", "merge", *sides, f"--into={tmp_path / 'result'}", "--json"], stdout="pipe")
+    assert played.code == 0
+    assert len(os.listdir(tmp_path / "result")) == FILES
+    bars = [line for line in played.screen.drawn if "%" in line]
+    assert any(re.search(rf"Writing /etc  \[[#-]+\] +\d+%  [\d,]+/{FILES + 1:,}  0:\d\d", one) for one in bars), bars
+    assert played.screen.lines == [""]
+
+
+@pytest.mark.parametrize("words", [["image", "dump"], ["image", "ls", "-R"], ["image", "verify"]])
+def test_without_a_terminal_nothing_is_drawn(host: lab.LabHost, words: list[str]) -> None:
+    image = host.repository / "images" / host.booted
+    done = subprocess.run([*COMMAND, *words, str(image)], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
