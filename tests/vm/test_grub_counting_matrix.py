@@ -113,7 +113,7 @@ def test_what_cannot_be_loaded_falls_back_by_its_place_with_the_try_counted(
     host.programs["new"] = {"missing": None, "junk": b"\x55" * 9000, "returns": make_returning("new")}[program]
     host.put_on_trial()
     machine = start(tmp_path, host, images[suite])
-    said = machine.boot(timeout_s=120)
+    said = machine.boot(timeout_s=300)
     assert said[-1:] == ["old"], machine.console[-2000:]
     assert machine.variables()[TRIES] == b"2"
 
