@@ -74,10 +74,11 @@ def prepare_tree(work: Path) -> Path:
         (units / name).write_text(text)
         (units / "multi-user.target.wants" / name).symlink_to(f"../{name}")
     required = units / "boot-complete.target.requires"
-    required.mkdir()
-    (required / "bootc-fast-health.service").symlink_to("../bootc-fast-health.service")
+    required.mkdir(exist_ok=True)
+    if not (required / "bootc-fast-health.service").is_symlink():
+        (required / "bootc-fast-health.service").symlink_to("../bootc-fast-health.service")
     check = root / _HEALTH.lstrip("/")
-    check.parent.mkdir(parents=True)
+    check.parent.mkdir(parents=True, exist_ok=True)
     check.write_text(_CHECK)
     check.chmod(0o755)
     (root / "usr/lib/bootc-fast/trial.toml").write_text(f"[trial]\ntries = {TRIES}\n")
