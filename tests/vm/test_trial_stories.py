@@ -32,3 +32,11 @@ def test_an_init_that_panics_is_counted_and_leaves_no_record(prepared: trial.Pre
     assert "did not reach user space" in told.said(1, "look", "status")
     assert told.foreign == trial.FOREIGN_TEXT
     assert told.esp_check == (0, "clean")
+
+
+def test_an_init_that_hangs_is_reset_by_the_watchdog_and_counted(prepared: trial.Prepared, tmp_path: Path) -> None:
+    told = trial.play(prepared, tmp_path, trial.Script(late=_LATE, boots=4, hang=[2]))
+    assert told.run.console.count("vmtest: init hangs") == trial.TRIES
+    assert [(number, counter) for number, counter, _ in told.boots()] == [(1, ""), (1, "")]
+    assert "did not reach user space" in told.said(1, "look", "status")
+    assert told.esp_check == (0, "clean")
