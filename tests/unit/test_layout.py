@@ -17,7 +17,7 @@ ROOMS = {
     ".", "boot", "boot/area", "boot/counting", "boot/efi", "boot/entries", "boot/loaders", "cli", "composefs", "etc",
     "flows", "lab", "machine", "ostree", "report", "restart", "trial",
 }  # fmt: skip
-GROUND = {"__main__", "errors", "events", "message_ids", "text", "types"}
+GROUND = {"__main__", "errors", "events", "message_ids", "records", "text", "types"}
 
 
 def _modules() -> list[Path]:

@@ -31,7 +31,7 @@ from bootc_fast.machine.host import hold_lock, open_host
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass, replace
-from bootc_fast.report.finalize import read_outcome
+from bootc_fast.report.finalize import note_given_up, read_outcome
 from bootc_fast.report.journal import send_trial_ended
 from bootc_fast.report.trial import BlessOutcome
 from bootc_fast.text import describe_error, flatten, shorten_digest
@@ -238,6 +238,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
         try:
             failed, said = await note_boot(host, survey, given_up, is_complete=is_complete and is_ended)
             outcome = replace(outcome, failed=failed)
+            await run_blocking(note_given_up, host, failed)
             warnings += said
         except (BootcFastError, OSError) as error:
             warnings.append(f"noting how trials ended: {describe_error(error)}")

@@ -26,7 +26,7 @@ from bootc_fast.text import (
 from bootc_fast.types import Result, Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.host import Host
@@ -82,7 +82,7 @@ class OutcomeRecord:
         reported: The unit at boot has failed with it already, or has seen `staged` run.
         on_conflict: The strategy that was asked for `staged`; the next run takes it again.
         committed: When an earlier run had made `staged` the next boot, ISO 8601; None where none had.
-        withdrawn: A rollback has chosen another deployment since.
+        withdrawn: Another deployment was chosen since: by a rollback, or by a boot loader that gave up on this one.
         boot_id: The kernel's name of the boot in which it ran.
         number: Counts the finalizes of this host: their order, whatever the clock says.
     """
@@ -315,6 +315,17 @@ def note_withdrawn(host: Host, target: VerityDigest) -> None:
     record = recall_finalize(host, None).previous
     if record is not None and record.staged is not None:
         write_outcome(host, replace(record, withdrawn=record.staged != target))
+
+
+def note_given_up(host: Host, failed: Collection[VerityDigest]) -> None:
+    """Note that the boot loader gave up on what was finalized: it does not boot next any more; blocks.
+
+    Raises:
+        FileSystemError: It could not be written.
+    """
+    record = recall_finalize(host, None).previous
+    if record is not None and record.staged in failed and not record.withdrawn:
+        write_outcome(host, replace(record, withdrawn=True))
 
 
 def set_aside(host: Host) -> str:

@@ -161,6 +161,8 @@ def test_a_loader_that_gave_up_is_told_once_and_remembered(tmp_path: Path, capsy
     assert lab.stage_files(case.host, NEW) == case.staged
     code, _out, err = flowkit.finalize(capsys, case)
     assert (code, "was tried 3 times and failed" in err) == (12, True)
+    # It was the next boot once, and is not any more.
+    assert "boots next all the same" not in err
     assert flowkit.next_boot(case.host) == case.booted
 
 

@@ -45,8 +45,8 @@ class ScriptScanner:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.at = 0
-        self.is_cut = False
+        self.at: int = 0
+        self.is_cut: bool = False
 
     def read_word(self) -> bytes:
         """Read one argument, without its quotes."""
