@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import flowkit
 import loader_emulation as loaders
 from faults.runner import CHANGES
+from unit.boot.counting.grub_machine import GrubMachine
 
 from bootc_fast import lab
+from bootc_fast.boot.area.real import RealVolume
+from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.lab.layout import open_lab
 from bootc_fast.types import BootType, Loader
 
@@ -39,11 +44,14 @@ FOREIGN = {
     "EFI/Linux/other-distro.efi": b"another's",
     "grub2/custom.cfg": b"set color_normal=white/blue\n",
 }
+HOLDS_A_BLOCK = {"grub2/custom.cfg"}
 DOCUMENTED = {0, 3, 4, 5, 6, 7, 8, 10, 11}
 IN_FORCE = re.compile(r"in force|is on disk|boots? next")
 HINTED = {errno.EIO, errno.ENOSPC, errno.EROFS}
 # "error: grub2: Input/output error": a name, perhaps, and a reason.
 NO_CONTEXT = re.compile(r"error: (?:\S+: )?[A-Z]")
+# What bootc-fast adds to an admin's file, and to no other.
+OWN_BLOCK = re.compile(rb"(?ms)^### BEGIN bootc-fast ###$.*?^### END bootc-fast ###\n")
 BARE_DESCRIPTOR = re.compile(r"(?:^|: )\d+: ", re.MULTILINE)
 
 
@@ -89,6 +97,23 @@ class Seen:
     menu: tuple[str, ...] = ()
     lost: list[str] = field(default_factory=list)
     etc: dict[str, object] = field(default_factory=dict)
+
+
+def _run_grub(host: lab.LabHost) -> set[str | None]:
+    """What GRUB starts when it has run its files, what counts boots included; on a copy, since it writes."""
+    chosen = set()
+    for rule in record_of(host.loader).rules:
+        with tempfile.TemporaryDirectory(dir=host.root.parent) as copy:
+            for name in ("grub2", "loader"):
+                if (host.boot_dir / name).is_dir():
+                    shutil.copytree(host.boot_dir / name, Path(copy, name))
+            fd = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                entry = GrubMachine(RealVolume(fd), rule, host.deployments).boot()
+            finally:
+                os.close(fd)
+            chosen.add(None if entry is None else entry.digest)
+    return chosen
 
 
 @dataclass
@@ -158,7 +183,10 @@ class Scene:
 
     def look(self) -> Seen:
         host, files = open_lab(self.root), self._files()
-        seen = Seen(lost=[name for name, data in self.foreign.items() if files.get(name) != data])
+        kept = {
+            name: OWN_BLOCK.sub(b"", data, count=1) if name in HOLDS_A_BLOCK else data for name, data in files.items()
+        }
+        seen = Seen(lost=[name for name, data in self.foreign.items() if kept.get(name) != data])
         seen.menu = tuple(entry.digest or entry.name for entry in loaders.list_menu(host.loader, files))
         for digest in host.deployments:
             etc = flowkit.snapshot(host.state_dir(digest) / "etc")
@@ -173,6 +201,12 @@ class Scene:
                 return seen
             choices.add(entry.digest)
             seen.why = seen.why or self._broken(host, entry, files)
+        if host.loader is Loader.GRUB:
+            # What counts boots has the last word.
+            choices = _run_grub(host)
+            for entry in loaders.list_menu(host.loader, files):
+                if entry.digest in choices:
+                    seen.why = seen.why or self._broken(host, entry, files)
         if len(choices) > 1:
             seen.why = f"which one boots depends on the version of the loader: {choices}"
         seen.boots = choices.pop() if not seen.why else None
