@@ -81,7 +81,7 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
     order = menu.own_order
     staged = survey.marker.digest if survey.marker else None
     previous = find_rollback_target(menu, booted=booted, staged=staged)
-    is_queued = is_rollback_queued(menu, booted=booted)
+    is_queued = is_rollback_queued(menu, booted=booted) and not _is_last_try(menu, booted)
     if to == BOOTED or (to is None and is_queued and booted in order):
         return booted
     if to is None or to == PREVIOUS:
@@ -93,6 +93,12 @@ def _choose_target(survey: Survey, menu: BootMenu, to: str | None) -> VerityDige
             )
         return previous
     return _find_named(to, survey, menu)
+
+
+def _is_last_try(menu: BootMenu, booted: VerityDigest) -> bool:
+    """Whether what runs is last in the loader's order for its counter only: nobody has queued anything then."""
+    entry = choose_entry(menu, booted, prefers_staged=False)
+    return entry is not None and entry.tries_left == 0
 
 
 def _find_named(to: str, survey: Survey, menu: BootMenu) -> VerityDigest:
