@@ -46,8 +46,9 @@ MAX_NOTE_BYTES = 1 << 10
 async def count_start(host: Host) -> tuple[str, ...]:
     """Count this try where the loader has not; nothing happens where nothing is on trial, and at a second call.
 
-    By one-shot the one try is this one: the variable goes. By counter the set is published anew with one try less; with
-    one left the loader has that one all the same.
+    By one-shot the one try is this one: the variable goes. By counter the set is published anew with one try less and
+    one more done; with one left the loader has that one all the same. Under GRUB its variables say whether it has
+    counted.
     Cancellation: at any moment; a publication that has begun is finished.
 
     Returns:
@@ -89,18 +90,12 @@ async def _count(host: Host, method: CountMethod) -> tuple[str, ...]:
         writable = await stack.enter_async_context(open_writable(host))
         survey = await read_survey(writable, needs_marker=False)
         look = await open_boot_snapshot(survey, stack, loader=None, read_only=False)
-        if _did_loader_start_it(look, survey.booted.digest):
-            return ()
-        states, _unread = await run_blocking(read_states, writable)
-        if method is CountMethod.ONE_SHOT:
-            context = make_count_context(writable, survey, look, states)
-            trials = await run_blocking(counter_of(look.menu.record).read, context)
-            is_waiting = any(one.digest == survey.booted.digest and one.tries_left for one in trials)
-            if is_waiting and context.set_variable is not None:
-                await run_blocking(context.set_variable, "LoaderEntryOneShot", None)
+        if method is not CountMethod.GRUBENV and _did_loader_start_it(look, survey.booted.digest):
             return ()
         if method is not CountMethod.COUNTER:
-            return ("this try is not counted: it was not started by the boot loader",)
+            states, _unread = await run_blocking(read_states, writable)
+            context = make_count_context(writable, survey, look, states)
+            return tuple(await run_blocking(counter_of(look.menu.record).count_start, context))
         plan = await run_blocking(_plan, writable, survey, look)
         if plan is None:
             return ("this try is not counted: the boot loader's last one stays",)
@@ -128,7 +123,9 @@ def _plan(host: Host, survey: Survey, look: BootSnapshot) -> MenuPlan | None:
     """The same set with one try less; None where no try would be left."""
     menu, booted = look.menu, survey.booted.digest
     counted = [entry for entry in menu.live.files if entry.is_own and entry.digest == booted and entry.tries_left]
-    left = max((entry.tries_left or 0 for entry in counted), default=0) - 1
+    # Of two names, as a cut in the firmware's rename leaves them, the loader takes the one with more tries.
+    left, done = max(((entry.tries_left or 0, entry.tries_done or 0) for entry in counted), default=(0, 0))
+    left, done = left - 1, done + 1
     if left < 1 or menu.own_order[:1] != (booted,):
         return None
 
@@ -139,5 +136,5 @@ def _plan(host: Host, survey: Survey, look: BootSnapshot) -> MenuPlan | None:
     plan = replan(menu.own_order)
     states, _unread = read_states(host)
     context = make_count_context(host, survey, look, states, target=booted, replan=replan)
-    decision = counter_of(menu.record).decide(context, plan, CountWish(left, WantedMethod.COUNTER))
+    decision = counter_of(menu.record).decide(context, plan, CountWish(left, WantedMethod.COUNTER, done))
     return decision.plan if decision.method is CountMethod.COUNTER else None

@@ -69,6 +69,7 @@ def test_what_comes_up_is_blessed_and_stays(case: Case, capsys: pytest.CaptureFi
     assert [line for line in _variables(case) if "tries" in line] == [
         "bootc_fast_tries=3",
         "bootc_fast_tries_allowed=3",
+        "bootc_fast_tries_seen=3",
     ]
     assert (case.host.boot_dir / "grub2/custom.cfg").read_text().startswith("# an admin's\nset timeout=5\n### BEGIN")
     assert _finalize(case).result is Result.ALREADY_DONE

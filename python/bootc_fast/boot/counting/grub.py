@@ -22,6 +22,7 @@ from bootc_fast.boot.loaders.grub_trial import (
     ALLOWED,
     FALLBACK,
     PLACE,
+    SEEN,
     TRIAL,
     TRIES,
     VARIABLES,
@@ -101,6 +102,20 @@ class GrubCounter:
         done = None if allowed is None else max(allowed - left, 0)
         return (RunningTrial(entry.digest, CountMethod.GRUBENV, left, done, is_given_up),)
 
+    def count_start(self, context: CountContext) -> list[str]:
+        """Take one off where GRUB has not since the tries were seen last; at none left GRUB boots the fallback.
+
+        GRUB takes one off before it boots what is tried, so that a number that has not changed is a start around it: by
+        a soft reboot, a kexec, ``next_entry``, or with the variables of before a power cut.
+        """
+        values = dict(context.menu.live.environment)
+        entry = _find_tried(context)
+        left, _allowed = parse_tries(values)
+        if entry is None or entry.digest != context.booted or not left:
+            return []
+        number = b"%d" % (left - 1 if values.get(SEEN) == b"%d" % left else left)
+        return _write(context, {**{key: values.get(key) for key in VARIABLES}, TRIES: number, SEEN: number})
+
     def has_leftovers(self, context: CountContext) -> bool:
         """Variables of a trial whose entry is not in the menu."""
         return bool(_select(dict(context.menu.live.environment))) and _find_tried(context) is None
@@ -153,6 +168,7 @@ def _find_variables(context: CountContext, plan: MenuPlan, files: GrubFiles, tri
         PLACE: None if place is None else b"%d" % place,
         TRIES: b"%d" % tries,
         ALLOWED: b"%d" % tries,
+        SEEN: b"%d" % tries,
     }
 
 
@@ -163,7 +179,7 @@ def _go_on(context: CountContext, current: Mapping[bytes, bytes], wanted: Variab
     is_same = current.get(TRIAL) == wanted[TRIAL] or (entry is not None and entry.digest == plan.default.digest)
     if not left or allowed is None or not is_same:
         return wanted
-    return {**wanted, TRIES: b"%d" % left, ALLOWED: b"%d" % allowed}
+    return {**wanted, TRIES: b"%d" % left, ALLOWED: b"%d" % allowed, SEEN: current.get(SEEN)}
 
 
 def _find_tried(context: CountContext) -> MenuEntry | None:

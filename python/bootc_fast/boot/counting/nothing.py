@@ -38,6 +38,11 @@ class NoCounter:
         del context
         return ()
 
+    def count_start(self, context: CountContext) -> list[str]:
+        """Nothing is running."""
+        del context
+        return []
+
     def has_leftovers(self, context: CountContext) -> bool:
         """There is nothing beside the entries."""
         del context

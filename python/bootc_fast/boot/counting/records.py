@@ -8,6 +8,7 @@ nobody counts and that was to be counted::
     arm      when the new set is in force   systemd-boot by one-shot: ``LoaderEntryOneShot``
     take_back  where the publication failed: what `begin` did is undone
     read     at any time: which trials are running, and on which the loader gave up
+    count_start  by what runs, at its start: a try that went around the loader is counted
     end      after the entries without counters are published: what is not in their names is cleared
 
 systemd-boot by counter needs none but `decide`, `read`: the counter is in the new default's name, and so a part of the
@@ -60,10 +61,12 @@ class CountWish:
     Attributes:
         tries: How often a new deployment is tried; 0 counts nothing.
         method: How, where there is a choice.
+        done: How often it was tried already, where a trial goes on.
     """
 
     tries: int = DEFAULT_TRIES
     method: WantedMethod = WantedMethod.AUTO
+    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,13 @@ class Counter(Protocol):
 
     def read(self, context: CountContext) -> tuple[RunningTrial, ...]:
         """Tell which trials are running, and which are given up."""
+        ...
+
+    def count_start(self, context: CountContext) -> list[str]:
+        """Count a start of what runs that the loader has not counted; returns warnings.
+
+        Called once at a start. What is counted in names is not: that is a publication.
+        """
         ...
 
     def has_leftovers(self, context: CountContext) -> bool:

@@ -83,7 +83,7 @@ class SystemdBootCounter:
             return Decision(plan)
         reasons: list[str] = []
         if wish.method is not WantedMethod.ONE_SHOT:
-            found = _decide_counter(context, plan, wish.tries)
+            found = _decide_counter(context, plan, wish)
             if isinstance(found, Decision):
                 return found
             reasons.append(found)
@@ -138,6 +138,16 @@ class SystemdBootCounter:
             found[digest] = RunningTrial(digest, CountMethod.ONE_SHOT, 1 - tried, tried, is_over)
         return tuple(found.values())
 
+    def count_start(self, context: CountContext) -> list[str]:
+        """The one try of a one-shot is this one: the variable goes."""
+        if context.set_variable is None or not _is_named(context, context.booted):
+            return []
+        try:
+            context.set_variable(ONE_SHOT, None)
+        except OSError as error:
+            return [f"{ONE_SHOT} stays, so that the new deployment is tried again: {reason_of(error)}"]
+        return []
+
     def has_leftovers(self, context: CountContext) -> bool:
         """There is nothing beside the entries."""
         del context
@@ -167,8 +177,9 @@ def _find_tried(context: CountContext, plan: MenuPlan) -> MenuEntry | None:
 # -- by counter --------------------------------------------------------------------------------------------------------
 
 
-def _decide_counter(context: CountContext, plan: MenuPlan, tries: int) -> Decision | str:
+def _decide_counter(context: CountContext, plan: MenuPlan, wish: CountWish) -> Decision | str:
     """Decide for the counter, or say why it cannot be had."""
+    tries = wish.tries
     if context.replan is not None and _has_counter(plan, context.booted):
         # The old default keeps none: of two at the end of theirs the first in order would boot for ever.
         plan = context.replan((), None)
@@ -180,7 +191,7 @@ def _decide_counter(context: CountContext, plan: MenuPlan, tries: int) -> Decisi
     translated = _translate(context, entry)
     if isinstance(translated, str):
         return translated
-    counted = set_counters(translated, tries)
+    counted = set_counters(translated, tries, wish.done)
     shown = tuple(counted if one == entry else one for one in plan.shown)
     reason = _find_defeat(context, plan, counted, shown) or _find_unread(context, plan)
     if reason:
@@ -240,7 +251,7 @@ def _find_defeat(context: CountContext, plan: MenuPlan, counted: MenuEntry, show
     # A one-shot is gone after the next boot, whatever it names.
     overrides = [one for one in overrides if one.kind is not OverrideKind.ONE_SHOT]
     for left in (counted.tries_left, 0):
-        entry = set_counters(counted, left)
+        entry = set_counters(counted, left, counted.tries_done or 0)
         entries = sort_entries([entry if one == counted else one for one in shown], menu.rule)
         choice = find_default(entries, menu.rule, overrides, menu.live.outside)
         label = "nothing" if choice.entry is None else choice.entry.label

@@ -25,7 +25,10 @@ TRIES = b"bootc_fast_tries"
 ALLOWED = b"bootc_fast_tries_allowed"
 """Tries there were at first."""
 
-VARIABLES = (TRIAL, FALLBACK, PLACE, TRIES, ALLOWED)
+SEEN = b"bootc_fast_tries_seen"
+"""Tries left when they were written, or when a start of the tried deployment was seen last; GRUB does not know it."""
+
+VARIABLES = (TRIAL, FALLBACK, PLACE, TRIES, ALLOWED, SEEN)
 
 _MAX_DIGITS = 9
 

@@ -495,6 +495,30 @@ def test_any_cut_while_a_trial_ends_boots_what_it_should(scenario: Scenario, ste
 
 
 @pytest.mark.parametrize("scenario", UPDATES)
+@pytest.mark.parametrize(
+    ("tries_by_grub", "allowed"),
+    [(0, ([B, B, B, A], [B, B, A, A])), (1, ([B, B, A, A],)), (3, ([A, A, A, A],))],
+)
+def test_any_cut_while_a_start_is_counted_leaves_as_many_tries_as_before_or_one_less(
+    scenario: Scenario, tries_by_grub: int, allowed: tuple[list[VerityDigest], ...]
+) -> None:
+    """What GRUB has counted is only noted, so that every state has as many."""
+    host = _host(scenario)
+    host.publish()
+    host.boots(tries_by_grub)
+    model = host.volume.model  # type: ignore[attr-defined]
+    model.start()
+    context = replace(host.look(order=(B, A))[0], booted=B)
+    assert host.counter.count_start(context) == []
+    for disk in model.crash_states(seeded(24), subsets=10):
+        cut = Host(scenario, FatVolume(model.mount(disk)))
+        assert judge(cut.volume.model, scenario) == []  # type: ignore[attr-defined]
+        assert b"other=kept # it is\n" in (cut.volume.read_file(GRUBENV, 4096) or b"")
+        assert cut.boots(4) in allowed
+    assert host.boots(4) == allowed[-1]
+
+
+@pytest.mark.parametrize("scenario", UPDATES)
 def test_on_a_journaled_file_system_every_prefix_boots_old_or_new_counted(scenario: Scenario) -> None:
     volume = JournalVolume()
     scenario.install(volume)
