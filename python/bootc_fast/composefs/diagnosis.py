@@ -15,7 +15,7 @@ from bootc_fast.boot.area.fat_check import FatProblem, check_volume
 from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
 from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.duplicates import count_duplicates
-from bootc_fast.boot.entries.garbage import list_named_paths
+from bootc_fast.boot.entries.garbage import find_lost_names, list_named_paths
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
@@ -118,6 +118,7 @@ async def diagnose(host: Host, survey: Survey, look: BootSnapshot, *, is_ours_wr
     _check_menu(found)
     await run_blocking(_check_sets, found)
     await run_blocking(_check_kernel_directories, found)
+    await run_blocking(_check_lost_names, found)
     return found
 
 
@@ -321,6 +322,22 @@ def _check_kernel_directories(found: Diagnosis) -> None:
         found.collects = True
         detail = f"{escape_bytes(path)} has no kernel, and no entry names it"
         found.findings.append(Finding("kernel-directory-torn", detail, "remove it", is_harmless=True))
+
+
+def _check_lost_names(found: Diagnosis) -> None:
+    """Boot files with a short name alone, as a cut inside the removal or the making of a long one leaves them."""
+    area = found.look.area
+    esp = None if area.esp_fd is None else RealVolume(area.esp_fd)
+    try:
+        names = find_lost_names(RealVolume(area.boot_fd), esp, found.look.menu, known=found.survey.with_state)
+    except OSError as error:
+        found.findings.append(Finding("name-lost", f"short names: {describe_error(error)}", is_harmless=True))
+        return
+    for path, goes in names.items():
+        found.collects |= goes
+        detail = f"/{escape_bytes(path)} has lost its long name, as a power cut leaves it"
+        detail += ", and nothing needs it" if goes else "; it may be somebody's, look at it before you remove it"
+        found.findings.append(Finding("name-lost", detail, "remove it" if goes else None, is_harmless=True))
 
 
 def _add_menu(found: Diagnosis, kind: str, detail: str, repair: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from array import array
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from unit.boot.fat_model import END, ROOT, make_short_name
+from unit.boot.fat_model import END, ROOT
 
 from bootc_fast.boot.area.fat import FatReader, parse_geometry
 
@@ -28,7 +29,7 @@ def _checksum(short: bytes) -> int:
 
 
 def _short(slot: Slot) -> bytes:
-    return (slot.part or make_short_name(slot.tag)).ljust(11)
+    return slot.alias or slot.part.ljust(11)
 
 
 def _entry(name: bytes, slot: Slot, attributes: int) -> bytes:
@@ -42,13 +43,15 @@ def _render_slot(slot: Slot) -> bytes:
         return _entry((b".", b"..")[slot.index].ljust(11), slot, 0x10)
     if slot.kind == "short":
         return _entry(_short(slot), slot, 0x10 if slot.is_dir else 0x20)
+    if slot.kind == "deleted":
+        return b"\xe5" + _render_slot(replace(slot, kind=slot.was or "free"))[1:]
     if slot.kind != "long":
         # Not the end mark, which would hide what is behind it.
         return _DELETED
     text = slot.part.decode("utf-8", "surrogateescape").encode("utf-16-le", "surrogatepass")
     text = (text + b"\0\0" if len(text) < 26 else text)[:26].ljust(26, b"\xff")
     order = slot.total - slot.index | (0x40 if slot.index == 0 else 0)
-    summed = _checksum(make_short_name(slot.tag).ljust(11))
+    summed = _checksum(slot.alias)
     return b"%c%b\x0f\0%c%b\0\0%b" % (order, text[:10], summed, text[10:22], text[22:])
 
 

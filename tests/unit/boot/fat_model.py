@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 FREE, END = 0, -1
 ROOT = 2
@@ -26,7 +26,10 @@ _LFN_CHARS = 13
 
 @dataclass(frozen=True)
 class Slot:
-    """A directory slot: ``kind`` is "free", "deleted", "long", "short" or "dot" (``.`` and ``..``)."""
+    """A directory slot: ``kind`` is "free", "deleted", "long", "short" or "dot" (``.`` and ``..``).
+
+    ``alias`` is the short name of a long one, all 11 bytes; ``was`` the kind of a deleted one, whose bytes stay.
+    """
 
     kind: str
     tag: int = 0
@@ -36,6 +39,8 @@ class Slot:
     start: int = 0
     size: int = 0
     is_dir: bool = False
+    alias: bytes = b""
+    was: str = ""
 
 
 @dataclass
@@ -57,9 +62,23 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a failure has to come again with the same seed
 
 
-def make_short_name(tag: int) -> bytes:
-    """The short name below a long one."""
-    return b"B~%06d" % (tag % 10**6)
+def make_alias(name: bytes, taken: Collection[bytes]) -> bytes:
+    """The short name below a long one, as Linux makes it, for names of letters, digits, ``_`` and ``-``.
+
+    Source: ``fs/fat/namei_vfat.c``, ``vfat_create_shortname``.
+    """
+    base, dot, extension = name.rpartition(b".") if b"." in name[1:] else (name, b"", b"")
+    kept = base.replace(b".", b"").replace(b"+", b"_").upper()
+    ending = (extension[:3] if dot else b"").ljust(3).upper()
+    numbered = (b"%b~%d" % (kept[:6], number) for number in range(1, 10))
+    random_ones = (b"%b%04X~%d" % (kept[:2], number, number % 8 + 1) for number in range(1 << 16))
+    return next(one for stem in (numbered, random_ones) for s in stem if (one := s.ljust(8) + ending) not in taken)
+
+
+def show_alias(alias: bytes) -> bytes:
+    """What Linux shows of a short name without a long one."""
+    base, extension = alias[:8].rstrip(), alias[8:].rstrip()
+    return base + b"." + extension if extension else base
 
 
 def make_error(number: int, what: object = "") -> OSError:
@@ -172,6 +191,10 @@ class FatModel:
     def _directory_slots(self, directory: Inode) -> list[tuple[int, int]]:
         return [(c, i) for c in self.chain(directory.start) for i in range(self.slots_per_sector)]
 
+    def _make_alias(self, directory: Inode, name: bytes) -> bytes:
+        slots = [self.cache["data", cluster][index] for cluster, index in self._directory_slots(directory)]
+        return make_alias(name, {slot.alias for slot in slots if slot.kind == "short"})
+
     def _write_slots(self, positions: list[tuple[int, int]], slots: list[Slot]) -> None:
         by_sector: dict[int, list[tuple[int, Slot]]] = {}
         for (cluster, index), slot in zip(positions, slots, strict=True):
@@ -211,14 +234,20 @@ class FatModel:
                 break
         tag, self.next_tag = self.next_tag, self.next_tag + 1
         # The last part comes first.
-        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(reversed(parts))]
+        alias = b"" if is_short else self._make_alias(directory, name)
+        slots = [Slot("long", tag, part, i, len(parts), alias=alias) for i, part in enumerate(reversed(parts))]
         # Start cluster and size come when the inode is written.
-        slots.append(Slot("short", tag, name if is_short else b"", total=len(parts), is_dir=inode.is_dir))
+        own = name if is_short else b""
+        slots.append(Slot("short", tag, own, total=len(parts), is_dir=inode.is_dir, alias=alias))
         inode.slots = positions[start : start + count]
         self._write_slots(inode.slots, slots)
 
     def _remove_slots(self, positions: list[tuple[int, int]]) -> None:
-        self._write_slots(positions, [Slot("deleted")] * len(positions))
+        self._write_slots(positions, [self._deleted(c, i) for c, i in positions])
+
+    def _deleted(self, cluster: int, index: int) -> Slot:
+        old = self.cache["data", cluster][index]
+        return replace(old, kind="deleted", was=old.kind)
 
     def _write_inode(self, inode: Inode) -> None:
         inode.is_dirty = False
@@ -226,7 +255,7 @@ class FatModel:
             return
         cluster, index = inode.slots[-1]
         old = self.cache["data", cluster][index]
-        new = Slot("short", old.tag, old.part, total=old.total, start=inode.start, size=inode.size, is_dir=inode.is_dir)
+        new = replace(old, start=inode.start, size=inode.size, is_dir=inode.is_dir)
         self._write_slots([inode.slots[-1]], [new])
 
     # -- operations ---------------------------------------------------------------------------------------------
@@ -324,11 +353,12 @@ class FatModel:
             self._put(("data", cluster), self._empty_directory())
             positions = self._directory_slots(directory)
         tag, self.next_tag = self.next_tag, self.next_tag + 1
-        slots = [Slot("long", tag, part, i, len(parts)) for i, part in enumerate(reversed(parts))]
-        slots.append(Slot("short", tag, total=len(parts), start=inode.start, size=inode.size))
+        alias = self._make_alias(directory, new)
+        slots = [Slot("long", tag, part, i, len(parts), alias=alias) for i, part in enumerate(reversed(parts))]
+        slots.append(Slot("short", tag, total=len(parts), start=inode.start, size=inode.size, alias=alias))
         inode.slots = positions[start : start + len(slots)]
         # From its cache: each sector once.
-        self._write_slots([*gone, *inode.slots], [*[Slot("deleted")] * len(gone), *slots])
+        self._write_slots([*gone, *inode.slots], [*[self._deleted(c, i) for c, i in gone], *slots])
         directory.children[new] = inode
         self.flush()
 
@@ -346,7 +376,7 @@ class FatModel:
         inode = directory.children[name]
         cluster, index = inode.slots[-1]
         old = self.cache["data", cluster][index]
-        self._write_slots([inode.slots[-1]], [Slot("short", old.tag, old.part, total=old.total)])
+        self._write_slots([inode.slots[-1]], [replace(old, start=FREE, size=0, is_dir=False)])
         self.flush()
         if not self.remembers:
             directory.children[name] = Inode(slots=inode.slots)
@@ -414,6 +444,12 @@ class FatModel:
         model._load(model.root, {})
         return model
 
+    def cut_removal(self, path: bytes, *, left: int) -> FatModel:
+        """Mount what a cut inside the removal of a long name leaves: its first `left` parts and the short name."""
+        slots = self.find(path).slots
+        self._remove_slots(slots[: len(slots) - 1 - left])
+        return self.mount(self.cache)
+
     def _load(self, directory: Inode, seen: dict[int, Inode]) -> None:
         seen[directory.start] = directory
         for cluster in self.chain(directory.start):
@@ -430,10 +466,11 @@ class FatModel:
                 continue
             parts = longs.pop(slot.tag, {})
             is_named = len(parts) == slot.total
-            name = b"".join(parts[i][0] for i in reversed(range(slot.total))) if is_named else make_short_name(slot.tag)
+            name = b"".join(parts[i][0] for i in reversed(range(slot.total))) if is_named else show_alias(slot.alias)
             name = slot.part or name
             inode = Inode(slot.start, slot.size, slot.is_dir)
-            inode.slots = [*(parts[i][1] for i in sorted(parts)), position]
+            # Parts of a name that is not whole are nobody's.
+            inode.slots = [*(parts[i][1] for i in sorted(parts) if is_named), position]
             directory.children[name] = inode
             if inode.is_dir and inode.start in seen:
                 # Two names on one cluster show the same files, which are the same inodes to the kernel.

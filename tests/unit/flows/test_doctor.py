@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.flowkit import COMBINATIONS, Case, finalize, make_case, run, snapshot
+from unit.boot.fat_model import FatModel
+from unit.boot.fat_volume import FatVolume
 
 from bootc_fast import lab
+from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.types import BootType, Loader
 
 if TYPE_CHECKING:
@@ -226,6 +229,30 @@ def test_half_a_kernels_directory_of_nobody_is_found_and_removed(
     assert [one["kind"] for one in found["findings"]] == ["kernel-directory-torn"]  # type: ignore[attr-defined]
     assert _doctor(case, capsys, "--repair")[1]["remaining"] == []
     assert not half.exists()
+    assert lab.boot(case.host).digest == case.staged
+
+
+def test_a_boot_file_with_a_short_name_alone_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host is in a directory: all that is put in its place is the FAT below, of the same names."""
+    case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.BLS)
+    parent, model = case.host.esp / "EFI/Linux", FatModel()
+    lost = {f"bootc_composefs-{'f' * 64}": "BOOTC_~3", "facade-rescue-system": "FACADE~1"}
+    for name in (*sorted(path.name for path in parent.iterdir()), *lost):
+        FatVolume(model).make_directory(b"EFI/Linux/" + name.encode())
+    for name, short in lost.items():
+        model = model.cut_removal(b"EFI/Linux/" + name.encode(), left=1)
+        (parent / short).mkdir()
+    monkeypatch.setattr(RealVolume, "look_at_fat", lambda _self, **_options: FatVolume(model).look_at_fat())
+    before = snapshot(case.root)
+    code, found = _doctor(case, capsys)
+    assert (code, snapshot(case.root)) == (0, before)
+    told = {one["detail"].split()[0]: one["repair"] for one in found["findings"]}  # type: ignore[attr-defined]
+    assert told == {"/EFI/Linux/BOOTC_~3": "remove it", "/EFI/Linux/FACADE~1": None}
+    remaining = _doctor(case, capsys, "--repair")[1]["remaining"]
+    assert [one["detail"].split()[0] for one in remaining] == ["/EFI/Linux/FACADE~1"]  # type: ignore[attr-defined]
+    assert not (case.host.esp / "EFI/Linux/BOOTC_~3").exists()
     assert lab.boot(case.host).digest == case.staged
 
 

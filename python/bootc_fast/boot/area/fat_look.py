@@ -74,6 +74,12 @@ class FatLook:
         one, two = self._find(path), self._find(other)
         return one is not None and two is not None and bool({*one.chain.clusters} & {*two.chain.clusters})
 
+    def find_short_names(self, path: bytes) -> dict[str, str]:
+        """Find the names in a directory that are short ones only, in capitals, and the beginnings of long ones lost."""
+        directory = self._find(path)
+        entries = directory.entries if directory is not None else ()
+        return {one.short_name: one.lost_name for one in entries if one.slot_count == 1}
+
     def find_shared(self, path: bytes) -> str | None:
         """Say with what a name, or anything below it, has a cluster in common, or where its chain is broken."""
         here = _fold(_text(path))

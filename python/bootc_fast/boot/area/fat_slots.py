@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import TYPE_CHECKING
 
 from bootc_fast.records import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SLOT_BYTES = 32
 LONG_NAME_CHARS = 13
@@ -33,6 +37,8 @@ class FatEntry:
         size_bytes: 0 for directories.
         slot_index: Of the short-name slot in its directory.
         slot_count: Slots it takes, long-name parts included.
+        lost_name: Where it has no long name, the beginning of the one that it had, from parts before it, deleted ones
+            too, that carry its checksum; empty where it had none, or its places are others' now.
     """
 
     name: str
@@ -42,6 +48,7 @@ class FatEntry:
     size_bytes: int
     slot_index: int
     slot_count: int = 1
+    lost_name: str = ""
 
     @property
     def is_directory(self) -> bool:
@@ -111,6 +118,29 @@ def checksum(short: bytes) -> int:
     return total
 
 
+def _text(parts: Iterable[bytes]) -> str:
+    units = b"".join(parts)
+    end = next((i for i in range(0, len(units), 2) if units[i : i + 2] == b"\0\0"), len(units))
+    return units[:end].decode("utf-16-le", "surrogatepass")
+
+
+def _part(slot: bytes) -> bytes:
+    return slot[1:11] + slot[14:26] + slot[28:32]
+
+
+def _find_lost_name(raw: bytes, index: int) -> str:
+    """The first part stands next to the short name: what a cut inside its removal leaves is the name's beginning."""
+    wanted = checksum(raw[index * SLOT_BYTES :][:11])
+    parts: list[bytes] = []
+    for order in range(1, min(index, _MAX_PARTS) + 1):
+        slot = raw[(index - order) * SLOT_BYTES :][:SLOT_BYTES]
+        is_next = slot[0] == _DELETED or slot[0] & 0x3F == order
+        if not is_next or slot[11] & 0x3F != _ATTR_LONG or slot[13] != wanted:
+            break
+        parts.append(_part(slot))
+    return _text(parts)
+
+
 @dataclass
 class _LongName:
     """The parts collected so far; they come last part first."""
@@ -122,7 +152,7 @@ class _LongName:
     def add(self, slot: bytes) -> bool:
         """Take a part; False where what was collected before it is torn."""
         order, is_last = slot[0] & 0x3F, bool(slot[0] & _LAST_PART)
-        text = slot[1:11] + slot[14:26] + slot[28:32]
+        text = _part(slot)
         if is_last or not self.parts or order != self.total - len(self.parts) or slot[13] != self.sum:
             was_clean = not self.parts and is_last
             is_possible = is_last and 0 < order <= _MAX_PARTS
@@ -134,9 +164,7 @@ class _LongName:
     @property
     def text(self) -> str:
         """What the parts say."""
-        units = b"".join(self.parts)
-        end = next((i for i in range(0, len(units), 2) if units[i : i + 2] == b"\0\0"), len(units))
-        return units[:end].decode("utf-16-le", "surrogatepass")
+        return _text(self.parts)
 
     def fits(self, slot: bytes) -> bool:
         """All parts are there and belong to this short name."""
@@ -153,7 +181,8 @@ def _short_name(slot: bytes) -> tuple[str, str]:
     return short, f"{shown_base}.{shown_extension}" if extension else shown_base
 
 
-def _entry(slot: bytes, index: int, long_name: _LongName, *, wide_clusters: bool) -> FatEntry:
+def _entry(raw: bytes, index: int, long_name: _LongName, *, wide_clusters: bool) -> FatEntry:
+    slot = raw[index * SLOT_BYTES : (index + 1) * SLOT_BYTES]
     short, shown = _short_name(slot)
     has_long = long_name.fits(slot)
     (low,) = struct.unpack_from("<H", slot, 26)
@@ -167,6 +196,7 @@ def _entry(slot: bytes, index: int, long_name: _LongName, *, wide_clusters: bool
         size_bytes=size,
         slot_index=index,
         slot_count=1 + (len(long_name.parts) if has_long else 0),
+        lost_name="" if has_long else _find_lost_name(raw, index),
     )
 
 
@@ -199,7 +229,7 @@ def parse_slots(raw: bytes, *, wide_clusters: bool) -> tuple[SlotTable, tuple[Fa
             continue
         is_torn = bool(long_name.parts)
         if slot[0] != _DELETED:
-            entries.append(_entry(slot, index, long_name, wide_clusters=wide_clusters))
+            entries.append(_entry(raw, index, long_name, wide_clusters=wide_clusters))
             is_torn = is_torn and not long_name.fits(slot)
         if is_torn and long_name.text:
             torn.append(long_name.text)

@@ -11,6 +11,7 @@ from bootc_fast.boot.area.directory import FileKind
 from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.area.replace import find_linked, remove_detached, remove_files
 from bootc_fast.boot.area.room import look_at
+from bootc_fast.boot.entries.aliases import find_aliases
 from bootc_fast.boot.entries.beside import CHECK_HINT, detach_path
 from bootc_fast.boot.entries.mentions import read_mentions
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.area.directory import Area, BootDirectory, BootVolume
     from bootc_fast.boot.area.fat_look import FatLook
+    from bootc_fast.boot.entries.aliases import Alias
     from bootc_fast.boot.entries.menu import BootMenu
 
 _ARTIFACT = re.compile(
@@ -85,7 +87,7 @@ class _Collection:
         if directory is None:
             return []
         with contextlib.closing(directory):
-            names = [n for n in directory.list_names() if self._is_garbage(path, n, is_for_ukis=is_for_ukis)]
+            names = self._choose(volume, path, directory.list_names(), is_for_ukis=is_for_ukis)
         return [(path + b"/" + name).lstrip(b"/") for name in names]
 
     def collect(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> None:
@@ -100,8 +102,7 @@ class _Collection:
             self.warnings.append(f"collecting garbage in /{_text(path)}: {reason_of(error)}")
 
     def _collect_in(self, volume: BootVolume, directory: BootDirectory, path: bytes, *, is_for_ukis: bool) -> None:
-        names = directory.list_names()
-        candidates = [name for name in names if self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
+        candidates = self._choose(volume, path, directory.list_names(), is_for_ukis=is_for_ukis)
         if not candidates:
             return
         # First, since the kernel does not look up everything that a cut leaves.
@@ -155,6 +156,50 @@ class _Collection:
         self.warnings += problems
         left = frozenset(directory.list_names()) if problems else frozenset()
         self.removed += [_show(path, name) for name in names if name not in left]
+
+    def _choose(self, volume: BootVolume, path: bytes, names: list[bytes], *, is_for_ukis: bool) -> list[bytes]:
+        aliases = self.find_aliases(volume, path, names, is_for_ukis=is_for_ukis)
+        lost = {name for name, alias in aliases.items() if self.is_alias_garbage(path, alias, names)}
+        return [name for name in names if name in lost or self._is_garbage(path, name, is_for_ukis=is_for_ukis)]
+
+    def find_aliases(
+        self, volume: BootVolume, path: bytes, names: list[bytes], *, is_for_ukis: bool
+    ) -> dict[bytes, Alias]:
+        """Find names that are short ones only; none where the FAT cannot be read."""
+        look = self.looks.get(id(volume))
+        try:
+            found = look.find_short_names(path) if look is not None else {}
+        except (OSError, FatFormatError):
+            return {}
+        return find_aliases(found, names, is_for_ukis=is_for_ukis)
+
+    def find_lost(self, volume: BootVolume, path: bytes, *, is_for_ukis: bool) -> dict[bytes, bool]:
+        """Find the paths of names that are short ones only, and whether they would go."""
+        directory = volume.open_plain_directory(path)
+        if directory is None:
+            return {}
+        with contextlib.closing(directory):
+            names = directory.list_names()
+        found = self.find_aliases(volume, path, names, is_for_ukis=is_for_ukis).items()
+        return {(path + b"/" + n).lstrip(b"/"): self.is_alias_garbage(path, alias, names) for n, alias in found}
+
+    def is_alias_garbage(self, path: bytes, alias: Alias, names: list[bytes]) -> bool:
+        """Tell whether nobody can need a short name: no entry, no text, and no deployment that lacks its own file."""
+        here, low = _normalize(path).rstrip(b"/") + b"/", alias.name.lower().encode()
+        own = here + low
+        if (
+            not alias.is_ours
+            or low in self.mentions
+            or any((name + b"/").startswith(own + b"/") for name in self.named)
+        ):
+            return False
+        there = {name.lower() for name in names}
+        # It may be what an entry names here and does not find.
+        if any(n.startswith(here) and n.removeprefix(here).partition(b"/")[0] not in there for n in self.named):
+            return False
+        shown = b"\0".join(there)
+        digests = [digest.encode() for digest in self.known if alias.may_belong_to(digest)]
+        return all(digest in self.mentions or digest in shown for digest in digests)
 
     def _is_garbage(self, path: bytes, name: bytes, *, is_for_ukis: bool) -> bool:
         match = _ARTIFACT.fullmatch(name)
@@ -246,9 +291,10 @@ def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[Verity
     if not menu.odd.is_complete:
         return {}
     run = _Collection(list_named_paths(menu), read_mentions(volume, None), frozenset(known))
-    found = run.list_candidates(volume, menu.record.kernel_directory, is_for_ukis=False)
-    for path in UKI_DIRECTORIES:
-        found += run.list_candidates(volume, path, is_for_ukis=True)
+    with look_at(volume, flush=False) as run.looks[id(volume)]:
+        found = run.list_candidates(volume, menu.record.kernel_directory, is_for_ukis=False)
+        for path in UKI_DIRECTORIES:
+            found += run.list_candidates(volume, path, is_for_ukis=True)
     _free, unit = volume.free_bytes()
     sizes = dict.fromkeys(found, 0)
     for path in found:
@@ -256,6 +302,33 @@ def find_garbage(volume: BootVolume, menu: BootMenu, *, known: Collection[Verity
         with contextlib.suppress(OSError):
             sizes[path] = measure(volume, path, unit=unit)
     return sizes
+
+
+def find_lost_names(
+    boot: BootVolume, esp: BootVolume | None, menu: BootMenu, *, known: Collection[VerityDigest]
+) -> dict[bytes, bool]:
+    """Find boot files that a cut left with a short name alone (``aliases``); writes nothing.
+
+    Args:
+        boot: The boot partition.
+        esp: The ESP.
+        menu: What is there.
+        known: As for ``collect_garbage``.
+
+    Returns:
+        Paths, and whether a collection would remove them; where it would not they may be somebody else's.
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    run = _Collection(list_named_paths(menu), read_mentions(boot, esp), frozenset(known))
+    found: dict[bytes, bool] = {}
+    for volume, paths, is_for_ukis in ((boot, (menu.record.kernel_directory,), False), (esp, UKI_DIRECTORIES, True)):
+        if volume is not None:
+            with look_at(volume, flush=False) as run.looks[id(volume)]:
+                for path in paths:
+                    found |= run.find_lost(volume, path, is_for_ukis=is_for_ukis)
+    return {path: goes and menu.odd.is_complete for path, goes in found.items()}
 
 
 def measure(volume: BootVolume, path: bytes, *, unit: int = 1) -> int:
