@@ -39,7 +39,7 @@ _HARMLESS = re.compile(
     r"|Reclaimed|differences between boot|mostly harmless|Not automatically fixing|Free cluster summary|^\s+\d+:\d"
     # The FAT's copy, and parts of a long name that no file follows, are nobody's; what is corrected is said before.
     # So are parts that have lost their first: firmware and Linux go back from the short name, and fsck.fat leaves them
-    # (`test_firmware_reader.py`, test_parts_of_a_name_that_is_gone_hide_nothing; OVMF boots such states).
+    # (`test_firmware_reader.py`, test_parts_of_a_name_that_is_gone_hide_nothing).
     r"|FATs differ but appear to be intact|Using first FAT|Orphaned long file name part|Auto-(?:correcting|deleting)"
     r"|Long filename fragment|Maybe the start bit is missing|Not auto-correcting this"
     r"|^\s*$"
