@@ -18,9 +18,10 @@ from unit.boot.faults import FaultyVolume, KilledError, Trigger
 from unit.boot.scenarios import HEADER, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
 from bootc_fast.boot.efi.firmware import LoaderVariables
+from bootc_fast.boot.entries.deployment_order import order_after_finalize
 from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.menu import read_volumes
-from bootc_fast.boot.entries.plan import check_next_boot, order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import check_next_boot, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.entries.staged_set import find_naming, remove_staged_set
 from bootc_fast.composefs.boot_files import list_protected

@@ -13,9 +13,10 @@ from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables
 from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
+from bootc_fast.boot.entries.deployment_order import describe_dropped, find_dropped, order_after_finalize
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import check_next_boot, describe_dropped, find_dropped, order_after_finalize
+from bootc_fast.boot.entries.plan import check_next_boot
 from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.records import dataclass

@@ -13,7 +13,8 @@ from bootc_fast.boot.entries.choose import (
     find_rollback_target,
     is_rollback_queued,
 )
-from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
+from bootc_fast.boot.entries.deployment_order import order_after_rollback
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.errors import (
     BootEntryError,
     FileSystemError,

@@ -6,8 +6,9 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.entries.deployment_order import order_after_finalize, order_after_rollback
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
-from bootc_fast.boot.entries.plan import MenuPlan, order_after_finalize, order_after_rollback, plan_menu
+from bootc_fast.boot.entries.plan import MenuPlan, plan_menu
 from bootc_fast.boot.entries.publish import PublishOutcome, publish_volumes
 from bootc_fast.boot.loaders.entry import MenuEntry, parse_entry, replace_sort_key
 from bootc_fast.boot.loaders.order import sort_entries

@@ -22,8 +22,9 @@ from unit.boot.fat_volume import FatVolume
 from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, CountWish, WantedMethod
 from bootc_fast.boot.counting.systemd_boot import SystemdBootCounter
 from bootc_fast.boot.efi.firmware import LoaderVariables
+from bootc_fast.boot.entries.deployment_order import order_after_finalize
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.composefs.boot_files import list_protected
 from bootc_fast.errors import BootcFastError, TrialFailedError

@@ -15,8 +15,9 @@ from unit.boot.fat_model import FatModel
 from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import HEADER, bls_text, kernel_directory, menuentry, uki_path, uki_text
 
+from bootc_fast.boot.entries.deployment_order import order_after_finalize
 from bootc_fast.boot.entries.menu import read_volumes
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.composefs.survey import Survey
 from bootc_fast.flows.rollback_plan import plan_rollback

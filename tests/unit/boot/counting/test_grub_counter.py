@@ -21,8 +21,9 @@ from bootc_fast.boot.counting.grub_script import SCRIPT, add_block, render_scrip
 from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, CountWish, Decision
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.entries.beside import remove_outdated
+from bootc_fast.boot.entries.deployment_order import order_after_finalize, order_after_rollback
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
-from bootc_fast.boot.entries.plan import MenuPlan, order_after_finalize, order_after_rollback, plan_menu
+from bootc_fast.boot.entries.plan import MenuPlan, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.grub_trial import ALLOWED, FALLBACK, PLACE, TRIAL, TRIES, VARIABLES
 from bootc_fast.boot.loaders.grubenv import change_grubenv, parse_grubenv

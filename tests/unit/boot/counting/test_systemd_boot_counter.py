@@ -14,8 +14,9 @@ from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod
 from bootc_fast.boot.counting.systemd_boot import SystemdBootCounter, read_program_info
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.efi.firmware import LoaderVariables
+from bootc_fast.boot.entries.deployment_order import order_after_finalize
 from bootc_fast.boot.entries.menu import read_volumes
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.errors import BootEntryError

@@ -21,17 +21,16 @@ from unit.boot.scenarios import (
 )
 
 from bootc_fast.boot.entries.choose import find_rollback_target, is_rollback_queued
-from bootc_fast.boot.entries.keep import KeepPolicy
-from bootc_fast.boot.entries.menu import BootMenu, read_volumes
-from bootc_fast.boot.entries.naming import MAX_GENERATION, choose_names
-from bootc_fast.boot.entries.plan import (
-    MenuPlan,
+from bootc_fast.boot.entries.deployment_order import (
     describe_dropped,
     find_dropped,
     order_after_finalize,
     order_after_rollback,
-    plan_menu,
 )
+from bootc_fast.boot.entries.keep import KeepPolicy
+from bootc_fast.boot.entries.menu import BootMenu, read_volumes
+from bootc_fast.boot.entries.naming import MAX_GENERATION, choose_names
+from bootc_fast.boot.entries.plan import MenuPlan, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.entry import parse_entry, replace_sort_key
 from bootc_fast.boot.loaders.order import sort_entries

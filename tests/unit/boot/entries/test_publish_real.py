@@ -17,9 +17,10 @@ from unit.boot.scenarios import Scenario, make_scenarios
 
 from bootc_fast.boot.area.real import RealDirectory, RealVolume
 from bootc_fast.boot.entries import publish
+from bootc_fast.boot.entries.deployment_order import order_after_finalize
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import order_after_finalize, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.errors import FileSystemError
 from bootc_fast.types import Loader

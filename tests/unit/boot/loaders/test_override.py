@@ -11,8 +11,9 @@ from unit.boot.fat_volume import FatVolume
 from unit.boot.scenarios import KNOWN, A, C, bls_text, kernel_directory
 
 from bootc_fast.boot.efi.firmware import LoaderVariables, read_loader_variables
+from bootc_fast.boot.entries.deployment_order import order_after_rollback
 from bootc_fast.boot.entries.menu import BootMenu, read_volumes
-from bootc_fast.boot.entries.plan import order_after_rollback, plan_menu
+from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders import grub_fedora, systemd_boot
