@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from bootc_fast.boot.entries.ahead import check_ahead
-from bootc_fast.boot.entries.choose import choose_entry, is_rollback_queued
+from bootc_fast.boot.entries.choose import is_rollback_queued
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
 from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, open_boot_snapshot
-from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.composefs.etc import list_missing_changes, plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.flows.counting import decide_trial
-from bootc_fast.flows.status_trial import judge_trial, list_trial_remarks, look_at_trials
+from bootc_fast.flows.status_deployments import describe_deployments
+from bootc_fast.flows.status_trial import look_at_trials
 from bootc_fast.flows.steps import single_error
 from bootc_fast.machine.booted import is_etc_transient, is_ostree_host, is_read_only
 from bootc_fast.machine.host import open_host
@@ -35,23 +35,19 @@ from bootc_fast.report.status import DeploymentStatus, HostStatus, NextBoot, Sta
 from bootc_fast.restart.prepared import read_prepared
 from bootc_fast.restart.soft import judge_soft_reboots
 from bootc_fast.text import describe_error, escape_bytes, flatten
-from bootc_fast.trial.states import TrialState, read_states
-from bootc_fast.trial.verdict import describe_failure, refuse_failed
-from bootc_fast.types import Deployment
+from bootc_fast.trial.states import read_states
+from bootc_fast.trial.verdict import refuse_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
-    from bootc_fast.trial.states import States, TrialRecord
     from bootc_fast.types import Loader, Strategy, VerityDigest
 
 T = TypeVar("T")
@@ -296,85 +292,8 @@ def _describe_obstacle(error: BaseException) -> str:
     return f"{text}: {', '.join(names)}" + (f" and {more} more" if more else "")
 
 
-def _describe_all(
-    survey: Survey, boot: BootSnapshot | None, trials: States, running: Mapping[VerityDigest, RunningTrial]
-) -> dict[VerityDigest, DeploymentStatus]:
-    """Describe every deployment that has a state directory, an entry, or is booted or staged."""
-    menu = boot.menu if boot else None
-    # The files too: an entry that lacks its kernel is not shown by the loader, and says what is broken.
-    found = (*menu.live.entries, *menu.live.files) if menu else ()
-    with_entry = [entry.digest for entry in found if entry.is_own and entry.digest is not None]
-    booted, marked = survey.booted.digest, survey.marker.digest if survey.marker else None
-    states = {one.digest: one for one in survey.deployments}
-    wanted = [*with_entry, booted, *([marked] if marked else []), *states]
-    default = menu.default.digest if menu and menu.default else None
-
-    def describe(digest: VerityDigest) -> DeploymentStatus:
-        counted = running.get(digest)
-        trial = judge_trial(trials, digest, menu, counted, is_staged=digest == marked, is_booted=digest == booted)
-        is_tried = counted is not None and trial is not None and trial.state is TrialState.TRIAL
-        described = _describe(
-            survey.host,
-            states.get(digest) or Deployment(digest, None, has_image=False, problems=("it has no state directory",)),
-            choose_entry(menu, digest, prefers_staged=digest == marked) if menu else None,
-            boots_next=digest == default,
-            needs_entry=menu is not None and digest not in {booted, marked},
-            trial=trial,
-        )
-        if not is_tried or boot is None or counted is None:
-            return described
-        remarks = (*described.remarks, *list_trial_remarks(survey, boot, counted))
-        return replace(described, counting=counted, remarks=remarks)
-
-    return {digest: describe(digest) for digest in dict.fromkeys(wanted)}
-
-
-def _describe(
-    host: Host,
-    deployment: Deployment,
-    entry: MenuEntry | None,
-    *,
-    boots_next: bool,
-    needs_entry: bool,
-    trial: TrialRecord | None,
-) -> DeploymentStatus:
-    origin = deployment.origin
-    reference = origin.image_reference if origin else None
-    problems = list(deployment.problems)
-    remarks: list[str] = []
-    not_handled = origin.not_handled if origin else None
-    if not_handled is not None:
-        remarks.append(f"not handled: {not_handled}")
-    if entry is not None and entry.missing:
-        problems.append(f"its boot entry names {' and '.join(map(escape_bytes, entry.missing))}: not there, or empty")
-    elif entry is None and needs_entry and not_handled is None:
-        # What an update leaves of the deployment before the last is in nobody's way.
-        remarks.append("kept, not bootable: it has no boot entry")
-    failure = describe_failure(trial)
-    if failure is not None:
-        remarks.append(f"{failure}; it is not taken again without --force")
-    return DeploymentStatus(
-        digest=deployment.digest,
-        deployment=deployment,
-        image=parse_image_reference(reference) if reference else None,
-        facts=read_image_facts(host, deployment),
-        boot_type=entry.boot_type if entry else origin.boot_type if origin else None,
-        title=_text(entry.title) if entry else None,
-        version=_text(entry.version) if entry else None,
-        entry_name=entry.label if entry else None,
-        boots_next=boots_next,
-        problems=tuple(problems),
-        remarks=tuple(remarks),
-        trial=trial,
-    )
-
-
 def _without_entry(deployment: DeploymentStatus, *, unless: set[str]) -> DeploymentStatus:
     return deployment if deployment.entry_name in unless else replace(deployment, entry_name=None)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else escape_bytes(value)
 
 
 def _arrange(
@@ -390,7 +309,7 @@ def _arrange(
     states, unread = read_states(survey.host)
     described = {
         digest: replace(one, is_pinned=digest in policy.pinned)
-        for digest, one in _describe_all(survey, boot, states, running).items()
+        for digest, one in describe_deployments(survey, boot, states, running).items()
     }
     menu = boot.menu if boot else None
     chosen = {survey.booted.digest, survey.marker.digest if survey.marker else None}
