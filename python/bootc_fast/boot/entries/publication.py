@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
 from bootc_fast.boot.area.replace import NEW_SUFFIX, find_linked, find_shared, find_unsafe, remove_files, replace_file
@@ -23,12 +23,7 @@ from bootc_fast.boot.entries.beside import (
 )
 from bootc_fast.boot.entries.menu import read_volumes, sort_menu
 from bootc_fast.boot.entries.moves import VariableSetter, move_override
-from bootc_fast.boot.entries.reader import (
-    ENTRIES,
-    GRUB_DIRECTORY,
-    OWN_LEFTOVER,
-    USER_CFG,
-)
+from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, OWN_LEFTOVER, USER_CFG
 from bootc_fast.boot.entries.staged_set import list_user_cfgs, remove_staged_set
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError
@@ -42,6 +37,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.boot.entries.reader import StagedRename
+    from bootc_fast.boot.entries.trial_hooks import TrialHooks
     from bootc_fast.types import VerityDigest
 
 _NO_FREE_SLOTS = "/loader/entries would have no room for the boot loader's renames"
@@ -52,22 +48,6 @@ MAX_COPIED_BYTES = 1 << 20
 
 _NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO})
 """What reading says of a directory, a socket, a symlink, and what is too long; everything else is a failure."""
-
-
-class TrialHooks(Protocol):
-    """What begins a trial beside the boot entries, in the middle of a publication (``boot.counting``)."""
-
-    def begin(self) -> list[str]:
-        """Before the new set is live; a failure (OSError, BootEntryError) refuses the publication."""
-        ...
-
-    def take_back(self) -> list[str]:
-        """The publication failed: undo `begin`."""
-        ...
-
-    def arm(self) -> list[str]:
-        """The new set is in force."""
-        ...
 
 
 def _refuse_unread(menu: BootMenu) -> None:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.moves import VariableSetter
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.boot.entries.publication import TrialHooks
+    from bootc_fast.boot.entries.trial_hooks import TrialHooks
     from bootc_fast.types import VerityDigest
 
 
