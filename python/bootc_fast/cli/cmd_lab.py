@@ -181,10 +181,11 @@ def _run_show(arguments: argparse.Namespace) -> int:
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
+    from bootc_fast.boot.loaders.table import record_of
     from bootc_fast.cli.lab_demo import tell
     from bootc_fast.errors import UsageError
 
-    if arguments.trial and arguments.loader == str(Loader.GRUB_CC):
+    if arguments.trial and record_of(Loader(arguments.loader)).counts_in is None:
         raise UsageError("playing the demo: --trial needs a loader that counts boots, and this one does not")
     kind = (f"--loader={arguments.loader}", f"--boot-type={arguments.boot_type}", f"--algorithm={arguments.algorithm}")
     defaults = (f"--loader={Loader.SYSTEMD_BOOT}", f"--boot-type={BootType.BLS}", f"--algorithm={Algorithm.SHA512}")

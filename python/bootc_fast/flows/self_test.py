@@ -13,12 +13,14 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.errors import BootcFastError
 from bootc_fast.flows.self_test_labels import check_labels
 from bootc_fast.flows.self_test_python import check_byte_code, check_imports, check_versions
 from bootc_fast.records import dataclass
 from bootc_fast.report.policies import check_host
 from bootc_fast.text import describe_error, hint_of
+from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,11 +33,6 @@ BOOTC_DROP_IN = "bootc-finalize-staged.service.d/50-bootc-fast.conf"
 COMMAND = "usr/bin/bootc-fast"
 _PACKAGE_UNITS, _ADMIN_UNITS = "usr/lib/systemd/system", "etc/systemd/system"
 _REINSTALL = "install the package bootc-fast again"
-# Where packages leave loaders for bootc and bootupd to take them from.
-_LOADER_PLACES = {
-    "systemd-boot": ("usr/lib/systemd/boot/efi",),
-    "GRUB": ("usr/lib/bootupd/updates", "usr/lib/efi/grub2", "usr/lib/grub", "usr/share/grub2"),
-}
 # Of no bytes at all, in blocks of 4096: fsverity-utils prints the same.
 _EMPTY_DIGESTS = {
     "sha256": "3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95",
@@ -175,9 +172,9 @@ def _check_kernel(host: Host) -> Iterator[tuple[str, str, str | None]]:
 
 def _check_loader(host: Host) -> Iterator[tuple[str, str, str | None]]:
     found = [
-        name
-        for name, places in _LOADER_PLACES.items()
-        if any(host.list_directory(host.root / place) for place in places)
+        str(record.loader)
+        for record in map(record_of, Loader)
+        if any(host.list_directory(host.root / place) for place in record.package_directories)
     ]
     if found:
         yield "ok", f"loader: {', '.join(found)}", None

@@ -47,7 +47,9 @@ def test_the_bar_counts_on_one_line_and_goes_away(columns: int) -> None:
     assert played.code == 0
     screen = played.screen
     # Nothing is left of the bar, and nothing that was printed is lost or cut by it.
-    assert screen.lines == ["a line of the result", "a line about an error", "the end", ""]
+    printed = ["a line of the result", "a line about an error", "the end"]
+    assert " ".join(screen.lines).split() == " ".join(printed).split()
+    assert columns < max(map(len, printed)) or screen.lines == [*printed, ""]
     bars = [line for line in screen.drawn if line]
     assert all(len(line) < columns for line in bars)
     assert any(re.search(r"^Looking( +0:0[01])?$", line) for line in bars), bars

@@ -45,6 +45,7 @@ CALLS = {
     "bootc-fast digest": ("digest", ["digest", "--json", "IMAGE"]),
     "bootc-fast image ls": ("image-ls", ["image", "ls", "--json", "-R", "IMAGE"]),
     "bootc-fast image verify": ("image-verify", ["image", "verify", "--json", "IMAGE"]),
+    "bootc-fast lab boot": ("lab-boot", ["lab", "boot", "--json", "HOST"]),
     "bootc-fast lab show": ("lab-show", ["lab", "show", "--json", "HOST"]),
 }
 

@@ -20,4 +20,5 @@ RECORD = LoaderRecord(
     resolve=resolve_entry,
     read_variables=read_variables,
     counts_in=CountsIn.GRUBENV,
+    package_directories=("usr/lib/bootupd/updates", "usr/lib/efi/grub2", "usr/lib/grub", "usr/share/grub2"),
 )

@@ -168,6 +168,7 @@ class LoaderRecord:
         find_counting: From ``LoaderInfo``, how that version counts boots in the names of entries.
         counts_in: Where boots are counted; None where nobody can make it count.
         program_names: Where the loader itself is installed, from the root of the ESP.
+        package_directories: Where packages leave it in an image, for bootc and bootupd to take it from.
     """
 
     loader: Loader
@@ -184,6 +185,7 @@ class LoaderRecord:
     find_counting: Callable[[str | None], BootCounting] = counts_nothing
     counts_in: CountsIn | None = None
     program_names: tuple[bytes, ...] = ()
+    package_directories: tuple[str, ...] = ()
 
     @property
     def expands_variables(self) -> bool:

@@ -378,4 +378,5 @@ RECORD = LoaderRecord(
     find_counting=find_counting,
     counts_in=CountsIn.NAMES,
     program_names=PROGRAM_NAMES,
+    package_directories=("usr/lib/systemd/boot/efi",),
 )
