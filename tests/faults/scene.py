@@ -99,6 +99,12 @@ class Seen:
     etc: dict[str, object] = field(default_factory=dict)
 
 
+def _read_variables(host: lab.LabHost) -> dict[str, str]:
+    """What is set for systemd-boot."""
+    found = {name: host.read_efi_variable(name) for name in ("LoaderEntryOneShot", "LoaderEntryDefault")}
+    return {name: text for name, text in found.items() if text is not None}
+
+
 def _run_grub(host: lab.LabHost) -> set[str | None]:
     """What GRUB starts when it has run its files, what counts boots included; on a copy, since it writes."""
     chosen = set()
@@ -195,7 +201,7 @@ class Scene:
         choices = set()
         for compare in loaders.RULES[host.loader]:
             try:
-                entry = loaders.boot_next(host.loader, files, {}, compare)
+                entry = loaders.boot_next(host.loader, files, _read_variables(host), compare)
             except AssertionError:
                 seen.why = "nothing boots"
                 return seen
