@@ -17,7 +17,7 @@ from bootc_fast.boot.entries.deployment_order import describe_dropped, find_drop
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import check_next_boot
-from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
+from bootc_fast.errors import BootcFastError, BootEntryError, EspError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, escape_bytes, reason_of, shorten_digest
@@ -165,7 +165,7 @@ async def check_boot_files(
         BootEntryError: There is no entry, or a file that it names is missing.
         VerityMismatchError: Kernel and initrd are not those of the origin; or the UKI boots another image.
         SignatureError: Secure Boot would refuse the UKI.
-        FileSystemError: A file cannot be read.
+        FileSystemError: A file cannot be read, or the ESP that it is on cannot be opened.
 
     Source:
         Spec boot.md, "Replacing the set" 1 and "UKIs"; host.md, "Origin file".
@@ -178,6 +178,9 @@ async def check_boot_files(
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
         names = ", ".join(map(escape_bytes, entry.missing))
+        if entry.uki is not None and (error := look.area.esp_error) is not None:
+            # Nothing is known of a file on a partition that could not be opened.
+            raise EspError(f"{what}: it names {names}: {error}", hint=error.hint) from error.__cause__
         recover = "" if entry.uki is not None else "; `bootc-fast doctor --repair` takes a kernel out of its image"
         raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=f"{hint}{recover}")
     if through_disk:

@@ -63,6 +63,7 @@ class BootArea:
         warnings: About the loader and about other ESPs.
         loader_fd: The one that holds the loader's own settings; None where that is the boot directory.
         other_fd: A second partition whose entries the loader shows too, and that is not written.
+        esp_error: Why there is no ESP where there is none.
     """
 
     loader: Loader
@@ -72,6 +73,7 @@ class BootArea:
     warnings: tuple[str, ...] = ()
     loader_fd: int | None = None
     other_fd: int | None = None
+    esp_error: EspError | MountError | None = None
 
 
 @dataclass(slots=True)
@@ -319,7 +321,8 @@ def _make_area(opened: _Opened, *, info: str | None, loader: Loader | None, boot
             )
         if opened.esp_error is not None:
             warnings = (*warnings, str(opened.esp_error))
-        return BootArea(loader, opened.boot_fd, opened.esp_fd, f"{loader}, {opened.boot_name}", warnings)
+        where, error = f"{loader}, {opened.boot_name}", opened.esp_error
+        return BootArea(loader, opened.boot_fd, opened.esp_fd, where, warnings, esp_error=error)
     if opened.esp_fd is None:
         raise opened.esp_error or EspError("opening the ESP: there is none")
     esp, extended = opened.esp_fd, opened.extended_fd if record_of(loader).reads_extended_boot else None

@@ -11,7 +11,7 @@ from bootc_fast.boot.entries.naming import choose_names
 from bootc_fast.boot.loaders.entry import set_counters
 from bootc_fast.boot.loaders.override import OverrideKind, find_default
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
-from bootc_fast.errors import BootEntryError
+from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape_bytes, shorten_digest
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import LoaderOverride
     from bootc_fast.types import BootsInstead, VerityDigest
+
+_COUNTING = frozenset({OverrideKind.GRUB_TRIAL, OverrideKind.GRUB_FALLBACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +330,7 @@ def _plan_user_cfg(menu: BootMenu, menuentries: Sequence[MenuEntry]) -> bytes | 
     if not menu.record.has_user_cfg:
         return None
     if menu.odd.is_user_cfg_unread and menuentries:
-        raise BootEntryError(
-            "planning the boot entries: grub2/user.cfg cannot be read, and would be replaced",
-            hint="; ".join(menu.odd.warnings),
-        )
+        menu.odd.refuse_unread("planning the boot entries: grub2/user.cfg would be replaced")
     chunks = menu.live.chunks
     if menu.live.user_cfg is None or not menu.live.user_cfg.strip():
         if not menuentries:
@@ -385,12 +384,15 @@ def check_next_boot(menu: BootMenu, target: VerityDigest) -> None:
 
     Raises:
         BootEntryError: It does.
-        FileSystemError: It cannot be told, since not all entries could be read.
+        FileSystemError: It cannot be told, since not all entries could be read; or what counted boots of another
+            deployment could not be cleared.
     """
     default = menu.default
     if default is not None and default.is_own and default.digest != target:
         menu.odd.refuse_unread("reading the boot entries")
-        raise BootEntryError(
-            f"the new boot entries are in place, but the loader boots {default.label} ({menu.live.choice.reason})",
-            hint="clear what names that entry, or run this again once all entries can be read",
-        )
+        what = f"the new boot entries are in place, but the loader boots {default.label} ({menu.live.choice.reason})"
+        override = menu.live.choice.override
+        if override is not None and override.kind in _COUNTING:
+            # Ours, and it was to be gone: its file could not be written.
+            raise FileSystemError(what, hint=f"run this again; {override.remedy}")
+        raise BootEntryError(what, hint="clear what names that entry, or run this again once all entries can be read")
