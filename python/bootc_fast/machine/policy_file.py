@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.text import did_you_mean, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from bootc_fast.machine.host import Host
@@ -35,6 +36,23 @@ class Key(NamedTuple):
 def name_hint(file_name: str) -> str:
     """Where somebody whose policy file is refused finds help on that very host."""
     return f"bootc-fast-{file_name}(5) has its form; `bootc-fast policy check` reads all policy files"
+
+
+@contextmanager
+def refusing(what: str, file_name: str) -> Generator[None]:
+    """Turn what a parser stops at, TOML's own errors among it, into the one error of a policy file.
+
+    Args:
+        what: What is being read.
+        file_name: Of the policy, for the hint.
+
+    Raises:
+        InvalidStateError: The block raised ValueError, TypeError or RecursionError.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidStateError(f"{what}: {error}", hint=name_hint(file_name)) from error
 
 
 def read_policy_file(host: Host, path: Path, *, max_bytes: int) -> str | None:
@@ -100,6 +118,18 @@ def refuse_unknown_keys(table: Mapping[str, object], known: Iterable[str]) -> No
         word = min(table)
         meant = did_you_mean(word, names)
         raise ValueError(f"unknown key {word!r}{f' ({meant})' if meant else ''}; valid keys: {', '.join(names)}")
+
+
+def take_flag(table: dict[str, object], key: str, *, default: bool) -> bool:
+    """Take true or false out of a table; `default` where the key is missing.
+
+    Raises:
+        TypeError: Something else stands there.
+    """
+    value = table.pop(key, default)
+    if not isinstance(value, bool):
+        raise TypeError(f"{key!r} is neither true nor false")
+    return value
 
 
 def take_word(table: dict[str, object], key: str, words: Iterable[str], default: str) -> str:

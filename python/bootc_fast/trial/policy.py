@@ -26,7 +26,14 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
-from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import (
+    Key,
+    read_policies,
+    read_policy_file,
+    refuse_unknown_keys,
+    refusing,
+    take_flag,
+)
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import escape
 from bootc_fast.trial.network import is_host_name, parse_url
@@ -99,7 +106,7 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
     base = base or HealthPolicy()
     import tomllib
 
-    try:
+    with refusing(what, "trial.toml"):
         document = tomllib.loads(text)
         table = document.pop("health", {})
         # `trial_policy` reads that.
@@ -111,16 +118,14 @@ def parse_health_policy(text: str, *, what: str, base: HealthPolicy | None = Non
             script_timeout_s=_seconds(table, "script-timeout", base.script_timeout_s),
             timeout_s=_seconds(table, "timeout", base.timeout_s),
             disabled=_names(table, "disabled", base.disabled),
-            no_failed_units=_flag(table, "no-failed-units", base.no_failed_units),
+            no_failed_units=take_flag(table, "no-failed-units", default=base.no_failed_units),
             failed_units_except=_names(table, "failed-units-except", base.failed_units_except),
-            default_route=_flag(table, "default-route", base.default_route),
+            default_route=take_flag(table, "default-route", default=base.default_route),
             dns_names=_host_names(table, "dns-names", base.dns_names),
             urls=_urls(table, "urls", base.urls),
             network_timeout_s=_seconds(table, "network-timeout", base.network_timeout_s),
         )
         refuse_unknown_keys(table, [key.name for key in KEYS])
-    except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=name_hint("trial.toml")) from error
     return policy
 
 
@@ -154,13 +159,6 @@ def _urls(table: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[st
         except ValueError as error:
             raise ValueError(f"'{key}': {error}") from error
     return urls
-
-
-def _flag(table: dict[str, Any], key: str, default: bool) -> bool:  # noqa: FBT001 one of three alike
-    value = table.pop(key, default)
-    if not isinstance(value, bool):
-        raise TypeError(f"'{key}' is neither true nor false")
-    return value
 
 
 def parse_disabled(text: str) -> tuple[str, ...]:

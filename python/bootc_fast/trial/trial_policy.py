@@ -20,8 +20,7 @@ import enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bootc_fast.boot.counting.records import DEFAULT_TRIES, CountWish, WantedMethod
-from bootc_fast.errors import InvalidStateError
-from bootc_fast.machine.policy_file import Key, name_hint, read_policies, refuse_unknown_keys, take_word
+from bootc_fast.machine.policy_file import Key, read_policies, refuse_unknown_keys, refusing, take_flag, take_word
 from bootc_fast.records import dataclass
 from bootc_fast.trial.policy import MAX_POLICY_BYTES, POLICY_FILES
 
@@ -101,19 +100,17 @@ def parse_trial_policy(text: str, *, what: str, base: TrialPolicy | None = None)
     base = base or TrialPolicy()
     import tomllib
 
-    try:
+    with refusing(what, "trial.toml"):
         table = tomllib.loads(text).pop("trial", {})
         if not isinstance(table, dict):
             raise TypeError("'trial' is no table")
         policy = TrialPolicy(
             tries=_tries(table, base.tries),
             method=_word(table, "method", base.method),
-            require_counting=_flag(table, "require-counting", default=base.require_counting),
+            require_counting=take_flag(table, "require-counting", default=base.require_counting),
             on_failure=_word(table, "on-failure", base.on_failure),
         )
         refuse_unknown_keys(table, [key.name for key in KEYS])
-    except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=name_hint("trial.toml")) from error
     return policy
 
 
@@ -127,13 +124,6 @@ def _tries(table: dict[str, Any], default: int) -> int:
 def _word(table: dict[str, Any], key: str, default: E) -> E:
     kind = type(default)
     return kind(take_word(table, key, kind, default.value))
-
-
-def _flag(table: dict[str, Any], key: str, *, default: bool) -> bool:
-    value = table.pop(key, default)
-    if not isinstance(value, bool):
-        raise TypeError(f"{key!r} is neither true nor false")
-    return value
 
 
 def read_trial_policy(host: Host) -> tuple[TrialPolicy, tuple[str, ...]]:

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError, InvalidStateError
 from bootc_fast.machine.cmdline import parse_digest
-from bootc_fast.machine.policy_file import Key, name_hint, read_policies, read_policy_file, refuse_unknown_keys
+from bootc_fast.machine.policy_file import (
+    Key,
+    name_hint,
+    read_policies,
+    read_policy_file,
+    refuse_unknown_keys,
+    refusing,
+)
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
 
@@ -78,7 +85,7 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
     base = base or KeepPolicy()
     import tomllib
 
-    try:
+    with refusing(what, "boot.toml"):
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))
         refuse_unknown_keys(table, [key.name for key in KEYS])
@@ -86,12 +93,11 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
             raise ValueError(f"'keep' is no number from {DEFAULT_KEEP} to {MAX_KEEP}")
         if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
             raise ValueError("'pinned' is no list of digests")
+    try:
         return KeepPolicy(keep, tuple(parse_digest(one, what=what) for one in pinned))
     except InvalidStateError as error:
         error.hint = name_hint("boot.toml")
         raise
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=name_hint("boot.toml")) from error
 
 
 def read_keep_policy(host: Host) -> tuple[KeepPolicy, tuple[str, ...]]:
