@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 
-def _mounts() -> set[str]:
-    """Mount points; tools/test gives root a mount namespace of its own, so they are ours. Others cannot mount."""
+def _mounts() -> dict[str, str]:
+    """Where each mount is; tools/test gives root a mount namespace of its own, so they are ours. Others cannot mount.
+
+    By the mounts' numbers: whoever renames a directory above a mount that was there before changes its place.
+    """
     if os.geteuid() != 0:
-        return set()
-    return {line.split(" ", 6)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+        return {}
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {number: place for number, _, _, _, place, *_ in map(str.split, lines)}
 
 
 def _loops() -> set[str]:
@@ -74,14 +78,16 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Generator[None]:
     def look() -> tuple[set[str], ...]:
-        return _mounts(), _loops(), _descriptors(), _temporaries(), _processes()
+        return _loops(), _descriptors(), _temporaries(), _processes()
 
-    before = look()
+    mounts, before = _mounts(), look()
     yield
     gc.collect()
     after = look()
-    names = ("mounts", "loop devices", "descriptors", "temporary files", "processes")
+    names = ("loop devices", "descriptors", "temporary files", "processes")
     leaks = {name: sorted(new - old) for name, old, new in zip(names, before, after, strict=True) if new - old}
+    if left := [place for number, place in _mounts().items() if number not in mounts]:
+        leaks["mounts"] = left
     assert not leaks, f"left behind: {leaks}"
 
 
