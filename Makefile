@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 STAMP := build/native.stamp
 
-.PHONY: differential deb rpm wheel footprint test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
+.PHONY: differential deb rpm wheel test-packages footprint test-machines powercut faults fuzz soak help setup build demo lint test test-rust test-python test-vm bench install fmt clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ rpm: ## RPM packages, built without a network from sources that are collected fi
 wheel: ## A wheel for every Python from 3.11 on, and the source distribution, in build/wheel
 	@BOOTC_FAST_SETUP=wheel tools/setup
 	@tools/package-wheel
+
+test-packages: ## Packages made and installed in empty Debian trees, as root and as a user; rpm, wheel; PARTS="trixie-user rpm" for less
+	tools/test-packages $(PARTS)
 
 footprint: ## What the installed program takes, as the table of docs/image-builder.md
 	@BOOTC_FAST_SETUP=install tools/setup
