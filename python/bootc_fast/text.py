@@ -22,6 +22,7 @@ _ALGORITHM = "sha256:"
 _DIGEST_LENGTHS = (128, 64)
 _EXTRAS = frozenset({"xattr", "yaml"})
 """Libraries that no update needs: docs/dependencies.md."""
+_EXTRA_MODULES = ("bootc_fast.lab", "bootc_fast.cli.lab_")
 _HINTS = {
     errno.ENOSPC: "make space on that file system",
     errno.EDQUOT: "make space on that file system",
@@ -76,7 +77,7 @@ def hint_of(error: BaseException) -> str | None:
     if isinstance(error, BootcFastError) and error.hint is not None:
         return error.hint
     if isinstance(error, ImportError):
-        if (error.name or "").partition(".")[0] in _EXTRAS or (error.name or "").startswith("bootc_fast.lab"):
+        if (error.name or "").partition(".")[0] in _EXTRAS or (error.name or "").startswith(_EXTRA_MODULES):
             return "this is in the package bootc-fast-extras; from a package index: pip install 'bootc-fast[extras]'"
         return "the installation is not complete: install bootc-fast again, with all that it needs"
     return "run it as root" if _is_denied(error) else _HINTS.get(_errno_of(error) or 0)
@@ -173,12 +174,28 @@ def shorten_digest(digest: str, chars: int = SHORT_DIGEST_CHARS) -> str:
 
 
 def shorten_digests(text: str) -> str:
-    """Shorten every whole digest in a text, which are most of it: paths and names hold them once or twice."""
+    """Shorten every whole digest in a text, which are most of it: paths and names hold them once or twice.
+
+    In a path ``*`` stands for the rest, which a shell finds again: what is shown can be pasted. A path between quotes,
+    where a shell looks for nothing, stays whole.
+    """
     # Here: whoever prints nothing starts without.
     import re
 
     lengths = "|".join(f"[0-9a-f]{{{length}}}" for length in _DIGEST_LENGTHS)
-    return re.sub(rf"(?<![0-9a-f])(?:{lengths})(?![0-9a-f])", lambda found: shorten_digest(found[0]), text)
+    digest = rf"(?<![0-9a-f])(?:{lengths})(?![0-9a-f])"
+    begin = r"(?<![^\s(=`])"
+
+    def shorten(found: re.Match[str]) -> str:
+        if found["quoted"]:
+            return found["quoted"]
+        if found["path"]:
+            return re.sub(digest, lambda one: f"{one[0][:SHORT_DIGEST_CHARS]}*", found["path"])
+        return shorten_digest(found[0])
+
+    return re.sub(
+        rf"""{begin}(?P<quoted>(?P<mark>['"])/.*?(?P=mark))|{begin}(?P<path>/[^\s'"`]*)|{digest}""", shorten, text
+    )
 
 
 def count(number: int, noun: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -54,7 +56,9 @@ def test_what_a_package_index_shows_has_no_links_that_lead_nowhere() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     text = (REPOSITORY / project["readme"]).read_text()
     assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", text))
-    assert {"Repository", "Documentation", "Security"} <= project["urls"].keys()
+    # The project has no address that all who build it can reach: none is better than one that leads nowhere.
+    for path in ("pyproject.toml", "Cargo.toml", "packaging/rpm/bootc-fast.spec", "packaging/debian/control"):
+        assert not re.findall(r"https?://", (REPOSITORY / path).read_text()), path
     assert (REPOSITORY / "SECURITY.md").read_text().startswith("# Security")
 
 
@@ -80,3 +84,42 @@ def test_the_examples_name_what_is_built_and_end_with_the_self_test(system: str)
     kind = {"debian": "build/deb/trixie/bootc-fast_*.deb", "fedora": "build/rpm/bootc-fast-0*.rpm"}[system]
     assert steps[1] == ("COPY", f"{kind} /tmp/")
     assert any("unchecked-hash" in step for _, step in steps)
+
+
+_EXTRAS = ["bootc_fast/lab", "bootc_fast/cli/lab_*.py"]
+
+
+def test_both_kinds_of_packages_leave_the_same_to_the_extras() -> None:
+    rules = (REPOSITORY / "packaging/debian/rules").read_text()
+    assert re.findall(r"^\tmv \$\(BASE\)/\$\(LIBRARY\)/(\S+)", rules, re.MULTILINE) == _EXTRAS
+    base, _, extras = (REPOSITORY / "packaging/rpm/bootc-fast.spec").read_text().partition("%files extras")
+    code = "bootc_fast/cli/__pycache__/lab_*.pyc"
+    assert re.findall(r"^%exclude %\{library\}/(\S+)", base, re.MULTILINE) == [*_EXTRAS, code]
+    assert re.findall(r"^%\{library\}/(\S+)", extras, re.MULTILINE) == [*_EXTRAS, code]
+
+
+def test_without_the_extras_everything_can_be_imported_and_the_lab_says_what_is_missing(tmp_path: Path) -> None:
+    library = tmp_path / "bootc_fast"
+    shutil.copytree(REPOSITORY / "python/bootc_fast", library, ignore=shutil.ignore_patterns("__pycache__"))
+    for pattern in _EXTRAS:
+        for path in tmp_path.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    names = sorted(
+        ".".join(path.relative_to(tmp_path).with_suffix("").parts)
+        for path in library.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    )
+    assert len(names) > 200
+    code = (
+        "import importlib, sys; sys.path.insert(0, sys.argv[1]); [importlib.import_module(one) for one in sys.argv[2:]]"
+    )
+    _run(sys.executable, "-Ic", code, tmp_path, *names)
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootc_fast.cli import main; sys.exit(main())"
+    for words in (["create", "x"], ["demo"], ["boot", "x"], ["stage", "x"], ["edit", "x"], ["show", "x"]):
+        done = subprocess.run(
+            [sys.executable, "-Ic", code, tmp_path, "lab", *words],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert "bootc-fast-extras" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr

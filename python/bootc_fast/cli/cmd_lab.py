@@ -151,20 +151,27 @@ def _run_edit(arguments: argparse.Namespace) -> int:
 
 
 def _run_boot(arguments: argparse.Namespace) -> int:
-    from bootc_fast.cli import lab_boots
+    from bootc_fast.cli.lab_boots import (
+        boot_healthy,
+        boot_once,
+        boot_panicking,
+        boot_unhealthy,
+        encode_boots,
+        render_boots,
+    )
     from bootc_fast.lab import open_lab
 
     host = open_lab(arguments.directory)
     if arguments.fails is not None:
-        found = lab_boots.boot_unhealthy(host, arguments.fails)
+        found = boot_unhealthy(host, arguments.fails)
     elif arguments.panics:
-        found = lab_boots.boot_panicking(host)
+        found = boot_panicking(host)
     else:
-        found = lab_boots.boot_healthy(host) if arguments.healthy else lab_boots.boot_once(host)
+        found = boot_healthy(host) if arguments.healthy else boot_once(host)
     if arguments.json:
-        print_json(lab_boots.encode_boots(found))
+        print_json(encode_boots(found))
     else:
-        print_lines(lab_boots.render_boots(found))
+        print_lines(render_boots(found))
     return 0
 
 

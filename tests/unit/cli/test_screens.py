@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -136,8 +138,41 @@ def test_only_whole_digests_are_shortened() -> None:
     digest, commit = "0f" * 64, "a1" * 32
     text = f"/x/{digest}.origin sha256:{commit} {commit}.0 {digest}00 {'0f' * 40} deadbeef"
     short = shorten_digests(text)
-    assert short == f"/x/{digest[:16]}….origin sha256:{commit[:16]}… {commit[:16]}….0 {digest}00 {'0f' * 40} deadbeef"
+    assert short == f"/x/{digest[:16]}*.origin sha256:{commit[:16]}… {commit[:16]}….0 {digest}00 {'0f' * 40} deadbeef"
     assert shorten_digests(short) == short
+
+
+DIGEST, OTHER = "0123456789abcdef" * 8, "01234567" + "89abcdef" * 7
+PLACES = [
+    "sysroot/state/deploy/{}/etc", "sysroot/state/deploy/{}/{}.origin", "efi/EFI/Linux/bootc_os-{}.efi",
+    "sysroot/ostree/deploy/os/deploy/{}.0/etc",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("digest", [DIGEST, OTHER])
+@pytest.mark.parametrize(
+    "line", ["look into {}", "hint: `ls -d {}`", "it ({}) is there", "--report={} says so", "what is in '{}' stays"]
+)
+@pytest.mark.parametrize("root", ["plain", "with blank"])
+def test_a_path_that_is_shown_can_be_pasted_into_a_shell(
+    tmp_path: Path, place: str, digest: str, line: str, root: str
+) -> None:
+    path = tmp_path / root / place.replace("{}", digest)
+    path.mkdir(parents=True)
+    # What a shell must not take for it.
+    (tmp_path / root / place.replace("{}", digest[:15] + "0" + digest[16:])).mkdir(parents=True)
+    quoted = shlex.quote(str(path))
+    (shown,) = re.findall(r"'/[^']*'|(?<=[ `(=])/[^\s`')]*", shorten_digests(line.replace("'", "").format(quoted)))
+    assert (digest in shown) == (root == "with blank"), shown
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {shown}"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"{path}\n"
+
+
+def test_what_only_looks_like_a_path_keeps_its_dots() -> None:
+    digest = "a1" * 32
+    for text in (f"registry.example/os@sha256:{digest}", f"loader/{digest}.conf", f"https://host.example/{digest}"):
+        assert shorten_digests(text) == text.replace(digest, f"{digest[:16]}…")
 
 
 @pytest.mark.parametrize(

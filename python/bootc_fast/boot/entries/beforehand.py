@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import re
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import opened
@@ -23,7 +22,7 @@ from bootc_fast.boot.entries.reader import (
 )
 from bootc_fast.boot.loaders.systemd_boot import CONF_KEYS
 from bootc_fast.errors import BootEntryError
-from bootc_fast.text import count, escape_bytes, shorten_digest
+from bootc_fast.text import count, escape_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -112,13 +111,8 @@ def _describe_usage(boot: BootVolume, menu: BootMenu) -> str:
                 paths = [(path + b"/" + name).lstrip(b"/") for name in directory.list_names()]
             found |= {one: measure(boot, one) for one in paths if one not in UKI_DIRECTORIES}
     largest = sorted(((size, path) for path, size in found.items() if size), reverse=True)[:_MAX_NAMED]
-    names = [f"/{shorten_name(path)} takes {size}" for size, path in largest]
+    names = [f"/{escape_bytes(path)} takes {size}" for size, path in largest]
     return f": {', '.join(names)}" if names else ""
-
-
-def shorten_name(path: bytes) -> str:
-    """A path with the digests in it cut."""
-    return re.sub(r"[0-9a-f]{64,128}", lambda found: shorten_digest(found[0]), escape_bytes(path))
 
 
 def check_room(boot: BootVolume, esp: BootVolume | None, menu: BootMenu, plan: MenuPlan, settings: BootVolume) -> None:
