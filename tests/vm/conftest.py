@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from vm.machine import STALLED_BOOTS
-from vm.story import REPOSITORY, ROOTFS, Story
+from vm.package import make_installed_tree
+from vm.story import Story
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,7 +29,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             if isinstance(item, pytest.Function) and hasattr(item.module, "play_story")
         )
     )
-    subprocess.run([REPOSITORY / "tools/make-rootfs", "trixie", ROOTFS], check=True)
+    make_installed_tree()
     works = [tmp_path_factory.mktemp(module.__name__.rpartition(".")[2]) for module in modules]
     with ThreadPoolExecutor(_PARALLEL) as pool:
         futures = [pool.submit(module.play_story, work) for module, work in zip(modules, works, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from vm.story import REPOSITORY
+from vm.package import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -9,12 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vm import initramfs, machine
+from vm.package import make_installed_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,20 +33,7 @@ _MASKED = (
     "systemd-timesyncd.service",
 )
 
-REPOSITORY = Path(__file__).parents[2]
-ROOTFS = REPOSITORY / "build/rootfs/trixie"
 SYSTEMD_BOOT = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
-
-
-# Stories are played side by side, and there is one directory in which the native module is built.
-_BUILDING = threading.Lock()
-
-
-def _install_program(root: Path) -> None:
-    """Install bootc-fast as a package would; its units are on by links that are part of it."""
-    python = next((root / "usr/lib").glob("python3.*")).name.removeprefix("python")
-    with _BUILDING:
-        subprocess.run([REPOSITORY / "tools/install", root, python], check=True)
 
 
 def _install_guest(root: Path, guest: str) -> None:
@@ -77,14 +64,14 @@ def _install_guest(root: Path, guest: str) -> None:
 
 
 def prepare_tree(work: Path, *, guest: str = "guest") -> Path:
-    """Make the image's first version in `work`: Debian 13 with the program, a guest and an initramfs.
+    """Make the image's first version in `work`: Debian 13 with our package, a guest and an initramfs.
 
     Args:
         work: An empty directory.
         guest: The module in this directory whose ``main`` runs at every boot.
     """
     root = work / "root"
-    subprocess.run(["cp", "-a", "--reflink=auto", ROOTFS, root], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", make_installed_tree(), root], check=True)
     for name in ("sysroot", "efi"):
         (root / name).mkdir(exist_ok=True)
     (root / "etc/fstab").write_text("")
@@ -92,7 +79,6 @@ def prepare_tree(work: Path, *, guest: str = "guest") -> Path:
     for unit in _MASKED:
         (root / "usr/lib/systemd/system" / unit).unlink(missing_ok=True)
         (root / "usr/lib/systemd/system" / unit).symlink_to("/dev/null")
-    _install_program(root)
     _install_guest(root, guest)
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     initrd = root / "boot" / kernel.name.replace("vmlinuz", "initrd.img")
