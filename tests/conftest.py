@@ -6,14 +6,17 @@ import gc
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import missing_tools
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    import argparse
+    from collections.abc import Callable, Generator
 
 
 def _mounts() -> dict[str, str]:
@@ -91,10 +94,55 @@ def _leaves_nothing_behind() -> Generator[None]:
     assert not leaks, f"left behind: {leaks}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_keep_to_their_exit_codes() -> Generator[None]:
+    """What help and man pages say of a command is true of every one that a test runs in this process."""
+    from bootc_fast.cli import runtime
+    from bootc_fast.cli.exit_status import EXIT_STATUS
+    from bootc_fast.cli.parser import COMMANDS
+
+    names = {name: command.name for command in COMMANDS for name in (command.name, *command.aliases)}
+    real = runtime.call_guarded
+
+    def call_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+        code = real(run, arguments)
+        if name := names.get(getattr(arguments, "command_name", "")):
+            assert code in EXIT_STATUS[name].codes, f"{name} ended with {code}, which cli/exit_status.py has not"
+        return code
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "call_guarded", call_guarded)
+        yield
+
+
 def _kind(item_markers: set[str]) -> str:
     if "vm" in item_markers:
         return "machine"
     return "kernel" if "root" in item_markers else "directory"
+
+
+@contextmanager
+def _skipping_without_tools() -> Generator[None]:
+    """Skip the test where a tool is not here that `make test` would have installed; there, it fails."""
+    try:
+        yield
+    except Exception as error:
+        reason = None if missing_tools.is_required() else missing_tools.explain(error)
+        if reason is None:
+            raise
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    with _skipping_without_tools():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    with _skipping_without_tools():
+        return (yield)
 
 
 _RAN = {"directory": 0, "kernel": 0, "machine": 0}
@@ -122,6 +170,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = None if missing_tools.is_required() else missing_tools.explain_ostree()
+    for item in items if reason else ():
+        # Their hosts are libostree's; a command that ends without it says so in its output only.
+        if missing_tools.OSTREE_NAMES & set(vars(getattr(item, "module", None) or object)):
+            item.add_marker(pytest.mark.skip(reason=reason))
     if os.geteuid() == 0:
         return
     for item in items:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _DEPLOYMENTS = r"""command bootc-fast "$@" status --json 2>/dev/null |
     sed -n 's/^ *"\(verity\|checksum\)": "\([0-9a-f]\{16\}\)[0-9a-f]*".*/\2/p' | sort -u"""
 
-_BASH = r"""# bash completion for bootc-fast; made by tools/make-docs
-_bootc_fast_commands() {
+# What both bash and zsh understand; fish has a language of its own.
+_LOOKUPS = r"""_bootc_fast_commands() {
     case $1 in
 @COMMANDS@
     esac
@@ -33,7 +33,10 @@ _bootc_fast_values() {
 _bootc_fast_deployments() {
     @DEPLOYMENTS@
 }
-_bootc_fast() {
+"""
+
+_BASH = r"""# bash completion for bootc-fast; made by tools/make-docs
+@LOOKUPS@_bootc_fast() {
     local cur=${COMP_WORDS[COMP_CWORD]} verb="" option="" word i kind root=()
     # "--to=x" is three words to bash.
     [[ $cur == "=" ]] && cur=""
@@ -71,25 +74,7 @@ complete -F _bootc_fast bootc-fast
 
 _ZSH = r"""#compdef bootc-fast
 # zsh completion for bootc-fast; made by tools/make-docs
-_bootc_fast_commands() {
-    case $1 in
-@COMMANDS@
-    esac
-}
-_bootc_fast_options() {
-    case $1 in
-@OPTIONS@
-    esac
-}
-_bootc_fast_values() {
-    case "$1 $2" in
-@VALUES@
-    esac
-}
-_bootc_fast_deployments() {
-    @DEPLOYMENTS@
-}
-_bootc-fast() {
+@LOOKUPS@_bootc-fast() {
     local verb="" option="" word kind i
     local -a root names
     for ((i = 2; i < CURRENT; i++)); do
@@ -205,7 +190,11 @@ def _fill(template: str, tree: Verb) -> str:
         for argument in arguments:
             takers = argument.names or ("",) if argument.metavar else ()
             values += [f"        '{name} {option}') echo '{_value(argument)}' ;;" for option in takers]
-    made = template.replace("@COMMANDS@", "\n".join(commands)).replace("@OPTIONS@", "\n".join(options))
+    made = (
+        template.replace("@LOOKUPS@", _LOOKUPS)
+        .replace("@COMMANDS@", "\n".join(commands))
+        .replace("@OPTIONS@", "\n".join(options))
+    )
     # Of several positional arguments the first one's kind is offered for all.
     return made.replace("@VALUES@", "\n".join(values)).replace("@DEPLOYMENTS@", _DEPLOYMENTS)
 

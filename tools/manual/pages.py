@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bootc_fast import __version__
+from bootc_fast.cli.exit_status import EXIT_STATUS, ExitStatus
 from bootc_fast.errors import EXIT_CODES
 from manual.facts import ENVIRONMENT, FACTS, FILES, Facts
 from manual.roff import Page, escape
@@ -52,7 +53,7 @@ def make_main(tree: Verb) -> str:
     page.section("OPTIONS")
     page.text("Before or after the command's name:")
     _write_options(page, tree.arguments)
-    _write_codes(page, Facts(tuple(EXIT_CODES)))
+    _write_codes(page, ExitStatus(tuple(EXIT_CODES)))
     page.section("FILES")
     for path, words in FILES.values():
         page.item(_paths(path), words)
@@ -86,7 +87,7 @@ def make_verb(verb: Verb, globals_: tuple[Argument, ...]) -> str:
     else:
         page.section("OPTIONS")
     _write_options(page, globals_)
-    _write_codes(page, facts)
+    _write_codes(page, EXIT_STATUS[verb.words[0]])
     if facts.files:
         page.section("FILES")
         for name in facts.files:
@@ -126,10 +127,10 @@ def _write_options(page: Page, arguments: Iterable[Argument], *, leave: Iterable
         page.item(", ".join(tags) + last, _sentence(argument.text))
 
 
-def _write_codes(page: Page, facts: Facts) -> None:
+def _write_codes(page: Page, status: ExitStatus) -> None:
     page.section("EXIT STATUS")
-    for code in sorted(facts.codes):
-        note = facts.notes.get(code, "")
+    for code in sorted(status.codes):
+        note = status.notes.get(code, "")
         page.item(rf"\fB{code}\fR", f"{_sentence(EXIT_CODES[code])} {note}")
 
 

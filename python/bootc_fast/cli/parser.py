@@ -110,6 +110,7 @@ class CommandParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.command = command
+        self.name: str = command.name if command else ""
         self.given: Sequence[str] = ()
 
     def fill(self) -> None:
@@ -178,6 +179,11 @@ class CommandParser(argparse.ArgumentParser):
             from bootc_fast.errors import EXIT_CODES
 
             self.epilog = epilog + "".join(f"  {code:>2}  {meaning}\n" for code, meaning in EXIT_CODES.items())
+        elif self.name:
+            from bootc_fast.cli.exit_status import EXIT_STATUS
+
+            codes = ", ".join(map(str, sorted(EXIT_STATUS[self.name].codes)))
+            self.epilog = f"{epilog or ''}\nexit codes: {codes}\n('bootc-fast --help' says what they mean)\n"
         try:
             return super().format_help()
         finally:

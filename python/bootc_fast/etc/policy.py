@@ -21,8 +21,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import InvalidStateError
-from bootc_fast.machine.policy_file import Key, name_hint, read_policy_file, refuse_unknown_keys, take_word
+from bootc_fast.machine.policy_file import Key, read_policy_file, refuse_unknown_keys, refusing, take_word
 from bootc_fast.records import dataclass, replace
 from bootc_fast.types import Strategy
 
@@ -254,7 +253,7 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
     import tomllib
 
     base = base or MergePolicy()
-    try:
+    with refusing(what, "merge.toml"):
         table = tomllib.loads(text)
         entries = table.pop("path", [])
         default = Strategy(take_word(table, "default", Strategy, base.default))
@@ -262,8 +261,6 @@ def parse_policy(text: str, *, what: str, base: MergePolicy | None = None) -> Me
         if not isinstance(entries, list):
             raise TypeError("'path' is no array of tables: write [[path]]")
         return _add_entries(replace(base, default=default), entries)
-    except (tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidStateError(f"{what}: {error}", hint=name_hint("merge.toml")) from error
 
 
 def _add_entries(base: MergePolicy, entries: list[object]) -> MergePolicy:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bootc_fast.cli import main
+from bootc_fast.cli.exit_status import EXIT_STATUS
 from bootc_fast.cli.help_text import reflow
 from bootc_fast.cli.parser import COMMANDS, build_parser
 from bootc_fast.errors import EXIT_CODES, BootcFastError
@@ -131,3 +132,20 @@ def test_every_exit_code_has_one_meaning_in_one_table() -> None:
 )
 def test_paragraphs_are_filled_and_examples_kept(text: str, width: int, lines: list[str]) -> None:
     assert reflow(text, width) == lines
+
+
+def test_the_help_of_every_command_has_its_exit_codes_of_the_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(EXIT_STATUS) == [command.name for command in COMMANDS]
+    for command in COMMANDS:
+        for name in (command.name, *command.aliases):
+            with pytest.raises(SystemExit):
+                main([name, "--help"])
+            codes = ", ".join(map(str, sorted(EXIT_STATUS[command.name].codes)))
+            assert f"exit codes: {codes} ('bootc-fast" in " ".join(capsys.readouterr().out.split())
+        assert set(EXIT_STATUS[command.name].codes) <= set(EXIT_CODES)
+
+
+def test_an_exit_code_that_a_command_does_not_have_fails_the_test_that_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bootc_fast.cli.cmd_digest.run", lambda _arguments: 4)
+    with pytest.raises(AssertionError, match="digest ended with 4"):
+        main(["digest", "x"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import flowkit
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 
     from ostree_hosts import OstreeHost
 
-CAN_PREPARE = hasattr(load_libostree()[0].Sysroot, "deployment_set_soft_reboot")
 TOO_OLD = "cannot prepare one, 2025.3 can"
+
+
+@cache
+def can_prepare() -> bool:
+    """Whether the libostree at hand can; asked by a test, since where there is none tests are skipped."""
+    return hasattr(load_libostree()[0].Sysroot, "deployment_set_soft_reboot")
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def judge(capsys: pytest.CaptureFixture[str], host: OstreeHost) -> str:
     entry = document(capsys, host)["status"]["rollback"]
     verdict: str = entry["bootcFast"]["softReboot"]
     assert entry["softRebootCapable"] == (verdict == "yes")
-    if CAN_PREPARE:
+    if can_prepare():
         return verdict
     assert TOO_OLD in verdict
     reasons = [one for one in verdict.removeprefix("no: ").split("; ") if TOO_OLD not in one]
@@ -159,7 +165,7 @@ def test_a_way_that_is_not_possible_is_refused_before_a_write_and_auto_says_why(
     assert (code, last) == (0, "Would restart by: systemctl reboot")
     assert "preparing a soft reboot to" in first
     assert "does not enable composefs" in first
-    assert (TOO_OLD in first) == (not CAN_PREPARE)
+    assert (TOO_OLD in first) == (not can_prepare())
     assert second.endswith("with --root no kernel is loaded")
     assert host.order() == ["2", "1"]
 
@@ -168,7 +174,7 @@ def test_a_dry_run_names_the_soft_reboot_where_the_library_has_it(
     host: OstreeHost, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = rollback(capsys, host, "--apply", "--soft-reboot=required", "--dry-run")
-    if CAN_PREPARE:
+    if can_prepare():
         assert (code, out.splitlines()[-1]) == (0, "Would restart by: systemctl soft-reboot")
     else:
         assert (code, TOO_OLD in err, "hint: `systemctl reboot`" in err) == (9, True, True)
@@ -209,7 +215,7 @@ def test_the_next_boot_is_entered_without_a_rollback_too(host: OstreeHost, capsy
     assert (code, "nothing to restart into" in out, "restart by" in out) == (0, True, False)
     assert rollback(capsys, host)[0] == 0
     code, out, _ = flowkit.run(capsys, *dry_run)
-    way = "soft-reboot" if CAN_PREPARE else "reboot"
+    way = "soft-reboot" if can_prepare() else "reboot"
     assert (code, out.splitlines()[0]) == (0, f"Next boot: {host.find_commit(1)[:16]}….0")
     assert out.splitlines()[-1] == f"Would restart by: systemctl {way}"
     # What is staged boots next, unless it is locked.
