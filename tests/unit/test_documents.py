@@ -29,6 +29,7 @@ _CHANGING = (
     (re.compile(r"\b[0-9a-f]{12,16}…"), "DIGEST…"),
     (re.compile(r"\b20[23]\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
     (re.compile(r"\b\d+(?:\.\d)? m?s\b"), "SECONDS"),
+    (re.compile(r"\S*/bootc-fast-demo\.\w+"), "DEMO"),
 )
 
 
@@ -169,6 +170,44 @@ def test_each_command_does_what_the_page_says(tmp_path: Path, page: Path, block:
         while wanted and not wanted[-1]:
             wanted.pop()
         assert _matches(wanted, found), f"{page.name}:{block.line}: $ {command}\n" + "\n".join(found)
+
+
+def _readme_block(words: str) -> list[str]:
+    """The fenced block of the README that follows a paragraph with these words."""
+    lines = (ROOT / "README.md").read_text().split("\n")
+    begin = next(number for number, line in enumerate(lines) if words in line)
+    first, last = [number for number in range(begin, len(lines)) if lines[number] == "```"][:2]
+    return lines[first + 1 : last]
+
+
+def test_the_readmes_middle_of_the_demo_is_what_the_demo_says() -> None:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT / "python")}
+    done = subprocess.run(
+        [*_COMMAND, "lab", "demo"], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = _readme_block("The middle of its output")
+    assert len(wanted) > 30
+    # From its first line to its last one, and nothing between that the page has not.
+    found = done.stdout.splitlines()
+    first = next(number for number, line in enumerate(found) if _settle(line) == _settle(wanted[0]))
+    assert [_settle(line) for line in found[first : first + len(wanted)]] == [_settle(line) for line in wanted]
+
+
+def test_the_readmes_last_line_of_make_test_has_the_form_that_the_script_prints(tmp_path: Path) -> None:
+    """The script's own lines, on counts as the tests write them."""
+    script = (ROOT / "tools/test").read_text()
+    counting = script[script.index("awk ") : script.index('exit "$code"')]
+    (tmp_path / "counts.1").write_text("directory 4 0\nkernel 2 0\nmachine 0 0\n")
+    (tmp_path / "counts.2").write_text("directory 1306 0\nkernel 0 1\nmachine 48 0\n")
+    environment = {**os.environ, "BOOTC_FAST_TEST_COUNTS": str(tmp_path / "counts")}
+    done = subprocess.run(["bash", "-euc", counting], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "tests of each kind, in all: directory 1310 ran 0 skipped, kernel 2 ran 1 skipped, machine 48 ran 0 skipped\n"
+    )
+    (shown,) = _readme_block("how many tests of each kind ran:")
+    assert re.sub(r"\d+", "N", shown) == re.sub(r"\d+", "N", done.stdout.strip())
+    assert re.findall(r"(\d+) skipped", shown) == ["0", "0", "0"]
 
 
 def test_the_comparison_sees_a_difference() -> None:
