@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 FINALIZE_STARTED: Final = "fe3be79c65704defbdd2314d0a8a8c46"
 FINALIZE_DONE: Final = "84f1a89107f448fc9902dc7f18df5136"

@@ -10,7 +10,7 @@ import pytest
 from hosts import make_host
 
 from bootc_fast.errors import LockedError
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.lock import hold_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

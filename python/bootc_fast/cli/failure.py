@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from bootc_fast.errors import EtcConflictError
 from bootc_fast.text import (
@@ -23,6 +22,8 @@ from bootc_fast.text import (
 )
 from bootc_fast.types import Result
 
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from bootc_fast.errors import FileSystemError
 from bootc_fast.text import dump_json, escape, reason_of, shorten_digests
 
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
@@ -189,10 +190,13 @@ def want_colour(stream: object) -> bool:
 
 def find_width(stream: object) -> int | None:
     """Where to wrap what goes to `stream`, in characters: a terminal's width; None elsewhere, for grep."""
+    is_terminal = getattr(stream, "isatty", None)
+    if is_terminal is None or not is_terminal():
+        return None
+    # With it come three kinds of compression.
     import shutil
 
-    is_terminal = getattr(stream, "isatty", None)
-    return shutil.get_terminal_size().columns if is_terminal and is_terminal() else None
+    return shutil.get_terminal_size().columns
 
 
 def paint(text: str, style: str, *, enabled: bool) -> Painted:

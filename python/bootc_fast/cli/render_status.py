@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.counting.records import CountMethod
 from bootc_fast.boot.loaders.override import OverrideKind
 from bootc_fast.cli.render import Painted, paint
-from bootc_fast.etc.render import render_entries
 from bootc_fast.text import count, escape, shorten_digest, shorten_digests
 from bootc_fast.trial.states import TrialState
 from bootc_fast.types import Result
@@ -173,6 +172,8 @@ class StatusText:
             yield from self._row("Entry", one.entry_name)
 
     def _etc(self, missing: tuple[EtcDiffEntry, ...]) -> Iterator[str]:
+        from bootc_fast.etc.render import render_entries
+
         if not missing:
             yield from self._row("/etc", "has every local change of the running /etc")
             return

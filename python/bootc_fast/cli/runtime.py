@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from bootc_fast.cli.failure import encode_error, exit_code_of, want_json
 from bootc_fast.cli.render import SCREEN, drop_stream, print_error, print_json, write_stdout
 from bootc_fast.errors import BootcFastError, CancelledByUserError
 
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable
     from types import FrameType
+    from typing import NoReturn, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -13,10 +13,8 @@ from bootc_fast.boot.area.directory import DAMAGE_HINT, hint_for
 from bootc_fast.boot.area.esp import open_boot_area
 from bootc_fast.boot.efi.firmware import read_loader_variables
 from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, find_rollback_target
-from bootc_fast.boot.entries.deployment_order import describe_dropped, find_dropped, order_after_finalize
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
-from bootc_fast.boot.entries.plan import check_next_boot
 from bootc_fast.errors import BootcFastError, BootEntryError, EspError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.records import dataclass
@@ -92,6 +90,8 @@ def confirm_next_boot(survey: Survey, look: BootSnapshot, target: VerityDigest) 
         BootEntryError: An override picks another deployment of ours.
         FileSystemError: The entries cannot be read; the new ones are in force all the same, and it says so.
     """
+    from bootc_fast.boot.entries.plan import check_next_boot
+
     try:
         variables = read_loader_variables(survey.host)
         menu = read_menu(look.area, known=survey.known, variables=variables)
@@ -115,6 +115,8 @@ def choose_finalized_order(
     Returns:
         The order that is wanted, and what is to be said of it.
     """
+    from bootc_fast.boot.entries.deployment_order import describe_dropped, find_dropped, order_after_finalize
+
     policy, warnings = read_keep_policy(survey.host)
     order = order_after_finalize(menu, staged=staged, booted=survey.booted.digest, kept=survey.kept, policy=policy)
     return order, (*warnings, *describe_dropped(find_dropped(menu, order), policy))

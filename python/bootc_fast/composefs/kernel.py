@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
-from bootc_fast.boot.loaders.grub_words import expand_variables
 from bootc_fast.composefs.boot_files import hash_files, read_boot_uki
 from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
@@ -123,6 +122,8 @@ async def read_command_line(look: BootSnapshot, entry: MenuEntry, *, uki: Uki | 
     Source:
         Boot Loader Specification, ``options``; systemd-stub(7), "Command line" and "Companion files".
     """
+    from bootc_fast.boot.loaders.grub_words import expand_variables
+
     options = b" ".join(parse_text(entry.raw).find_all(b"options")).decode("utf-8", "surrogateescape")
     if entry.linux is not None or entry.uki is None:
         arguments = b" ".join(entry.linux_arguments).decode("utf-8", "surrogateescape")

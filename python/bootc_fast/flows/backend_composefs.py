@@ -22,7 +22,7 @@ from bootc_fast.flows.counting import count_nothing
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast.flows.trial_notes import note_rolled_back
 from bootc_fast.machine.booted import is_etc_transient
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import replace

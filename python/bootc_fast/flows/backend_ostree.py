@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
 from bootc_fast.flows.backend import Change
 from bootc_fast.flows.rollback_plan import choose_ostree_target
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.ostree.etc import list_missing_ostree_changes
 from bootc_fast.ostree.sysroot import (

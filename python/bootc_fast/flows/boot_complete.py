@@ -27,7 +27,8 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.flows.trial_end import end_trials
 from bootc_fast.flows.trial_notes import is_boot_complete
 from bootc_fast.machine.booted import read_booted
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass, field, replace

@@ -8,13 +8,10 @@ from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod, CountWish, Decision
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.efi.firmware import write_loader_variable
-from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.errors import BootcFastError, BootEntryError
-from bootc_fast.flows.trial_notes import note_finalized
 from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, shorten_digest
 from bootc_fast.trial.states import TrialState
-from bootc_fast.trial.trial_policy import read_trial_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +70,8 @@ class BootTrial:
 
     def note(self) -> tuple[str, ...]:
         """Note that the deployment is on trial; raises FileSystemError."""
+        from bootc_fast.flows.trial_notes import note_finalized
+
         method, tries = self.decision.method, self.decision.tries
         return note_finalized(self.host, self.survey, self.target, method=method, tries=tries)
 
@@ -179,6 +178,9 @@ def decide_trial(
     Raises:
         BootEntryError: The policy requires counting, and it cannot be had.
     """
+    from bootc_fast.boot.entries.plan import plan_menu
+    from bootc_fast.trial.trial_policy import read_trial_policy
+
     target, host = plan.order[0], survey.host
     record = states.get(target)
     if target == survey.booted.digest or (record is not None and record.state is TrialState.GOOD):

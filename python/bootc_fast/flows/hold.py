@@ -21,7 +21,8 @@ from bootc_fast.errors import BootcFastError, InvalidStateError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.backend import refuse_ostree
 from bootc_fast.flows.steps import Steps, single_error
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import find_finalize_unit
 from bootc_fast.records import dataclass

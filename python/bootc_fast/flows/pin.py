@@ -23,7 +23,8 @@ from bootc_fast.events import ignore_event
 from bootc_fast.flows.backend import refuse_ostree
 from bootc_fast.flows.naming import choose_deployment, try_read_menu
 from bootc_fast.flows.steps import Steps, single_error
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass

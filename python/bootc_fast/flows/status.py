@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import is_rollback_queued
 from bootc_fast.boot.entries.keep import read_keep_policy
-from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.composefs.addons import find_stray_addons
 from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, open_boot_snapshot
-from bootc_fast.composefs.etc import list_missing_changes, plan_merge
-from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.flows.counting import decide_trial
@@ -85,6 +81,8 @@ async def get_status(
     Source:
         Spec commands.md, the row ``status``; boot.md, "Rollback queued".
     """
+    from bootc_fast.composefs.kernel import find_lost_arguments
+
     host = await run_blocking(open_host, root)
     notes: list[str] = []
     prepared = await _or_warn(notes, "what is prepared for a restart cannot be told", read_prepared, host)
@@ -158,6 +156,8 @@ async def _add_rollback_etc(
 
 
 async def _list_missing(survey: Survey, target: VerityDigest) -> tuple[EtcDiffEntry, ...] | None:
+    from bootc_fast.composefs.etc import list_missing_changes
+
     if await run_blocking(is_etc_transient, survey.host):
         return None
     async with AsyncExitStack() as stack:
@@ -256,6 +256,10 @@ async def _find_obstacles(
     notes: list[str],
 ) -> list[BaseException]:
     """Find what a finalize would fail with, and in `notes` what it would warn of."""
+    from bootc_fast.boot.entries.ahead import check_ahead
+    from bootc_fast.boot.entries.plan import plan_menu
+    from bootc_fast.composefs.etc import plan_merge
+
     try:
         with single_error():
             survey.refuse_not_handled("finalizing", survey.booted.digest, staged)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.counting.records import CountMethod
-from bootc_fast.boot.counting.systemd_boot import read_program_info
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.loaders.entry import parse_text
@@ -83,6 +82,8 @@ def list_trial_remarks(survey: Survey, boot: BootSnapshot, running: RunningTrial
 
 
 def _find_remarks(survey: Survey, boot: BootSnapshot, running: RunningTrial) -> Iterator[str]:
+    from bootc_fast.boot.counting.systemd_boot import read_program_info
+
     host = survey.host
     if running.method is CountMethod.ONE_SHOT and running.digest == survey.booted.digest:
         yield "until a boot of it is complete the one before it comes first, which bootc takes for a queued change"

@@ -27,7 +27,8 @@ from bootc_fast.events import ignore_event
 from bootc_fast.flows.counting import make_count_context
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.flows.trial_notes import is_boot_complete, note_boot
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass, replace

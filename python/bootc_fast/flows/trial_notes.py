@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, NotBootcHostError
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.machine.systemd import read_unit_state

@@ -24,7 +24,7 @@ from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, NotBootcHostError
 from bootc_fast.flows.counting import make_count_context
 from bootc_fast.flows.steps import single_error
-from bootc_fast.machine.host import hold_lock
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.text import describe_error, flatten

@@ -11,20 +11,20 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.errors import FileSystemError, InvalidStateError, UsageError
-from bootc_fast.machine.lock import hold_lock
 from bootc_fast.records import dataclass
 from bootc_fast.text import reason_of
 
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from bootc_fast.types import VerityDigest
 
-__all__ = ["MAX_STATE_FILE_BYTES", "Host", "hold_lock", "open_host"]
+__all__ = ["MAX_STATE_FILE_BYTES", "Host", "open_host"]
 
 MAX_STATE_FILE_BYTES = 4 << 20
 """Largest file that is read whole: a mountinfo of a host with 10,000 containers takes about 3 MiB."""

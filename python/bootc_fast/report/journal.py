@@ -7,7 +7,6 @@ Source:
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from bootc_fast import message_ids
 from bootc_fast.errors import BootcFastError, CancelledByUserError, LockedError
@@ -15,6 +14,8 @@ from bootc_fast.records import replace
 from bootc_fast.text import flatten
 from bootc_fast.types import Result
 
+# Not from typing: importing that takes a tenth of the whole start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

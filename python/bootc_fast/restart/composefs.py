@@ -10,7 +10,6 @@ import os
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders.grub_words import has_variable
 from bootc_fast.composefs.boot_files import open_boot_file
 from bootc_fast.composefs.deployments import drop_outdated_marker
 from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
@@ -138,6 +137,8 @@ async def assemble_kexec(look: BootSnapshot, target: VerityDigest, stack: ExitSt
         SoftRebootError: It has variables whose values are not kept on disk; the text is the bare reason.
         FileSystemError: A file cannot be read.
     """
+    from bootc_fast.boot.loaders.grub_words import has_variable
+
     entry = require_entry(look, target)
     if entry.linux is not None or entry.uki is None:
         # What GRUB would put in for a variable is known where it is kept on disk, and else to GRUB alone.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from bootc_fast import _core
-from bootc_fast.composefs.images import open_object
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import InvalidStateError
 from bootc_fast.machine.directories import hold_directory
@@ -173,6 +172,8 @@ def _read_policy_of(image: _core.Image, objects_fd: int) -> tuple[str, str] | No
 
 
 def _open_in_image(image: _core.Image, path: bytes, objects_fd: int) -> int:
+    from bootc_fast.composefs.images import open_object
+
     entry = image.lookup(path)
     if entry is not None and entry.digest is not None:
         with open_object(objects_fd, entry.digest) as fd:

@@ -19,7 +19,6 @@ from bootc_fast.machine.cmdline import describe_argument_change, parse_composefs
 from bootc_fast.machine.mounts import hold_mount
 from bootc_fast.machine.native import run_blocking
 from bootc_fast.records import dataclass
-from bootc_fast.restart import nextroot
 from bootc_fast.restart.running import compare_policies, is_unseen_by_init, read_systemd_version
 from bootc_fast.text import describe_error, shorten_digest
 
@@ -137,6 +136,8 @@ async def _find_unsealed(survey: Survey, look: BootSnapshot, target: VerityDiges
 
 def _look_for_unsealed(host: Host, target: VerityDigest) -> str | None:
     # Who may not read them is told by the preparation, which is root's.
+    from bootc_fast.restart import nextroot
+
     with suppress(OSError), ExitStack() as stack:
         image_fd = host.open_file(host.image_file(target))
         stack.callback(os.close, image_fd)
@@ -170,6 +171,8 @@ class PreparedRoot:
         Raises:
             MountError: The kernel refused; nothing is attached then.
         """
+        from bootc_fast.restart import nextroot
+
         nextroot.attach(self._host, self._tree_fd)
 
 
@@ -194,6 +197,8 @@ async def prepare_soft_reboot(
         VerityMismatchError: The image is not what its digest says, or its init cannot be read.
         MountError: The kernel refused.
     """
+    from bootc_fast.restart import nextroot
+
     host = survey.host
     if target == survey.booted.digest:
         raise SoftRebootError("preparing a soft reboot: the deployment that runs is no target")

@@ -13,7 +13,8 @@ from schemas import validate
 
 import bootc_fast
 from bootc_fast.etc.render import encode_diff
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,8 @@ import trio
 from hosts import make_host
 
 from bootc_fast.errors import FileSystemError, LockedError
-from bootc_fast.machine.host import Host, hold_lock
+from bootc_fast.machine.host import Host
+from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.lock_holder import parse_locks
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 HOLDER = """
 import sys, trio
-from bootc_fast.machine.host import hold_lock, open_host
+from bootc_fast.machine.host import open_host
+from bootc_fast.machine.lock import hold_lock
 async def main():
     async with hold_lock(open_host(sys.argv[1])):
         print("held", flush=True)

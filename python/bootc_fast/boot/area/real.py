@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.area.directory import FileKind
-from bootc_fast.boot.area.fat import FatReader
-from bootc_fast.boot.area.fat_detach import detach_name
-from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
-from bootc_fast.boot.area.fat_look import FatLook
-from bootc_fast.boot.area.in_place import why_not_in_place
 from bootc_fast.errors import FatFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from bootc_fast.boot.area.fat_look import FatLook
 
 _FIBMAP = 1
 _GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS
@@ -341,6 +338,10 @@ class RealVolume:
     @contextlib.contextmanager
     def look_at_fat(self, *, flush: bool = True) -> Generator[FatLook | None]:
         """See BootVolume."""
+        from bootc_fast.boot.area.fat import FatReader
+        from bootc_fast.boot.area.fat_device import device_path_of, open_volume_device
+        from bootc_fast.boot.area.fat_look import FatLook
+
         # Paths are from the volume's root.
         if not self.is_fat() or os.fstat(self._fd).st_ino != _FAT_ROOT_INODE:
             yield None
@@ -358,6 +359,9 @@ class RealVolume:
 
     def detach_name(self, path: bytes) -> bool:
         """See BootVolume."""
+        from bootc_fast.boot.area.fat_detach import detach_name
+        from bootc_fast.boot.area.fat_device import open_volume_device
+
         if not self.is_fat() or os.fstat(self._fd).st_ino != _FAT_ROOT_INODE:
             return False
         _core.sync_filesystem(self._fd)
@@ -373,6 +377,8 @@ class RealVolume:
 
     def why_not_in_place(self) -> str | None:
         """See BootVolume."""
+        from bootc_fast.boot.area.in_place import why_not_in_place
+
         return why_not_in_place(self._fd)
 
     def free_bytes(self) -> tuple[int, int]:

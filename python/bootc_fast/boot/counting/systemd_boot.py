@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.area.directory import FileKind
 from bootc_fast.boot.area.room import choose_fill
 from bootc_fast.boot.counting.records import CountMethod, Decision, RunningTrial, WantedMethod
-from bootc_fast.boot.entries.publication import MAX_COPIED_BYTES
-from bootc_fast.boot.entries.reader import ENTRIES
+from bootc_fast.boot.entries.reader import ENTRIES, MAX_COPIED_BYTES
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, set_counters
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import OverrideKind, find_default

@@ -25,7 +25,6 @@ from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, Outside, find_default
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, Chunk, parse_user_cfg
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import Area, BootVolume
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
+    from bootc_fast.boot.loaders.user_cfg import Chunk
     from bootc_fast.types import Loader, VerityDigest
 
 
@@ -341,6 +341,8 @@ def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ..
 def _read_user_cfg(
     reader: MenuReader, record: LoaderRecord, available: frozenset[bytes]
 ) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...], bytes | None, bool]:
+    from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, parse_user_cfg
+
     if not record.has_user_cfg:
         return (), (), None, False
     live = reader.read_optional(GRUB_DIRECTORY, USER_CFG, MAX_USER_CFG_BYTES)

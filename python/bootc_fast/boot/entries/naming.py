@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.loaders.entry import MenuEntry, replace_sort_key, set_counters
-from bootc_fast.boot.loaders.table import RULES, record_of
+from bootc_fast.boot.loaders.table import list_rules, record_of
 from bootc_fast.errors import BootEntryError
 from bootc_fast.records import dataclass, replace
 
@@ -110,7 +110,7 @@ def choose_names(
     own = record_of(loader).rules
     # A loader that counts nothing takes a counter for a part of the name: without, the constant stays what it is.
     plain = [set_counters(entry, None) for entry in others]
-    for rules in (RULES, own):
+    for rules in (list_rules(), own):
         for file_prefix in _FILE_PREFIXES:
             for key_prefix in _KEY_PREFIXES:
                 maker = NameMaker(file_prefix, key_prefix, generation)

@@ -23,7 +23,7 @@ from bootc_fast.boot.entries.beside import (
 )
 from bootc_fast.boot.entries.menu import read_volumes, sort_menu
 from bootc_fast.boot.entries.moves import VariableSetter, move_override
-from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, OWN_LEFTOVER, USER_CFG
+from bootc_fast.boot.entries.reader import ENTRIES, GRUB_DIRECTORY, MAX_COPIED_BYTES, OWN_LEFTOVER, USER_CFG
 from bootc_fast.boot.entries.staged_set import list_user_cfgs, remove_staged_set
 from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES
 from bootc_fast.errors import BootEntryError
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 _NO_FREE_SLOTS = "/loader/entries would have no room for the boot loader's renames"
 _COUNT_HINT = "`tries = 0` in /etc/bootc-fast/trial.toml takes the update without counting its boots"
-
-MAX_COPIED_BYTES = 1 << 20
-"""Of one file in ``entries``: what is longer is no entry, and the old way of renames leaves it where it is."""
 
 _NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO})
 """What reading says of a directory, a socket, a symlink, and what is too long; everything else is a failure."""

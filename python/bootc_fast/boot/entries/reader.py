@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LOADER_DIRECTORY = b"loader"
 ENTRIES = b"loader/entries"
 STAGED_ENTRIES = b"loader/entries.staged"
+MAX_COPIED_BYTES = 1 << 20
+"""Of one file in ``entries``: what is longer is no entry, and the old way of renames leaves it where it is."""
 BESIDE_NAMES = tuple(b"BFSET%d" % number for number in range(10))
 """Sets beside the live one, in ``loader``: while they are built, and when they are old. Upper case and short: Linux's
 vfat gives such a name one slot. bootc reads none of them."""

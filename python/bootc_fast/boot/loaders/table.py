@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bootc_fast.boot.loaders import grub, grub_cc, systemd_boot
 from bootc_fast.records import dataclass
 from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
 
-# The last one is what a loader is that says nothing.
-_RECORDS = (systemd_boot.RECORD, grub_cc.RECORD, grub.RECORD)
-_BY_LOADER = {record.loader: record for record in _RECORDS}
-
-RULES: tuple[LoaderRule, ...] = tuple(dict.fromkeys((*systemd_boot.RECORD.rules, *grub.RECORD.rules)))
-"""Every rule that any loader may follow."""
+# As they are asked; the last one is what a loader is that says nothing.
+_ORDER = (Loader.SYSTEMD_BOOT, Loader.GRUB_CC, Loader.GRUB)
 
 
 def record_of(loader: Loader) -> LoaderRecord:
-    """Return what is to be known about a loader."""
-    return _BY_LOADER[loader]
+    """Return what is to be known about a loader. The others' modules are not imported: a host has one."""
+    if loader is Loader.SYSTEMD_BOOT:
+        from bootc_fast.boot.loaders import systemd_boot
+
+        return systemd_boot.RECORD
+    if loader is Loader.GRUB_CC:
+        from bootc_fast.boot.loaders import grub_cc
+
+        return grub_cc.RECORD
+    from bootc_fast.boot.loaders import grub
+
+    return grub.RECORD
+
+
+def list_rules() -> tuple[LoaderRule, ...]:
+    """Return every rule that any loader may follow, each once."""
+    return tuple(dict.fromkeys(rule for loader in _ORDER for rule in record_of(loader).rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ def parse_loader_info(info: str | None) -> Loader:
         Spec host.md, "Boot loader".
     """
     text = (info or "").lower()
-    return next(record.loader for record in _RECORDS if record.info in text)
+    return next(loader for loader in _ORDER if record_of(loader).info in text)
 
 
 def choose_loader(info: str | None, evidence: LoaderEvidence) -> tuple[Loader, tuple[str, ...]]:

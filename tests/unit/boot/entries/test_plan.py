@@ -34,7 +34,7 @@ from bootc_fast.boot.entries.plan import MenuPlan, plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.entry import parse_entry, replace_sort_key
 from bootc_fast.boot.loaders.order import sort_entries
-from bootc_fast.boot.loaders.table import RULES, record_of
+from bootc_fast.boot.loaders.table import list_rules, record_of
 from bootc_fast.errors import BootEntryError
 from bootc_fast.text import shorten_digest
 from bootc_fast.types import Loader, VerityDigest
@@ -86,7 +86,7 @@ def test_a_rollback_takes_effect_whatever_the_versions_are(loader: Loader, old: 
         assert menu.own_order[0] == first
         assert set(menu.own_order) == {A, C}
         # A set that this loader has right already is left alone; a new one is right for every loader.
-        for rule in RULES if plan.new_files else record_of(loader).rules:
+        for rule in list_rules() if plan.new_files else record_of(loader).rules:
             shown = [entry for entry in sort_entries(menu.live.files, rule) if entry.is_own]
             assert shown[0].digest == first, rule
 
@@ -411,7 +411,7 @@ def test_new_names_outrank_each_older_generation_under_every_rule() -> None:
     for _ in range(12):
         maker = choose_names(entry, seen, [old.file_name for old in seen], Loader.GRUB)
         fresh = [maker.rename(entry, rank) for rank in range(3)]
-        for rule in RULES:
+        for rule in list_rules():
             assert all(rule.compare(fresh[0], old) < 0 for old in (*seen, *fresh[1:]))
             assert rule.compare(fresh[1], fresh[2]) < 0
         seen += fresh

@@ -10,10 +10,10 @@ from bootc_fast.boot.loaders.grub_fedora import split_package
 from bootc_fast.boot.loaders.order import find_dropped, sort_entries
 from bootc_fast.boot.loaders.record import LoaderRule
 from bootc_fast.boot.loaders.systemd_boot import compare_systemd
-from bootc_fast.boot.loaders.table import RULES, record_of
+from bootc_fast.boot.loaders.table import list_rules, record_of
 from bootc_fast.types import Loader
 
-SYSTEMD, FEDORA, UPSTREAM = RULES
+SYSTEMD, FEDORA, UPSTREAM = list_rules()
 
 
 def _make(name: str, **fields: str) -> MenuEntry:

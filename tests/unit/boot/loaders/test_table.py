@@ -20,7 +20,7 @@ def test_every_loader_has_its_own_record() -> None:
     records = [table.record_of(loader) for loader in Loader]
     assert [record.loader for record in records] == list(Loader)
     assert len({record.status_name for record in records}) == len(records)
-    assert {rule.name for record in records for rule in record.rules} == {rule.name for rule in table.RULES}
+    assert {rule.name for record in records for rule in record.rules} == {rule.name for rule in table.list_rules()}
 
 
 def _names_a_loader(node: ast.AST) -> bool:
