@@ -1,4 +1,8 @@
-"""Make ``docs/benchmarks.md`` and its plot of what was measured: ``python -m benches.report RESULTS DOCUMENT``."""
+"""Make ``docs/benchmarks.md`` and its plot of what was measured: ``python -m benches.report RESULTS DOCUMENT``.
+
+With ``--only`` behind it the tables of these results take the places of those with the same titles (as far as a comma),
+with what they were measured on; the other tables and the plot stay.
+"""
 
 from __future__ import annotations
 
@@ -91,10 +95,25 @@ def make_plot(contests: list[dict[str, Any]], path: Path) -> None:
         plt.close(figure)
 
 
+def replace_tables(text: str, contests: list[dict[str, Any]]) -> str:
+    """Put tables in the places of older ones."""
+    head, *sections = text.split("\n## ")
+    for contest in contests:
+        measured = f"Measured apart, {datetime.now(UTC).date().isoformat()}: {describe_machine()}."
+        lines = make_table({**contest, "note": f"{contest['note'] or ''}\n\n{measured}".strip()})
+        topic = contest["title"].partition(",")[0]
+        (index,) = [number for number, one in enumerate(sections) if one.startswith(topic)]
+        sections[index] = "\n".join(lines).removeprefix("## ")
+    return "\n## ".join((head, *sections)).rstrip() + "\n"
+
+
 def main() -> None:
     """Write the document and the plot."""
     results, document = Path(sys.argv[1]), Path(sys.argv[2])
     contests = json.loads(results.read_text())
+    if sys.argv[3:] == ["--only"]:
+        document.write_text(replace_tables(document.read_text(encoding="utf-8"), contests), encoding="utf-8")
+        return
     rounds = contests[0]["results"][0]["rounds"]
     head = HEAD.format(rounds=rounds, date=datetime.now(UTC).date().isoformat(), machine=describe_machine())
     lines = [head, *(line for contest in contests for line in make_table(contest))]

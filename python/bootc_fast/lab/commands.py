@@ -96,11 +96,11 @@ def stage(
 @contextmanager
 def _open_source(host: LabHost, source: Path | None, on_event: EventSink) -> Generator[RootTree]:
     with ExitStack() as stack:
-        with run_step(on_event, "source", "Making the files of the image"):
+        with run_step(on_event, "source", "Making the files of the image", unit="bytes") as tell:
             if source is None:
                 tree = stack.enter_context(generated_rootfs(_next_version(host), scratch=host.root))
             else:
-                tree = stack.enter_context(open_rootfs(source, scratch=host.root))
+                tree = stack.enter_context(open_rootfs(source, scratch=host.root, progress=tell))
         yield tree
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.events import EventSink
+    from bootc_fast.lab.copying import Progress
     from bootc_fast.lab.rootfs import RootTree
 
 # bootc keeps them in the image, but empty: a UKI in /boot carries the image's own digest (composefs-rs, BootOps).
@@ -43,8 +44,8 @@ class _New:
 def install(host: LabHost, tree: RootTree, on_event: EventSink = ignore_event) -> VerityDigest:
     """Give an empty host its first deployment and boot it."""
     digest = write_image(host, tree, on_event)
-    with run_step(on_event, "deploy", "Writing /etc and the boot files"):
-        new = _prepare(host, tree, digest, host.boot_type, ROOT_ARGUMENTS, first=True)
+    with run_step(on_event, "deploy", "Writing /etc and the boot files") as tell:
+        new = _prepare(host, tree, digest, host.boot_type, ROOT_ARGUMENTS, first=True, progress=tell)
         _write_entries(host, new, _make_entry(host, new, tree, staged=False), None)
     host.set_booted(digest, new.options)
     host.write_settings()
@@ -87,8 +88,8 @@ def stage(
     boot_type = boot_type or read_boot_type(host, booted)
     arguments = (host.root / "proc/cmdline").read_text().split()
     kept = " ".join(word for word in arguments if not word.startswith("composefs="))
-    with run_step(on_event, "deploy", "Writing /etc and the boot files"):
-        new = _prepare(host, tree, digest, boot_type, kept, first=False)
+    with run_step(on_event, "deploy", "Writing /etc and the boot files") as tell:
+        new = _prepare(host, tree, digest, boot_type, kept, first=False, progress=tell)
         _write_entries(host, new, _make_entry(host, new, tree, staged=True), booted)
     if marker:
         host.write_marker(digest, locked=locked)
@@ -160,11 +161,18 @@ def _let_signals_in() -> None:
 
 
 def _prepare(
-    host: LabHost, tree: RootTree, digest: VerityDigest, boot_type: BootType, arguments: str, *, first: bool
+    host: LabHost,
+    tree: RootTree,
+    digest: VerityDigest,
+    boot_type: BootType,
+    arguments: str,
+    *,
+    first: bool,
+    progress: Progress,
 ) -> _New:
     linux, initrd = tree.kernel.linux.read_bytes(), tree.kernel.initrd.read_bytes()
     boot_digest = host.boot_digest(linux, initrd)
-    host.write_state(digest, tree, boot_type=boot_type, boot_digest=boot_digest, first=first)
+    host.write_state(digest, tree, boot_type=boot_type, boot_digest=boot_digest, first=first, progress=progress)
     options = f"{arguments} {host.forms.composefs_argument(digest)}"
     version = tree.version or digest
     title = tree.title or digest

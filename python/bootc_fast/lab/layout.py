@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import CommandError, InvalidStateError, UsageError
+from bootc_fast.errors import InvalidStateError, UsageError
+from bootc_fast.lab.copying import copy_content, ignore_progress
 from bootc_fast.lab.forms import LabForms, render_origin
 from bootc_fast.lab.oci import write_image
 from bootc_fast.records import dataclass, field
@@ -23,6 +23,7 @@ from bootc_fast.types import Algorithm, BootType, Loader, VerityDigest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bootc_fast.lab.copying import Progress
     from bootc_fast.lab.rootfs import RootTree
 
 LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -168,7 +169,14 @@ class LabHost:
         (self.root / _SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
 
     def write_state(
-        self, digest: VerityDigest, tree: RootTree, *, boot_type: BootType, boot_digest: str, first: bool
+        self,
+        digest: VerityDigest,
+        tree: RootTree,
+        *,
+        boot_type: BootType,
+        boot_digest: str,
+        first: bool,
+        progress: Progress = ignore_progress,
     ) -> None:
         """Write a deployment's state directory: a copy of the image's /etc, ``var``, the origin.
 
@@ -178,17 +186,18 @@ class LabHost:
             boot_type: For the origin.
             boot_digest: For the origin.
             first: Also fill the shared /var, as an installation does.
+            progress: Gets the files of /etc that are copied, and their number.
         """
         state = self.state_dir(digest)
         state.mkdir(parents=True)
         (state / "var").symlink_to("../../os/default/var")
         if (tree.path / "etc").is_dir():
-            _copy(tree.path / "etc", state / "etc")
+            copy_content(tree.path / "etc", state / "etc", progress)
         else:
             (state / "etc").mkdir()
         (state / "etc/.updated").unlink(missing_ok=True)
         if first and (tree.path / "var").is_dir():
-            _copy(tree.path / "var", self.sysroot / "state/os/default/var")
+            copy_content(tree.path / "var", self.sysroot / "state/os/default/var")
         old = self.forms.imginfo
         manifest = None if old else self._write_image(tree)
         text = render_origin(IMAGE_REFERENCE, boot_type, None if old else boot_digest, manifest)
@@ -260,12 +269,3 @@ def open_lab(directory: Path) -> LabHost:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{directory} holds no lab host", hint=f"bootc-fast lab create {directory}") from error
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a directory's content with all attributes, as bootc does; without privileges, owners become the caller."""
-    target.mkdir(parents=True, exist_ok=True)
-    argv = ("cp", "-a", "--remove-destination", f"{source}/.", f"{target}/.")
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        raise CommandError(f"copying {source}: {done.stderr.strip()}", argv, done.returncode, done.stderr[-2000:])

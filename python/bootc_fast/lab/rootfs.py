@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootc_fast.errors import CommandError, UsageError
+from bootc_fast.errors import UsageError
+from bootc_fast.lab.copying import ignore_progress, unpack_archive
 from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bootc_fast.lab.copying import Progress
 
 STUB_NAME = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
@@ -117,7 +118,7 @@ def check_source(source: Path) -> None:
 
 
 @contextmanager
-def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
+def open_rootfs(source: Path, *, scratch: Path, progress: Progress = ignore_progress) -> Iterator[RootTree]:
     """Make a directory or a tar archive available as a directory.
 
     An archive is unpacked below ``scratch`` and removed again on every exit. Not as root, its owners become the
@@ -126,6 +127,7 @@ def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
     Args:
         source: A directory, or a tar archive in any compression that GNU tar knows.
         scratch: An existing directory.
+        progress: Gets the bytes of an archive that were read, and its size.
 
     Raises:
         UsageError: There is no such file.
@@ -136,11 +138,5 @@ def open_rootfs(source: Path, *, scratch: Path) -> Iterator[RootTree]:
         yield RootTree(source)
         return
     with tempfile.TemporaryDirectory(prefix=".rootfs-", dir=scratch) as name:
-        argv = ["tar", "--extract", f"--file={source}", f"--directory={name}"]
-        argv += ["--numeric-owner", "--preserve-permissions"]
-        argv += ["--xattrs", "--xattrs-include=*"] if os.geteuid() == 0 else ["--exclude=./dev/*", "--exclude=dev/*"]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace")
-        if done.returncode:
-            tail = done.stderr[-2000:]
-            raise CommandError(f"unpacking {source}: {tail.strip()}", tuple(argv), done.returncode, tail)
+        unpack_archive(source, Path(name), progress)
         yield RootTree(Path(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,28 @@ def test_making_a_host_counts_the_files_that_are_stored(tmp_path: Path, rootfs: 
     lab.stage(made.root, source=rootfs, on_event=events.append)
     (rootfs / "etc/new").unlink()
     _check(events, "store", FILES)
+
+
+@pytest.mark.parametrize("compression", ["", "z"])
+def test_an_archive_counts_its_bytes_and_its_etc_the_files_that_are_copied(
+    tmp_path: Path, rootfs: Path, compression: str
+) -> None:
+    etc = rootfs / "etc/many"
+    etc.mkdir()
+    for number in range(FILES // 4):
+        (etc / f"{number}").write_text(str(number))
+    archive = tmp_path / "archive"
+    subprocess.run(["tar", f"-c{compression}f", archive, "-C", rootfs, "."], check=True)
+    shutil.rmtree(etc)
+    events: list[Event] = []
+    lab.create(tmp_path / "host", source=archive, on_event=events.append)
+    _check(events, "source", archive.stat().st_size)
+    counts = [one for one in events if isinstance(one, StepProgress) and one.step == "source"]
+    assert {one.unit for one in counts} == {"bytes"}
+    # Both are told by the clock: the end always, and what comes before it on a machine that is not too fast.
+    copied = [(one.done, one.total) for one in events if isinstance(one, StepProgress) and one.step == "deploy"]
+    assert copied[-1] >= (FILES // 4, FILES // 4) or (FILES // 4 + 1, FILES // 4 + 1) in copied, copied
+    assert all(done <= total for done, total in copied)
 
 
 @pytest.mark.parametrize("call", ["dump", "verify"])
