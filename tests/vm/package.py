@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 ROOTFS = REPOSITORY / "build/rootfs/trixie"
 _PARTS = ("python", "rust/core", "rust/sys", "rust/py", "packaging", "tools", "requirements", "docs")
-_FILES = ("Cargo.toml", "Cargo.lock", "README.md", "CHANGELOG.md")
+_FILES = (
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "CHANGELOG.md",
+    "examples/Containerfile.debian",
+    "tests/vm/package.py",
+)
 _GENERATED = (".pyc", ".so")
 
 
@@ -42,7 +50,7 @@ def _make_key() -> str:
 
 
 def make_installed_tree() -> Path:
-    """Build the .deb, install it into a copy of `ROOTFS` with apt, without a network; nothing where that was done.
+    """Build the .deb and install it into a copy of `ROOTFS` as an image builder does; nothing where that was done.
 
     Returns:
         The tree; whoever changes it copies it first.
@@ -65,18 +73,21 @@ def make_installed_tree() -> Path:
 
 
 def _install(root: Path, package: Path) -> None:
-    """Run apt in a tree; what the package needs is there already."""
-    inside = root / package.name
+    """Do in a tree what the example for images does: the package by apt, byte code, the self-test.
+
+    What the package needs is there already, so that there is no network.
+    """
+    inside = root / "tmp" / package.name
     shutil.copy(package, inside)
-    argv = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", f"/{package.name}"]
-    environment = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/root",
-        "DEBIAN_FRONTEND": "noninteractive",
-        "LC_ALL": "C.UTF-8",
-    }
-    done = subprocess.run(
-        ["unshare", "--net", "chroot", root, *argv], check=False, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    inside.unlink()
+    text = (REPOSITORY / "examples/Containerfile.debian").read_text().replace("\\\n", " ")
+    steps = re.findall(r"^RUN (.*)$", text, re.MULTILINE)
+    assert [step.split()[0] for step in steps] == ["apt-get", "python3", "bootc-fast"]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    for step in steps:
+        # There are no lists to bring up to date, nor any to remove.
+        command = step.replace("apt-get update &&", "")
+        done = subprocess.run(
+            ["unshare", "--net", "chroot", root, "sh", "-euc", command], check=False, capture_output=True, text=True,
+            env={**environment, "DEBIAN_FRONTEND": "noninteractive"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
