@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.counting.grub_files import find_grub_files
 from bootc_fast.boot.counting.grub_names import find_name, find_name_trouble, find_place
-from bootc_fast.boot.counting.records import CountMethod, Decision, RunningTrial
+from bootc_fast.boot.counting.records import Counter, CountMethod, Decision, RunningTrial
 from bootc_fast.boot.loaders.grub_trial import (
     ALLOWED,
     FALLBACK,
@@ -46,7 +46,7 @@ _GREENBOOT = "grub.cfg counts boots itself, as greenboot has it (boot_counter): 
 Variables = dict[bytes, bytes | None]
 
 
-class GrubCounter:
+class GrubCounter(Counter):
     """``Counter`` for GRUB."""
 
     def decide(self, context: CountContext, plan: MenuPlan, wish: CountWish) -> Decision:

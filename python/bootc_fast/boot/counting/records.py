@@ -22,6 +22,7 @@ Source:
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from bootc_fast.records import dataclass
@@ -148,8 +149,12 @@ class RunningTrial:
 
 
 class Counter(Protocol):
-    """How one loader counts. Everything here blocks and runs in a worker thread."""
+    """How one loader counts. Everything here blocks and runs in a worker thread.
 
+    What a loader's file does not have is as here: nothing beside the entries counts, so that there is nothing to do.
+    """
+
+    @abstractmethod
     def decide(self, context: CountContext, plan: MenuPlan, wish: CountWish) -> Decision:
         """Decide how the plan's default is counted; writes nothing and never raises for what cannot be had."""
         ...
@@ -160,34 +165,41 @@ class Counter(Protocol):
         Raises:
             OSError, BootEntryError: It could not be written; what it has written is taken back by `take_back`.
         """
-        ...
+        del context, decision
+        return []
 
     def take_back(self, context: CountContext, decision: Decision) -> list[str]:
         """Undo `begin`, whole or not; returns what failed, in words."""
-        ...
+        del context, decision
+        return []
 
     def arm(self, context: CountContext, decision: Decision) -> list[str]:
         """Do what only makes sense once the new set is in force; returns warnings."""
-        ...
+        del context, decision
+        return []
 
     def read(self, context: CountContext) -> tuple[RunningTrial, ...]:
         """Tell which trials are running, and which are given up."""
-        ...
+        del context
+        return ()
 
     def count_start(self, context: CountContext) -> list[str]:
         """Count a start of what runs that the loader has not counted; returns warnings.
 
         Called once at a start. What is counted in names is not: that is a publication.
         """
-        ...
+        del context
+        return []
 
     def has_leftovers(self, context: CountContext) -> bool:
         """Say whether something counts beside the entries of which no entry is there: `end` clears it."""
-        ...
+        del context
+        return False
 
     def end(self, context: CountContext) -> list[str]:
         """Clear what is not in entries' names; returns warnings. Nothing happens where nothing is there."""
-        ...
+        del context
+        return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.area.directory import FileKind
 from bootc_fast.boot.area.room import choose_fill
-from bootc_fast.boot.counting.records import CountMethod, Decision, RunningTrial, WantedMethod
+from bootc_fast.boot.counting.records import Counter, CountMethod, Decision, RunningTrial, WantedMethod
 from bootc_fast.boot.entries.reader import ENTRIES, MAX_COPIED_BYTES
 from bootc_fast.boot.loaders.entry import parse_entry, parse_text, rename_key, set_counters
 from bootc_fast.boot.loaders.order import sort_entries
@@ -73,8 +73,8 @@ def _list_programs(record: LoaderRecord, variables: LoaderVariables | None) -> t
     return (told.encode("utf-8", "replace").replace(b"\\", b"/").strip(b"/"), *record.program_names)
 
 
-class SystemdBootCounter:
-    """``Counter`` for systemd-boot."""
+class SystemdBootCounter(Counter):
+    """``Counter`` for systemd-boot; the counters are in the published set, and go with the names."""
 
     def decide(self, context: CountContext, plan: MenuPlan, wish: CountWish) -> Decision:
         """Take the counter where it can be had, else the one-shot, as the policy lets it."""
@@ -93,16 +93,6 @@ class SystemdBootCounter:
             if found not in reasons:
                 reasons.append(found)
         return Decision(plan, reason="; ".join(reasons))
-
-    def begin(self, context: CountContext, decision: Decision) -> list[str]:
-        """The counter is in the published set."""
-        del context, decision
-        return []
-
-    def take_back(self, context: CountContext, decision: Decision) -> list[str]:
-        """Nothing was begun."""
-        del context, decision
-        return []
 
     def arm(self, context: CountContext, decision: Decision) -> list[str]:
         """Name the new entry for one boot."""
@@ -145,16 +135,6 @@ class SystemdBootCounter:
             context.set_variable(ONE_SHOT, None)
         except OSError as error:
             return [f"{ONE_SHOT} stays, so that the new deployment is tried again: {reason_of(error)}"]
-        return []
-
-    def has_leftovers(self, context: CountContext) -> bool:
-        """There is nothing beside the entries."""
-        del context
-        return False
-
-    def end(self, context: CountContext) -> list[str]:
-        """The loader has removed the variable; the counters went with the names."""
-        del context
         return []
 
 
