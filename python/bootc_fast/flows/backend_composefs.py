@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from bootc_fast.boot.entries.ahead import check_ahead
-from bootc_fast.boot.entries.choose import is_next_boot
+from bootc_fast.boot.entries.choose import is_next_boot, name_entry
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, open_boot_snapshot
@@ -18,7 +18,7 @@ from bootc_fast.composefs.etc import list_missing_changes
 from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_survey
 from bootc_fast.errors import FileSystemError, InvalidStateError, NoRollbackTargetError, VerityMismatchError
 from bootc_fast.flows.backend import Change
-from bootc_fast.flows.counting import count_nothing
+from bootc_fast.flows.counting import decide_rollback
 from bootc_fast.flows.rollback_plan import OTHER_HINT, plan_rollback
 from bootc_fast.flows.trial_notes import note_rolled_back
 from bootc_fast.machine.booted import is_etc_transient
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bootc_fast.composefs.boot_files import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.flows.counting import BootTrial
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
     from bootc_fast.restart.ways import SoftRebootMode, Ways
@@ -63,6 +64,7 @@ class ComposefsBackend:
         self._survey: Survey | None = None
         self._boot: BootSnapshot | None = None
         self._plan: MenuPlan | None = None
+        self._trial: BootTrial | None = None
         self._change: Change | None = None
         self._stays = False
 
@@ -101,8 +103,11 @@ class ComposefsBackend:
         # Its marker without its entries would be an update that no finalize can apply.
         self._plan = plan = replace(plan, removes_staged=False) if keep_staged and survey.marker is not None else plan
         target, default, marker = plan.order[0], boot.menu.default, survey.marker
+        self._trial = await run_blocking(decide_rollback, survey, boot, plan, states, verify=verify)
         origin, current = survey.find_origin(target), survey.find_origin(survey.booted.digest)
         changes_nothing = to is not None and is_next_boot(boot.menu, target)
+        published = plan if changes_nothing else self._trial.decision.plan
+        self.warnings += () if changes_nothing else self._trial.notes
         other = marker.digest if marker and marker.digest != target else None
         stays = self._stays = changes_nothing or keep_staged
         if survey.marker_problem is not None:
@@ -118,8 +123,8 @@ class ComposefsBackend:
             image_reference=origin.image_reference if origin else None,
             manifest_digest=origin.manifest_digest if origin else None,
             booted_manifest_digest=current.manifest_digest if current else None,
-            entry_name=plan.default.label,
-            boots_instead=plan.boots_instead,
+            entry_name=name_entry(published, target),
+            boots_instead=published.boots_instead,
         )
         return self._change
 
@@ -154,9 +159,9 @@ class ComposefsBackend:
             return
         survey, boot = self._snapshot
         await self._check_image(survey, self._chosen.target)
-        if self._plan is not None:
-            protected = list_protected(survey, boot.menu)
-            await run_blocking(check_ahead, boot.area, boot.menu, self._plan, protected=protected)
+        if self._trial is not None:
+            protected, plan = list_protected(survey, boot.menu), self._trial.decision.plan
+            await run_blocking(check_ahead, boot.area, boot.menu, plan, protected=protected)
         self.warnings += await check_boot_files(
             survey,
             self._chosen.target,
@@ -195,11 +200,10 @@ class ComposefsBackend:
         """Publish the boot entries; waits for the end, whoever cancels."""
         del ways
         survey, boot = self._snapshot
-        assert self._plan is not None  # noqa: S101 a rollback has planned
+        trial = self._trial
+        assert trial is not None  # noqa: S101 a rollback has planned
         if self._chosen.changes_nothing:
             return self._chosen
-        # An order that somebody asks for is tried by nobody, and ends what was tried before.
-        trial = await run_blocking(count_nothing, survey, boot, self._plan)
         with (
             anyio.CancelScope(shield=True),
             steps.run("commit", "Replacing the boot entries", timeout_s=COMMIT_TIMEOUT_S),
@@ -207,7 +211,7 @@ class ComposefsBackend:
             published = await publish_menu(
                 boot.area,
                 boot.menu,
-                self._plan,
+                trial.decision.plan,
                 set_variable=make_variable_setter(self.host),
                 protected=list_protected(survey, boot.menu),
                 trial=trial,
@@ -247,11 +251,12 @@ class ComposefsBackend:
 
     def list_notes(self) -> list[tuple[str, Callable[[], object]]]:
         """Note what the next boot would else miss, and touch what programs watch."""
-        survey, change = self._snapshot[0], self._chosen
+        survey, change, trial = self._snapshot[0], self._chosen, self._trial
         dropped = "noting what is dropped", partial(remember_withdrawn, self.host, change.booted, survey.deployments)
         return [
             ("noting what is withdrawn", partial(note_withdrawn, self.host, change.target)),
             *([] if change.kept_staged else [dropped]),
+            *([("noting the trial", trial.note)] if trial is not None and trial.decision.method else []),
             ("noting the trial", partial(note_rolled_back, self.host, survey, change.target)),
             ("touching the state directory", self._touch_state),
         ]

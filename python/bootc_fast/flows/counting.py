@@ -9,9 +9,10 @@ from bootc_fast.boot.counting.records import CountContext, Counting, CountMethod
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.efi.firmware import write_loader_variable
 from bootc_fast.errors import BootcFastError, BootEntryError
-from bootc_fast.records import dataclass
+from bootc_fast.records import dataclass, replace
 from bootc_fast.text import describe_error, shorten_digest
 from bootc_fast.trial.states import TrialState
+from bootc_fast.trial.verdict import judge_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -140,6 +141,33 @@ def count_nothing(survey: Survey, boot: BootSnapshot, plan: MenuPlan) -> BootTri
     return BootTrial(Counting(counter, context, decision), decision, (), survey.host, survey, target)
 
 
+def decide_rollback(
+    survey: Survey,
+    boot: BootSnapshot,
+    plan: MenuPlan,
+    states: Mapping[VerityDigest, TrialRecord],
+    *,
+    verify: bool = True,
+) -> BootTrial:
+    """Decide how the boots of what a rollback leads to are counted; blocks, and writes nothing.
+
+    What is known not to have come up well yet is tried like an update: what failed and is insisted on, and what was
+    taken back before it was tried. What was good is counted by nobody, nor is what was there before anybody noted
+    anything; whatever was counted until now ends.
+
+    Args:
+        survey: The deployments.
+        boot: Its boot directories and entries.
+        plan: What is to be published; its first deployment is the new default.
+        states: What was noted of trials.
+        verify: As `plan` was made.
+    """
+    judged = judge_deployment(states, plan.order[0], boot.menu)
+    if judged is None or judged.state is TrialState.GOOD:
+        return count_nothing(survey, boot, plan)
+    return decide_trial(survey, boot, plan, plan.order, states, staged=None, verify=verify)
+
+
 def carry_on(survey: Survey, boot: BootSnapshot, plan: MenuPlan) -> Counting | None:
     """Return what takes a count along that is kept beside the entries, by names which a publication changes; blocks.
 
@@ -160,6 +188,7 @@ def decide_trial(
     order: Sequence[VerityDigest],
     states: Mapping[VerityDigest, TrialRecord],
     *,
+    staged: VerityDigest | None,
     verify: bool = True,
 ) -> BootTrial:
     """Decide how the boots of a new default are counted that was never good; blocks, and writes nothing.
@@ -170,13 +199,15 @@ def decide_trial(
         plan: What is to be published; its first deployment is the new default.
         order: The deployments that were wanted.
         states: What was noted of trials.
+        staged: As `plan` was made: the new default where a finalize makes it that, None for a rollback.
         verify: As `plan` was made.
 
     Returns:
         The trial; its decision has the plan to publish.
 
     Raises:
-        BootEntryError: The policy requires counting, and it cannot be had.
+        BootEntryError: It is a finalize, whose policy requires counting, and it cannot be had. A rollback to what
+            failed is an admin's, who insisted: it is told that nobody counts.
     """
     from bootc_fast.boot.entries.plan import plan_menu
     from bootc_fast.trial.trial_policy import read_trial_policy
@@ -189,14 +220,15 @@ def decide_trial(
 
     def replan(first: Sequence[VerityDigest], tried: VerityDigest | None) -> MenuPlan:
         wanted, booted = tuple(dict.fromkeys((*first, *order))), survey.booted.digest
-        return plan_menu(boot.menu, order=wanted, staged=target, verify=verify, tried=tried, blessed=booted)
+        planned = plan_menu(boot.menu, order=wanted, staged=staged, verify=verify, tried=tried, blessed=booted)
+        return replace(planned, removes_staged=plan.removes_staged)
 
     context = make_count_context(host, survey, boot, states, target=target, replan=replan)
     counter = counter_of(boot.menu.record)
     decision = counter.decide(context, plan, policy.wish)
     if decision.reason:
         said = f"this host cannot count boots: {decision.reason}"
-        if policy.require_counting:
+        if policy.require_counting and staged is not None:
             raise BootEntryError(
                 f"finalizing {shorten_digest(target)}: {said}",
                 hint=f"`require-counting = false` in {_POLICY} takes the update without counting its boots",

@@ -15,6 +15,7 @@ import anyio.lowlevel
 from bootc_fast import _core
 from bootc_fast.boot.area.directory import flushing_what_is_needed
 from bootc_fast.boot.entries.ahead import check_ahead
+from bootc_fast.boot.entries.choose import name_entry
 from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.plan import plan_menu
@@ -46,7 +47,6 @@ from bootc_fast.types import FinalizeOutcome, Result
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.events import EventSink
     from bootc_fast.types import EtcReport, Loader, StagedMarker, Strategy, VerityDigest
@@ -204,7 +204,7 @@ async def _finalize_locked(run: FinalizeRun, snapshot: Snapshot) -> None:
     boot = snapshot.boot
     assert boot is not None  # noqa: S101 the look has filled it, or raised
     report = snapshot.plan.report if snapshot.plan else None
-    next_boot = _name_next_boot(menu_plan, snapshot.staged)
+    next_boot = name_entry(menu_plan, snapshot.staged)
     if run.options.dry_run:
         run.end(Result.DRY_RUN, etc=report, next_boot=next_boot)
         return
@@ -240,12 +240,6 @@ async def _finalize_locked(run: FinalizeRun, snapshot: Snapshot) -> None:
         await _tidy(run, snapshot, trial)
 
 
-def _name_next_boot(plan: MenuPlan, staged: VerityDigest) -> str:
-    """The entry that boots next: with one try by one-shot it is not the first one."""
-    tried = next((entry for entry in plan.shown if entry.is_own and entry.digest == staged), plan.default)
-    return (plan.default if plan.order[0] == staged else tried).label
-
-
 async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[BootTrial, bool]:
     """Plan the boot entries; returns how the new default is tried, and whether /etc has anything left to merge."""
     plan, boot, survey = snapshot.plan, snapshot.boot, snapshot.survey
@@ -260,7 +254,7 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[BootTrial, bool
     run.warnings += warnings
     verify = run.options.verify
     first = await run_blocking(plan_menu, boot.menu, order=order, staged=snapshot.staged, verify=verify)
-    trial = await run_blocking(decide_trial, survey, boot, first, order, states, verify=verify)
+    trial = await run_blocking(decide_trial, survey, boot, first, order, states, staged=snapshot.staged, verify=verify)
     menu_plan = trial.decision.plan
     await run_blocking(check_ahead, boot.area, boot.menu, menu_plan, protected=list_protected(survey, boot.menu))
     if plan is None:

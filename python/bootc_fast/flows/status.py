@@ -271,7 +271,7 @@ async def _find_obstacles(
                 order, said = await run_blocking(choose_finalized_order, survey, boot.menu, staged)
                 notes += said
                 first = await run_blocking(plan_menu, boot.menu, order=order, staged=staged)
-                trial = await run_blocking(decide_trial, survey, boot, first, order, states)
+                trial = await run_blocking(decide_trial, survey, boot, first, order, states, staged=staged)
                 notes += trial.notes
                 menu_plan = trial.decision.plan
                 protected = list_protected(survey, boot.menu)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.entries.menu import BootMenu
+    from bootc_fast.boot.entries.plan import MenuPlan
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.override import DefaultChoice
     from bootc_fast.types import VerityDigest
@@ -209,3 +210,9 @@ def is_rollback_queued(menu: BootMenu, *, booted: VerityDigest) -> bool:
         Spec boot.md, "The order is the loader's".
     """
     return bool(menu.own_order) and menu.own_order[0] != booted
+
+
+def name_entry(plan: MenuPlan, digest: VerityDigest) -> str:
+    """Name the entry that boots a deployment once a plan is published: with one try by one-shot it is not the first."""
+    tried = next((entry for entry in plan.shown if entry.is_own and entry.digest == digest), plan.default)
+    return (plan.default if plan.order[0] == digest else tried).label
