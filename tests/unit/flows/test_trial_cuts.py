@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import loader_emulation as loaders
 import pytest
 from random_host import LIVE, RandomHostAfterCut
+from trial_hosts import COUNTED, TrialHost
 from unit.boot.fat_model import seeded
 from unit.boot.fat_volume import FatVolume
-from unit.flows.test_any_trial import COUNTED, TrialHost
 
 from bootc_fast.boot.counting.records import CountWish, WantedMethod
 from bootc_fast.trial.states import TrialState
