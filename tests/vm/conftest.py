@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from vm.machine import STALLED_BOOTS
+from vm.machine import PLAYED, STALLED_BOOTS
 from vm.package import make_installed_tree
 from vm.story import Story
 
@@ -43,5 +43,7 @@ def story(request: pytest.FixtureRequest, played: dict[ModuleType, Future[Story]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, boots, seconds in PLAYED:
+        terminalreporter.write_line(f"story {name}: {boots} boots in {seconds:.0f} s")
     for stall in STALLED_BOOTS:
         terminalreporter.write_line(f"started again, since QEMU stalled before systemd: {stall}")

@@ -14,12 +14,25 @@ import sys
 import traceback
 from pathlib import Path
 
-from vm.guest import STATE, command, report, seal_images
+from vm.guest import STATE, command, report, seal_images, seal_objects
 from vm.guest_loaders import LOADER, read_variable
 
 MARKER = Path("/run/composefs/staged-deployment")
 STATES = Path("/sysroot/state/bootc-fast/deployments.json")
+GRUBENV = Path("/sysroot/boot/grub2/grubenv")
 VARIABLES = ("LoaderInfo", "LoaderEntrySelected", "LoaderBootCountPath", "LoaderEntryOneShot")
+
+
+def find_root() -> str:
+    """Which deployment runs, by its root."""
+    rows = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    sources = (row[row.index("-") + 2] for row in rows if row[4] == "/")
+    return next(one.removeprefix("composefs:") for one in sources if one.startswith("composefs:"))
+
+
+def read_note(name: str) -> str:
+    path = STATE / name
+    return path.read_text().strip() if path.exists() else ""
 
 
 def read_script() -> dict[str, object]:
@@ -46,9 +59,11 @@ def loader_says() -> dict[str, object]:
 
 
 def say() -> None:
-    number = count("said")
-    report(boot=number, cmdline=Path("/proc/cmdline").read_text(), loader=loader_says())
-    if number in read_script().get("cut", []):  # type: ignore[operator]
+    root, number = find_root(), count("said")
+    grubenv = GRUBENV.read_text() if GRUBENV.exists() else None
+    cmdline = Path("/proc/cmdline").read_text()
+    report(boot=number, root=root, cmdline=cmdline, loader=loader_says(), grubenv=grubenv, fate=read_note("fate"))
+    if root == read_note("second") and read_note("fate") == "cut":
         # As when the power goes: nothing is written back.
         Path("/proc/sysrq-trigger").write_text("o")
         # It is done by another thread of the kernel's.
@@ -72,25 +87,46 @@ def stage(digest: str | None = None) -> None:
     MARKER.write_text(json.dumps({**marker, "depl_id": digest or marker["depl_id"]}))
 
 
+def stage_sealed() -> None:
+    seal_images()
+    stage()
+
+
+def stage_again() -> dict[str, object]:
+    stage()
+    said = {"finalize": command("bootc-fast", "finalize"), "dry": command("bootc-fast", "status")}
+    MARKER.unlink()
+    return said
+
+
+def retry() -> dict[str, object]:
+    """What has failed is put on trial again by somebody who insists."""
+    return command("bootc-fast", "rollback", "--force", "--to", read_note("second"))
+
+
+def spoil_old() -> None:
+    (STATE / "old-fate").write_text("bad\n")
+
+
+ACTIONS = {"stage": stage_sealed, "again": stage_again, "look": look, "retry": retry, "old bad": spoil_old}
+
+
 def do(action: str) -> dict[str, object] | None:
     """Do one thing; returns what there is to report."""
-    if action == "stage":
-        seal_images()
-        stage()
-        return None
-    if action == "again":
-        stage()
-        said = {"finalize": command("bootc-fast", "finalize"), "dry": command("bootc-fast", "status")}
-        MARKER.unlink()
-        return said
-    if action == "look":
-        return look()
-    if action == "healthy":
-        (STATE / "bad").write_text("")
-        return None
+    if action in ACTIONS:
+        return ACTIONS[action]()
+    if action.startswith("soft "):
+        return prepare_soft_reboot(action.removeprefix("soft "))
     report(action=action)
     subprocess.run(action.split(), check=True)
     return None
+
+
+def prepare_soft_reboot(fate: str) -> dict[str, object]:
+    """Let what is staged be what ``systemctl soft-reboot`` leads to; no initramfs reads its fate then."""
+    seal_objects()
+    (STATE / "fate").write_text(f"{fate}\n")
+    return {"prepared": command("bootc-fast", "soft-reboot", "--json")}
 
 
 def main() -> None:
