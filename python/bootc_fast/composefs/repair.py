@@ -15,7 +15,7 @@ from bootc_fast.boot.entries.beside import remove_outdated
 from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
-from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
+from bootc_fast.boot.loaders.user_cfg import drop_torn_end, parse_user_cfg
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.records import dataclass, replace
@@ -114,7 +114,8 @@ def repair_volumes(
 def _write_menu(
     boot: BootVolume, esp: BootVolume | None, repair: Repair, menu: BootMenu, set_variable: VariableSetter | None
 ) -> tuple[str, ...]:
-    menu = _add_made(repair, menu)
+    whole = drop_torn_end(menu.live.chunks, known=menu.known)
+    menu = _add_made(repair, replace(menu, live=replace(menu.live, chunks=whole)))
     order = _choose_order(repair, menu)
     if not order:
         return ("no deployment has an entry whose files are all there: the entries stay as they are",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -183,6 +184,32 @@ def test_entries_and_user_cfg_are_made_anew_for_ukis_that_are_whole(
     code, mended = _doctor(case, capsys, "--repair")
     assert mended["findings"] == planned["findings"]
     assert (mended["remaining"], code) == ([], 0), mended
+    assert lab.boot(case.host).digest == case.staged
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("end", [b"", bytes(512)])
+def test_a_user_cfg_that_ends_within_a_menuentry_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: int, end: bytes
+) -> None:
+    """As a cut of bootc's rollback leaves it: GRUB would read nothing from there on."""
+    case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
+    path = case.host.boot_dir / "grub2/user.cfg"
+    whole = path.read_bytes()
+    starts = [found.start() for found in re.finditer(rb"(?m)^menuentry ", whole)]
+    admins = b"# an admin's\nset color_normal=white/blue\n"
+    torn = admins + whole[: starts[kept] + 200]
+    assert torn.count(b"menuentry ") == kept + 1
+    path.write_bytes(torn + end)
+    code, planned = _doctor(case, capsys)
+    assert code == 7
+    assert "entry-torn" in [one["kind"] for one in planned["findings"]]  # type: ignore[attr-defined]
+    code, mended = _doctor(case, capsys, "--repair")
+    assert (mended["remaining"], code) == ([], 0), mended
+    text = path.read_bytes()
+    assert text.startswith(admins)
+    assert b"\0" not in text
+    assert len(re.findall(rb"(?m)\{$", text)) == len(re.findall(rb"(?m)^\}$", text)) >= 1
     assert lab.boot(case.host).digest == case.staged
 
 

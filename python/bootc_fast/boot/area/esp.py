@@ -96,6 +96,12 @@ def _is_directory(dir_fd: int, name: str) -> bool:
         return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # A directory on a free cluster, as a cut of bootc's exchange leaves it: it is there, and whoever reads it
+        # finds out what is broken.
+        return True
 
 
 def _has_booted_entry(fd: int, booted: VerityDigest | None) -> bool:

@@ -51,8 +51,14 @@ class FatLook:
         directory = self._find(path)
         return None if directory is None else directory.table.has_room_for([_text(name) for name in names])
 
-    def find_broken(self, paths: Iterable[bytes]) -> list[str]:
-        """Say which of these directories, or those above them, the firmware takes for empty."""
+    def find_broken(self, paths: Iterable[bytes], *, has_failed: bool = False) -> list[str]:
+        """Say which of these directories, or those above them, the firmware takes for empty.
+
+        Args:
+            paths: Which.
+            has_failed: The kernel has failed to read one: a directory without a first cluster, which may just not be
+                written yet, counts as broken. That is how ``fsck.fat -a`` leaves one whose first cluster was free.
+        """
         found: dict[str, None] = {}
         for path in paths:
             parts = path.strip(b"/").split(b"/")
@@ -62,7 +68,8 @@ class FatLook:
                 directory = self._find(above)
                 if directory is None:
                     break
-                if not directory.chain.is_whole and (entry is None or entry.first_cluster):
+                is_told = has_failed or entry is None or bool(entry.first_cluster)
+                if not directory.chain.is_whole and is_told:
                     verdict = directory.chain.verdict
                     how = verdict.value if verdict is Verdict.FREE else f"is {verdict.value}"
                     found[f"the chain of clusters of /{escape_bytes(above)} {how}"] = None

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import BootVolume
 
 
-def find_damage(boot: BootVolume, esp: BootVolume | None) -> list[tuple[str, str]]:
+def find_damage(boot: BootVolume, esp: BootVolume | None, *, has_failed: bool = False) -> list[tuple[str, str]]:
     """Find directories of the boot partition and the ESP that the firmware takes for empty; writes nothing.
+
+    Args:
+        boot: The boot partition.
+        esp: The ESP.
+        has_failed: The kernel has failed to read something there.
 
     Returns:
         What is broken, and the device that it is on; empty also where the FAT cannot be read.
@@ -27,7 +32,11 @@ def find_damage(boot: BootVolume, esp: BootVolume | None) -> list[tuple[str, str
             continue
         looked += [volume] if paths is UKI_DIRECTORIES else []
         with look_at(volume, flush=False) as look, contextlib.suppress(OSError, FatFormatError):
-            found += [(text, look.device) for text in look.find_broken(paths)] if look is not None else []
+            found += (
+                [(text, look.device) for text in look.find_broken(paths, has_failed=has_failed)]
+                if look is not None
+                else []
+            )
     return list(dict.fromkeys(found))
 
 

@@ -386,7 +386,7 @@ def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderV
             boot, esp, loader=area.loader, known=known, variables=variables, settings=settings, elsewhere=elsewhere
         )
     except OSError as error:
-        for text, device in damage:
+        for text, device in damage or find_damage(boot, esp, has_failed=True):
             message = f"reading the boot entries: {text}, so that the firmware takes it for empty"
             raise FileSystemError(message, hint=hint_for_damage(device)) from error
         raise FileSystemError(f"reading the boot entries: {reason_of(error)}", hint=hint_for(error)) from error

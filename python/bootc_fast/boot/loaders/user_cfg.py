@@ -19,6 +19,7 @@ MAX_USER_CFG_BYTES = 1 << 20
 
 _SPACE = b" \t"
 _WORD_END = b" \t\r\n;{}"
+_MENUENTRY_LINE = re.compile(rb"(?m)^[ \t]*menuentry(?=[ \t])")
 _CHAINLOADER = re.compile(rb"(?m)^[ \t]*chainloader[ \t]+([^\r\n]*)")
 
 
@@ -199,6 +200,29 @@ def parse_user_cfg(raw: bytes, *, known: Collection[VerityDigest]) -> tuple[Chun
                 text_start = scanner.at
     if text_start < len(raw):
         chunks.append(Chunk(raw[text_start:]))
+    return tuple(chunks)
+
+
+def drop_torn_end(chunks: Sequence[Chunk], *, known: Collection[VerityDigest]) -> tuple[Chunk, ...]:
+    """Leave out a menuentry of ours at the end that never closes, as a cut of bootc's writing leaves it.
+
+    GRUB reads nothing from its beginning on, and nothing that is put behind it.
+
+    Args:
+        chunks: The file.
+        known: Digests by which it is ours; a file system's zeros say so, too.
+    """
+    if not chunks or chunks[-1].entry is not None:
+        return tuple(chunks)
+    raw = chunks[-1].raw
+    for match in _MENUENTRY_LINE.finditer(raw):
+        scanner = ScriptScanner(raw)
+        scanner.at = match.end()
+        tail = raw[match.start() :]
+        is_ours = b"\0" in tail or any(digest.encode() in tail for digest in known)
+        if _read_menuentry(scanner) is None and is_ours:
+            rest = raw[: match.start()]
+            return (*chunks[:-1], *([Chunk(rest)] if rest else []))
     return tuple(chunks)
 
 

@@ -390,6 +390,22 @@ def test_a_broken_directory_is_told_with_what_mends_it(path: bytes) -> None:
     ]
 
 
+def test_a_directory_without_a_first_cluster_is_told_once_the_kernel_has_failed() -> None:
+    """``fsck.fat -a`` leaves one so whose first cluster was free; before that it may just not be written yet."""
+    volume = _make(UPDATE)
+    model = volume.model
+    inode = model.find(b"/loader/entries")
+    inode.start = FREE
+    model._write_inode(inode)
+    model.flush()
+    model.start()
+    volume = FatVolume(model.mount(model.disk))
+    assert find_damage(volume, volume) == []
+    (told,) = find_damage(volume, volume, has_failed=True)
+    assert told[0].startswith("the chain of clusters of /loader/entries ")
+    assert told[1] == "/dev/model"
+
+
 def test_nothing_is_written_where_a_directory_is_broken() -> None:
     volume = _make(UPDATE)
     menu = UPDATE.read(volume)
