@@ -20,7 +20,7 @@ from powercut.counts import make_tables, write_document
 from powercut.machine import ROOTFS, install_product
 from powercut.ovmf import ask_samples, has_loader
 from powercut.parts import BOOTS, CUTS, REPAIRS, RUNS, Results
-from powercut.record import record
+from powercut.record import record_in_order
 from powercut.recording import load, save
 from powercut.replay import RECORDINGS, STAGING, Result, replay
 from powercut.rerun import can_be_repaired, can_be_taken_up, take_up
@@ -37,15 +37,7 @@ TABLE = "table"
 def record_all() -> None:
     """Make all recordings anew."""
     with tempfile.TemporaryDirectory(prefix="bootc-fast-powercut.") as scratch:
-        work = Path(scratch)
-        first, second = work / "first", work / "second"
-        first.mkdir()
-        found = record([one for one in CONFIGURATIONS.values() if not one.cut_of], first)
-        later = [one for one in CONFIGURATIONS.values() if one.cut_of]
-        if later:
-            second.mkdir()
-            (first / "product").rename(second / "product")
-            found |= record(later, second, found)
+        found = record_in_order(list(CONFIGURATIONS.values()), Path(scratch))
         save(KEPT, {name: found[name] for name in CONFIGURATIONS})
 
 
@@ -128,7 +120,7 @@ def write_tables(results: Results) -> int:
     text = make_tables(found, agains, boots, how=results.how())
     write_document(text)
     print(text)
-    bad = sum(one.bad for one in found if one.group != STAGING and CONFIGURATIONS[one.name].who == "product")
+    bad = sum(one.bad for one in found if one.group != STAGING and CONFIGURATIONS[one.name].who != "bootc")
     wrong = sum(again.failed + sum(again.spoiled.values()) for again in agains.values())
     return int(bool(bad or wrong or boots["otherwise"]))
 

@@ -24,7 +24,7 @@ class Configuration:
         size_mib: Of the boot partition.
         options: For ``mkfs.vfat``; none: ext4.
         mount: Options.
-        who: ``product``, or ``bootc`` for its own sequence.
+        who: ``product``, ``bootc`` for its own sequence, or ``firmware``: the boot loader in OVMF (`firmware.py`).
         steps: What is done, a mark after each (`guest.py`).
         fill: A directory, and how many one-slot names it gets besides what the host has.
         free: How many clusters stay free; None: as many as there are.
@@ -32,7 +32,11 @@ class Configuration:
         boot: The boot directory: ``efi`` (the ESP), ``shared`` (sysroot/boot is the ESP too), ``boot`` (its own).
         idle: The machine stays up for a while after each step, so that the kernel writes back by itself.
         cut_of: A recording of which a cut state is this one's start: name, what boots from it (``old``, ``new``), and
-            which of such states, counted from 0.
+            which of such states, counted from 0. What boots is ``none``: a bad state.
+        is_checked: ``fsck.fat -a`` has seen that state, as at every boot, until it had nothing to mend.
+        after: A recording, and its step after which this one starts.
+        again: Hosts that take up a state that boots the old or the new deployment, with ``boot-complete`` alone; None:
+            those of the update, which finalize or roll back.
     """
 
     name: str
@@ -49,6 +53,14 @@ class Configuration:
     boot: str = "efi"
     idle: bool = False
     cut_of: tuple[str, str, int] | None = None
+    is_checked: bool = False
+    after: tuple[str, str] | None = None
+    again: tuple[str, str] | None = None
+
+    @property
+    def source(self) -> str | None:
+        """The recording that this one starts from."""
+        return self.cut_of[0] if self.cut_of else self.after[0] if self.after else None
 
     @property
     def is_ext4(self) -> bool:
@@ -106,7 +118,7 @@ def _product() -> list[Configuration]:
                           fill=(directory, slots), steps=("finalize",))
             for slots in range(16)
         ]  # fmt: skip
-    return [*found, *_after_cuts({one.name: one for one in found})]
+    return [*found, *_after_cuts({one.name: one for one in found}), *_trials(), *_unstaged()]
 
 
 # What a cut left, by the deployment that boots from it and by number: the first ones have something that is not whole.
@@ -127,6 +139,61 @@ def _after_cuts(sources: dict[str, Configuration]) -> list[Configuration]:
         for kind, group, steps, names in kinds
         for source in names
         for boots, number in _CUTS
+    ]  # fmt: skip
+
+
+# Starts of the new deployment that the loader counts, and the next one.
+_TRIES = ("try-1", "try-2", "try-3", "regular")
+
+
+def _trials() -> list[Configuration]:
+    """An update that is counted: ours, the loader's own writes at each boot, and how it ends."""
+    found = []
+    for loader, host, boot, kinds in (
+        ("", "trial", "efi", ("512", "4k", "fat16")),
+        ("grub-", "grub-trial", "shared", ("512", "fat16")),
+    ):
+        who = "GRUB's" if loader else "systemd-boot's"
+        again = (f"{host}-fallen", f"{host}-tried")
+        name, group = f"trial-{loader}".removesuffix("-"), "an update is published with its tries"
+        firsts = _fats(name, group, host=host, boot=boot, steps=("finalize",))
+        for first in firsts:
+            kind = first.name.rpartition("-")[2]
+            if kind not in kinds:
+                continue
+            counts, good = f"counts-{loader}{kind}", "blessed after the first try, and after the last"
+            found += [
+                first,
+                replace(first, name=counts, group=f"{who} own counting, recorded in OVMF", who="firmware",
+                        steps=_TRIES, after=(first.name, "unmount"), again=again),
+                replace(first, name=f"bless-{loader}{kind}", group=good,
+                        host=f"{host}-tried", steps=("bless",), after=(counts, "try-1"), again=again),
+                replace(first, name=f"bless-last-{loader}{kind}", group=good,
+                        host=f"{host}-last", steps=("bless",), after=(counts, "try-3"), again=again),
+                replace(first, name=f"fallback-{loader}{kind}", group="the fallback is made regular",
+                        host=f"{host}-fallen", steps=("fallback",), after=(counts, "regular"), again=again),
+            ]  # fmt: skip
+    return found
+
+
+def _unstaged() -> list[Configuration]:
+    group, common = "unstage", {"steps": ("unstage",)}
+    found = _fats("unstage", group, host="trial", again=("trial-reset", "trial-reset"), **common)
+    for name, host, boot in (("uki", "uki", "efi"), ("grub", "grub-trial", "shared")):
+        again = (f"{host}-reset", f"{host}-reset")
+        found.append(Configuration(f"unstage-{name}-512", group, host=host, boot=boot, again=again, **common))  # type: ignore[arg-type]
+    return found
+
+
+def _repaired(sources: dict[str, Configuration]) -> list[Configuration]:
+    """``doctor --repair`` on what cuts of bootc's sequence left, before and after ``fsck.fat -a``."""
+    return [
+        replace(sources[source], name=f"doctor-{source}-{boots}{number}{'-fsck' if is_checked else ''}",
+                group="doctor --repair after a cut of bootc's sequence", who="product", steps=("doctor",),
+                host=f"{sources[source].host}-reset", cut_of=(source, boots, number), is_checked=is_checked)
+        for source in ("bootc-bls-512", "bootc-bls-fat16", "bootc-uki-512", "bootc-grub-512")
+        for boots, number in (("none", 0), ("none", 1), ("none", 2), ("new", 0))
+        for is_checked in (False, True)
     ]  # fmt: skip
 
 
@@ -154,7 +221,7 @@ def _bootc() -> list[Configuration]:
             Configuration(f"{prefix}-grub-512", group, host="grub-uki", boot="shared", **common),  # type: ignore[arg-type]
             Configuration(f"{prefix}-default-200", group, host="updated", size_mib=200, options=_DEFAULT, **common),  # type: ignore[arg-type]
         ]
-    return found
+    return [*found, *_repaired({one.name: one for one in found})]
 
 
 CONFIGURATIONS = {one.name: one for one in (*_product(), *_bootc())}

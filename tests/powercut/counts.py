@@ -33,6 +33,7 @@ class Row:
     repairs: int = 0
     spoiled: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    mended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     after: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: Result, again: Again | None) -> None:
@@ -42,6 +43,8 @@ class Row:
         self.bad += result.bad
         self.noted += result.noted
         self.reasons.update(result.reasons)
+        if result.mended:
+            self.mended[result.mended] += 1
         if again is not None:
             self.taken_up += bool(again.runs)
             self.repaired += bool(again.repairs)
@@ -65,6 +68,22 @@ def _describe_how(how: tuple[set[str], set[int], set[int]]) -> str:
     kernels, seeds, randoms = how
     which = f"Linux {', '.join(sorted(kernels))}; seed {', '.join(map(str, sorted(seeds)))}"
     return f"{which}; {min(randoms, default=0)} random subsets of each flush epoch with more than 8 writes.\n\n"
+
+
+def _describe_mended(mended: Counter[tuple[str, str, str]]) -> str:
+    """Say how many starts a repair made boot, and what is wrong with the others."""
+    dead = Counter({key: count for key, count in mended.items() if key[0] == "none"})
+    booted = sum(count for (_start, end, _why), count in dead.items() if end != "none")
+    text = f"of {dead.total()} that did not boot {booted} boot after it"
+    others = mended.total() - dead.total()
+    if others:
+        still = sum(count for (start, end, _why), count in mended.items() if start != "none" and end != "none")
+        text += f", of {others} that did {still}"
+    left = Counter[str]()
+    for (_start, end, why), count in mended.items():
+        if end == "none":
+            left[why] += count
+    return text + "".join(f"; left: {why} ({count})" for why, count in left.most_common()) + "."
 
 
 def make_tables(
@@ -96,6 +115,9 @@ def make_tables(
         text += (
             f"\n{group}: " + "; ".join(f"{reason} ({_number(count)})" for reason, count in found.most_common(4)) + ".\n"
         )
+    for group, row in rows.items():
+        if row.mended:
+            text += f"\n{group}: {_describe_mended(row.mended)}\n"
     if agains:
         again = [
             [name, *map(_number, (row.taken_up, row.runs, row.wrong, row.repaired, row.repairs, row.spoiled))]

@@ -20,8 +20,12 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOSTS = Path("/powercut/hosts")
 STATES = Path("/powercut/states")
@@ -180,6 +184,10 @@ def do_step(step: str, boot: Boot) -> object:
         "revert": ("--root", host, "rollback"),
         "boot-complete": ("--root", host, "boot-complete"),
         "doctor": ("--root", host, "doctor", "--repair"),
+        # A host in a directory has no units: each start of it is complete.
+        "bless": ("--root", host, "boot-complete"),
+        "fallback": ("--root", host, "boot-complete"),
+        "unstage": ("--root", host, "unstage"),
     }
     return call_product(*commands[step])
 
@@ -213,24 +221,48 @@ def stage_on(plan: dict[str, str], host: Path, image: Path, one: recording.Recor
     boot.unmount()
 
 
+def prepare_updated(
+    plan: dict[str, str], hosts: dict[str, Path], image: Path, one: recording.Recording
+) -> Callable[[str], None]:
+    """Make the hosts that finalize, or roll back; what is returned is called before each run."""
+    for host in hosts.values():
+        shutil.copytree(HOSTS / plan["host"], host, symlinks=True)
+    if plan["steps"][0] == "stage":
+        stage_on(plan, hosts["old"], image, one)
+    recording.write_image(image, plan["size_mib"] << 20, one.base)
+    boot = Boot(plan, hosts["new"], image)
+    boot.mount("loop")
+    for step in [*(["stage"] if plan["steps"][0] == "stage" else []), "finalize", "boot"]:
+        say(plan["name"], "new", do_step(step, boot))
+    boot.unmount()
+    marker = hosts["old"] / "run/composefs/staged-deployment"
+    staged = marker.read_bytes()
+    return lambda _kind: marker.write_bytes(staged) and None
+
+
+def prepare_given(
+    plan: dict[str, str], hosts: dict[str, Path], _image: Path, _one: recording.Recording
+) -> Callable[[str], None]:
+    """Hosts as they were when the power failed: each run gets a fresh one."""
+    recipes = dict(zip(("old", "new"), plan["again"], strict=True))
+
+    def get_ready(kind: str) -> None:
+        shutil.rmtree(hosts[kind], ignore_errors=True)
+        shutil.copytree(HOSTS / recipes[kind], hosts[kind], symlinks=True)
+
+    for kind in hosts:
+        get_ready(kind)
+    return get_ready
+
+
 def take_up(one: recording.Recording) -> recording.Recording:
     """Run the product on states: the events are each state's sectors, then its name; so is what is returned."""
     plan = one.facts
     name, size = plan["name"], plan["size_mib"] << 20
     image = WORK / f"{name}.img"
     hosts = {key: WORK / f"{name}-{key}" for key in ("old", "new")}
-    for host in hosts.values():
-        shutil.copytree(HOSTS / plan["host"], host, symlinks=True)
-    if plan["steps"][0] == "stage":
-        stage_on(plan, hosts["old"], image, one)
-    recording.write_image(image, size, one.base)
-    boot = Boot(plan, hosts["new"], image)
-    boot.mount("loop")
-    for step in [*(["stage"] if plan["steps"][0] == "stage" else []), "finalize", "boot"]:
-        say(name, "new", do_step(step, boot))
-    boot.unmount()
-    marker = hosts["old"] / "run/composefs/staged-deployment"
-    staged = marker.read_bytes()
+    prepare = prepare_given if plan.get("again") else prepare_updated
+    get_ready = prepare(plan, hosts, image, one)
     out = recording.Recording({"said": {}}, {})
     state: dict[int, bytes] = {}
     for event in one.events:
@@ -240,7 +272,7 @@ def take_up(one: recording.Recording) -> recording.Recording:
         assert isinstance(event, recording.Mark)
         recording.write_image(image, size, one.base, state)
         kind, *argv = plan["runs"][event.name]
-        marker.write_bytes(staged)
+        get_ready(kind)
         boot = Boot(plan, hosts[kind], image)
         try:
             boot.mount("loop")

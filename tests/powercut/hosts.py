@@ -50,7 +50,8 @@ class Maker:
         self._work = work
         self.trees = [make_tree(work / f"tree{number}", number) for number in range(len(_VERSIONS))]
 
-    def _run(self, *argv: str | Path) -> None:
+    def run(self, *argv: str | Path) -> None:
+        """Run the product."""
         subprocess.run([sys.executable, "-m", "bootc_fast", *argv], check=True, stdout=subprocess.DEVNULL)
 
     def make(self, name: str) -> Path:
@@ -67,11 +68,11 @@ class Maker:
 
     def create(self, host: Path, loader: str, boot_type: str) -> None:
         """Install the first version."""
-        self._run("lab", "create", host, "--from", self.trees[0], "--loader", loader, "--boot-type", boot_type)
+        self.run("lab", "create", host, "--from", self.trees[0], "--loader", loader, "--boot-type", boot_type)
 
     def stage(self, host: Path, number: int) -> None:
         """Stage a version as bootc does."""
-        self._run("lab", "stage", host, "--from", self.trees[number])
+        self.run("lab", "stage", host, "--from", self.trees[number])
 
     def update_as_bootc(self, host: Path) -> None:
         """Bootc's finalize, and the next boot."""
@@ -79,7 +80,7 @@ class Maker:
         (loader / "entries").rename(loader / "old")
         (loader / "entries.staged").rename(loader / "entries")
         shutil.rmtree(loader / "old")
-        self._run("lab", "boot", host)
+        self.run("lab", "boot", host)
 
 
 def _pair(loader: str, boot_type: str) -> Callable[[Maker, Path], None]:
@@ -139,6 +140,51 @@ def _long(maker: Maker, host: Path) -> None:
         (host / "efi/loader/entries" / name).write_text(f"title Long {number}\nefi /EFI/other/o.efi\n")
 
 
+_ADMINS_CUSTOM = "# an admin's\nset color_normal=white/blue\n"
+ADMINS_VARIABLE = "menu_show_once_timeout=7\n"
+
+
+def _trial(maker: Maker, host: Path) -> None:
+    """Two entries with bootc's names and some of another system, a third version staged."""
+    maker.copy_of("updated", host)
+    (host / "efi/EFI/other").mkdir()
+    (host / "efi/EFI/other/o.efi").write_bytes(unique_bytes("o", 700))
+    for number in range(3):
+        text = f"title Other {number}\nefi /EFI/other/o.efi\nsort-key z\n"
+        (host / f"efi/loader/entries/other-{number}.conf").write_text(text)
+
+
+def _grub_trial(maker: Maker, host: Path) -> None:
+    """GRUB with UKIs, an admin's commands in custom.cfg and an admin's variable."""
+    maker.copy_of("grub-uki", host)
+    grub = host / "sysroot/boot/grub2"
+    (grub / "custom.cfg").write_text(_ADMINS_CUSTOM)
+    (grub / "grubenv").write_bytes(("# GRUB Environment Block\n" + ADMINS_VARIABLE).encode().ljust(1024, b"#"))
+
+
+def _started(recipe: str, starts: int) -> Callable[[Maker, Path], None]:
+    """The update is finalized with its tries, and the loader has been started so often: the third was the last try."""
+
+    def make(maker: Maker, host: Path) -> None:
+        maker.copy_of(recipe, host)
+        maker.run("--root", host, "composefs-finalize-staged")
+        for _ in range(starts):
+            maker.run("lab", "boot", host)
+
+    return make
+
+
+def _reset(recipe: str) -> Callable[[Maker, Path], None]:
+    """What was staged is forgotten: the power has failed."""
+
+    def make(maker: Maker, host: Path) -> None:
+        maker.copy_of(recipe, host)
+        shutil.rmtree(host / "run")
+        (host / "run").mkdir()
+
+    return make
+
+
 RECIPES: dict[str, Callable[[Maker, Path], None]] = {
     "one": _one,
     "bls": _pair("systemd-boot", "bls"),
@@ -149,6 +195,14 @@ RECIPES: dict[str, Callable[[Maker, Path], None]] = {
     "garbage": _garbage,
     "foreign": _foreign,
     "long": _long,
+    "trial": _trial,
+    "grub-trial": _grub_trial,
+    **{f"{one}-reset": _reset(one) for one in ("trial", "grub-trial", "bls", "uki", "grub-uki")},
+    **{
+        f"{one}-{name}": _started(one, starts)
+        for one in ("trial", "grub-trial")
+        for name, starts in (("tried", 1), ("last", 3), ("fallen", 4))
+    },
 }
 
 

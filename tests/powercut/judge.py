@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loader_emulation import DIGEST, MENUENTRY, compare_fedora, compare_systemd, compare_upstream, list_menu, make_entry
 from powercut.ext4 import Ext4
 from powercut.fat import Fat, GrubFat, Memo
+from powercut.grub import CUSTOM, ENVIRONMENT, DamagedError, find_started, judge_files
 from powercut.recording import Write
 
 from bootc_fast.types import Loader
@@ -22,10 +23,19 @@ if TYPE_CHECKING:
     from powercut.recording import Recording
 
 # What the loader's default must be when a step has ended.
-_RESULTS = {"start": "old", "stage": "old", "finalize": "new", "rollback": "old", "revert": "new"}
+_RESULTS = {
+    "start": "old", "stage": "old", "finalize": "new", "rollback": "old", "revert": "new", "unstage": "old",
+    # The loader counts down at each start; at none left it boots what was good.
+    "try-1": "new", "try-2": "new", "try-3": "old", "regular": "old", "bless": "new", "fallback": "old",
+}  # fmt: skip
 _OWN_FILE = re.compile(r"(EFI/Linux/(bootc/)?)?bootc_composefs-")
 _LIVE, _STAGED = "loader/entries/", "loader/entries.staged/"
 _SORT_KEY = re.compile(rb"(?m)^sort-key[^\n]*\n")
+_RECOVERED = re.compile(
+    rb'menuentry "bootc, recovered: \((?P<digest>[0-9a-f]{128})\)" \{\ninsmod fat\ninsmod chain\n'
+    rb'search --no-floppy --set=root --fs-uuid "\$\{EFI_PART_UUID\}"\n'
+    rb"chainloader /EFI/Linux/bootc/bootc_composefs-(?P=digest)\.efi\n\}"
+)
 _PROGRAMS = ("linux", "initrd", "uki", "efi")
 
 
@@ -98,6 +108,12 @@ class Judge:
         return (compare_fedora, compare_upstream) if self._is_grub else (compare_systemd,)
 
     @property
+    def _endured(self) -> list[str]:
+        """What was wrong before anything was done, and may stay so: nothing else may be wrong."""
+        found: list[str] = self.facts.get("endured", [])
+        return found
+
+    @property
     def _own(self) -> set[str]:
         return {*self.facts["known"], self.facts["old"], self.facts["new"]}
 
@@ -129,7 +145,7 @@ class Judge:
             self._learn(path, raw)
 
     def _is_foreign(self, path: str) -> bool:
-        if path.startswith((_STAGED, "grub2/user.cfg", "grub2/grubenv")) or _OWN_FILE.match(path):
+        if path.startswith((_STAGED, "grub2/user.cfg", ENVIRONMENT, CUSTOM)) or _OWN_FILE.match(path):
             return False
         if path.startswith(_LIVE) and path in self.facts["texts"]:
             return _digest_of(self.facts["texts"][path].encode("latin-1")) not in self._own
@@ -141,20 +157,29 @@ class Judge:
 
     def judge(self, content: Content, cut: Cut | None = None) -> Verdict:
         """Judge a state; with the cut that made it also whether the default is one that may be."""
+        verdict = self.judge_all(content)
+        problems = tuple(one for one in verdict.problems if one not in self._endured)
+        if cut is not None and verdict.boots is not None and verdict.boots not in self.allowed(cut):
+            problems = (f"the default is {verdict.boots}", *problems)
+        return Verdict(verdict.boots, problems, verdict.notes)
+
+    def judge_all(self, content: Content) -> Verdict:
+        """Judge a state, with all that was wrong before anything was done."""
         key = (tuple(content.files.items()), content.broken, content.crossed)
         verdict = self._verdicts.get(key)
         if verdict is None:
             verdict = self._verdicts[key] = self._judge(content)
-        if cut is None or verdict.boots is None or verdict.boots in self.allowed(cut):
-            return verdict
-        return Verdict(verdict.boots, (f"the default is {verdict.boots}", *verdict.problems), verdict.notes)
+        return verdict
 
     def allowed(self, cut: Cut) -> set[str]:
         """Tell which defaults may be at a cut."""
         steps = ["start", *self.facts["steps"]]
         step = cut.step.removesuffix("-idle")
         at = len(steps) - 1 if step == "unmount" else steps.index(step)
-        results = {**_RESULTS, "start": self.facts.get("start", "old")}
+        start = self.facts.get("start", "old")
+        if start in {None, "none"}:  # what mends it chooses
+            return {"old", "new"}
+        results = {**_RESULTS, "start": start}
         for step, (code, _text) in self.facts.get("said", {}).items():
             if code:  # refused: what was in force stays
                 results.pop(step, None)
@@ -231,7 +256,9 @@ class Judge:
             raw = shown[_LIVE + entry.name]
             digest = entry.digest
             assert digest is not None
-            wrong = [] if _SORT_KEY.sub(b"", raw) in self._texts.get(digest, ()) else ["its text is not whole"]
+            text = _SORT_KEY.sub(b"", raw)
+            is_whole = text in self._texts.get(digest, ()) or self._is_recovered(text, digest)
+            wrong = [] if is_whole else ["its text is not whole"]
             # GRUB's paths begin at the root of its partition, or at /boot of the system's.
             prefix = "/boot/" if self.facts["boot"] == "boot" else "/"
             named = [value.removeprefix(prefix) for key in _PROGRAMS if (value := entry.values.get(key))]
@@ -244,6 +271,18 @@ class Judge:
             notes.append("no entry for the old deployment")
         return own[0].digest
 
+    def _is_recovered(self, text: bytes, digest: str) -> bool:
+        """A repair writes an entry of its own for a UKI that has none, in these words."""
+        uki = b"/EFI/Linux/bootc/bootc_composefs-%b.efi" % digest.encode()
+        return "endured" in self.facts and text == b"title bootc, recovered\nversion 1\nefi %b\n" % uki
+
+    def _learn_recovered(self, found: list[bytes]) -> None:
+        """A repair writes a menuentry of its own, in these words, where there is none."""
+        for one in found if "endured" in self.facts else ():
+            match = _RECOVERED.fullmatch(one)
+            if match is not None and match["digest"].decode() in self._own:
+                self._menus.setdefault(one, match["digest"].decode())
+
     def _judge_user_cfg(self, content: Content, problems: list[str], notes: list[str]) -> str | None:
         raw = content.files.get("grub2/user.cfg")
         if raw is None:
@@ -251,15 +290,22 @@ class Judge:
             return None
         text = raw.decode("latin-1")
         found = [one[0].encode("latin-1") for one in MENUENTRY.finditer(text)]
+        self._learn_recovered(found)
         if not found or any(one not in self._menus for one in found):
             problems.append("user.cfg is torn")
             return None
         if MENUENTRY.sub("", text).strip().encode("latin-1") != self._head:
             problems.append("user.cfg: what is outside the menuentries differs")
+        problems += judge_files(content.files, self.facts["texts"])
+        try:
+            started = find_started(content.files)
+        except DamagedError as error:
+            problems.append(f"GRUB stops at {error}")
+            return None
         for one in found:
             wrong = self._check_files(content, re.findall(r"/(EFI/\S+\.efi)", one.decode("latin-1")))
-            (problems if one is found[0] else notes).extend(wrong)
-        return self._menus[found[0]]
+            (problems if one == started else notes).extend(wrong)
+        return None if started is None else self._menus[started]
 
 
 @dataclass

@@ -106,9 +106,9 @@ class Results:
     def _result(self, name: str, part: str, group: str) -> Result:
         one = self.part(name, part)
         reasons = Counter({str(reason): int(number) for reason, number in one["reasons"].items()})
-        return Result(
-            name if part == CUTS else STAGING, group, one["states"], one["bad"], one["noted"], reasons=reasons
-        )
+        counted = (one["states"], one["bad"], one["noted"])
+        mended = tuple(one["mended"]) if "mended" in one else None
+        return Result(name if part == CUTS else STAGING, group, *counted, reasons=reasons, mended=mended)
 
     def agains(self) -> dict[str, Again]:
         """What came of states that were taken up."""
@@ -143,4 +143,6 @@ def _counted(result: Result) -> dict[str, Any]:
     return {
         "states": result.states, "bad": result.bad, "noted": result.noted,
         "reasons": dict(result.reasons), "notes": dict(result.notes), "seconds": round(result.seconds, 1),
-    } | ({"examples": result.examples} if result.examples else {})  # fmt: skip
+    } | ({"examples": result.examples} if result.examples else {}) | (
+        {"mended": list(result.mended)} if result.mended else {}
+    )  # fmt: skip

@@ -20,19 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from powercut.configurations import CONFIGURATIONS
+from powercut.firmware import record_firmware
 from powercut.hosts import Maker, strip
 from powercut.images import lay_out, make_image
+from powercut.judge import States
 from powercut.machine import Guest, make_disk, run_guest
 from powercut.recording import Flush, Mark, Recording, Write, load, read_image, read_log, save, write_image
-from powercut.rerun import choose
+from powercut.rerun import choose, repair_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from powercut.configurations import Configuration
+    from powercut.cuts import Cut
+    from powercut.judge import Verdict
 
 _LOG_BYTES = 8 << 30
 _MARK_FROM_END = 64
+_CHECKS = 3
 
 
 def describe(one: Configuration, host: Path, tree: Path) -> dict[str, Any]:
@@ -56,14 +61,53 @@ def start_from_cut(one: Configuration, kept: Mapping[str, Recording], image: Pat
     assert one.cut_of is not None
     source, boots, number = one.cut_of
     first = kept[source]
+    is_wanted = is_bad if first.facts["who"] == "bootc" else is_first
     states = [
         (cut, verdict)
         for cut, verdict in choose(first, 1000, randoms=40, seed=1)
-        if verdict.boots == boots and cut.step == "start" and not cut.is_done
+        if (verdict.boots or "none") == boots and is_wanted(cut, verdict)
     ]
     cut, _verdict = states[number]
-    write_image(image, one.size_mib << 20, first.base, cut.changed)
-    return {**first.facts, **asdict(one), "said": {}, "start": boots, "cut": cut.name}
+    changed = cut.changed
+    if one.is_checked:
+        # It takes two: a directory whose first cluster is free gets none by the first, and is removed by the second.
+        for _boot in range(_CHECKS):
+            changed = repair_image(first, changed, image)
+    write_image(image, one.size_mib << 20, first.base, changed)
+    facts = {**first.facts, **asdict(one), "said": {}, "start": boots, "cut": cut.name}
+    if first.facts["who"] == "bootc":
+        facts |= {"loader": one.loader, "endured": judge_start(first, changed)}
+    return facts
+
+
+def is_first(cut: Cut, _verdict: Verdict) -> bool:
+    """A cut in the first command."""
+    return cut.step == "start" and not cut.is_done
+
+
+def is_bad(cut: Cut, verdict: Verdict) -> bool:
+    """A cut after which the machine does not boot as it should."""
+    return bool(verdict.problems) and not cut.is_done
+
+
+def judge_start(first: Recording, changed: Mapping[int, bytes]) -> list[str]:
+    """Tell what was wrong before anything of ours ran: a start that boots nothing may stay one."""
+    states = States(first)
+    return list(states.make_judge().judge(states.read(changed)).problems)
+
+
+def start_after(one: Configuration, kept: Mapping[str, Recording], image: Path) -> dict[str, Any]:
+    """Make the image that a step of another recording left; return what the judge must know of it."""
+    assert one.after is not None
+    source, step = one.after
+    first = kept[source]
+    at = next(number for number, event in enumerate(first.events) if event == Mark(step))
+    changed = {event.sector: event.data for event in first.events[:at] if isinstance(event, Write)}
+    write_image(image, one.size_mib << 20, first.base, changed)
+    states = States(first)
+    boots = states.make_judge().judge(states.read(changed)).boots
+    own = {key: value for key, value in first.facts.items() if key != "tried"}
+    return {**own, **asdict(one), "said": {}, "start": boots}
 
 
 def record(
@@ -86,8 +130,8 @@ def record(
         if not (stripped / one.host).exists():
             strip(host, stripped / one.host)
         images.append(image)
-        if one.cut_of:
-            facts[one.name] = start_from_cut(one, kept or {}, image)
+        if one.source:
+            facts[one.name] = (start_from_cut if one.cut_of else start_after)(one, kept or {}, image)
             continue
         shutil.rmtree(tree, ignore_errors=True)
         lay_out(one, host, tree)
@@ -149,6 +193,37 @@ def split_log(log: Path, mark: int, parts: dict[str, tuple[int, int]], found: di
                 found[name].base[write.sector] = write.data
 
 
+def record_in_order(
+    chosen: Sequence[Configuration], work: Path, kept: Mapping[str, Recording] | None = None
+) -> dict[str, Recording]:
+    """Record configurations, what others start from first: a boot of the machine for each generation.
+
+    Args:
+        chosen: Which.
+        work: An empty directory.
+        kept: Recordings from which those may start whose source is not among the chosen.
+    """
+    found: dict[str, Recording] = {}
+    todo, number = list(chosen), 0
+    while todo:
+        names = {one.name for one in todo}
+        ready = [one for one in todo if one.source not in names]
+        todo = [one for one in todo if one.source in names]
+        started = {**(kept or {}), **found}
+        place, number = work / f"boot{number}", number + 1
+        place.mkdir()
+        for one in ready:
+            if one.who == "firmware":
+                image = place / f"{one.name}.img"
+                found[one.name] = record_firmware(start_after(one, started, image), image, place)
+        if inside := [one for one in ready if one.who != "firmware"]:
+            if (work / "product").exists():
+                (work / "product").rename(place / "product")
+            found |= record(inside, place, started)
+            (place / "product").rename(work / "product")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="a file; recordings of other names in it stay")
@@ -162,7 +237,7 @@ def main() -> None:
     started = time.monotonic()
     kept = load(arguments.out) if arguments.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="bootc-fast-powercut.") as scratch:
-        found = record(chosen, arguments.keep or Path(scratch), kept)
+        found = record_in_order(chosen, arguments.keep or Path(scratch), kept)
     merged = {**kept, **found}
     save(arguments.out, {name: merged[name] for name in CONFIGURATIONS if name in merged})
     writes = sum(isinstance(event, Write) for one in found.values() for event in one.events)

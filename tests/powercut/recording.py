@@ -89,9 +89,12 @@ def write_image(path: Path, size: int, *layers: Mapping[int, bytes]) -> None:
 
 
 def read_log(path: Path) -> Iterator[Write | Flush]:
-    """Read a log of QEMU's ``blklogwrites``, which has dm-log-writes' format."""
+    """Read a log of QEMU's ``blklogwrites``, which has dm-log-writes' format; it is zeros where nothing was written."""
     with path.open("rb") as file:
-        magic, _version, count, sector_bytes = struct.unpack("<QQQI", file.read(28))
+        head = file.read(SECTOR)
+        if head == ZERO:
+            return
+        magic, _version, count, sector_bytes = struct.unpack_from("<QQQI", head)
         if magic != _LOG_MAGIC or sector_bytes != SECTOR:
             raise ValueError(f"{path} is no log of writes to sectors of 512 bytes")
         file.seek(SECTOR)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from powercut.cuts import cut_everywhere
 from powercut.judge import States
-from powercut.recording import load
+from powercut.recording import Write, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,8 @@ class Result:
         noted: How many are good, with something beside the default that is not whole.
         reasons: Why they are bad, and how often.
         examples: Names of bad states, by reason.
+        mended: Of a repair what boots at its start and at its end: ``old``, ``new``, or ``none``; and what is wrong
+            then.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Result:
     reasons: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    mended: tuple[str, str, str] | None = None
 
     def add(self, cut: Cut, verdict: Verdict) -> None:
         """Count a state."""
@@ -93,7 +96,18 @@ def replay(recording: Recording, *, randoms: int, seed: int, staging: Result | N
     for cut, verdict in judged_states(recording, randoms=randoms, seed=seed, every=every):
         (other if is_staging(recording, cut) else result).add(cut, verdict)
     result.seconds = time.monotonic() - started
+    if "endured" in recording.facts:
+        result.mended = judge_end(recording)
     return result
+
+
+def judge_end(recording: Recording) -> tuple[str, str, str]:
+    """Tell what boots before a repair and after it, and what is wrong then; a start that is not whole boots nothing."""
+    states = States(recording)
+    judge = states.make_judge()
+    last = judge.judge_all(states.read({one.sector: one.data for one in recording.events if isinstance(one, Write)}))
+    start = "none" if recording.facts["endured"] else recording.facts["start"]
+    return start, "none" if last.problems else last.boots or "none", "; ".join(last.problems)
 
 
 def main() -> None:

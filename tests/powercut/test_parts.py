@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from powercut.counts import make_tables
 from powercut.parts import BOOTS, CUTS, PARTS, REPAIRS, RUNS, Results, digest_of
-from powercut.recording import Flush, Mark, Recording, Write
+from powercut.recording import Flush, Mark, Recording, Write, read_log
 from powercut.replay import STAGING, Result
 from powercut.rerun import Again
 
@@ -74,3 +74,28 @@ def test_parts_add_up_and_those_of_another_recording_count_for_nothing(first: Re
     assert other.results() == []
     assert not other.agains()
     assert not other.boots()
+
+
+def test_what_repairs_mended_is_kept_and_told(first: Recording, tmp_path: Path) -> None:
+    second = recording(Mark("other"))
+    results = Results({"one": first, "two": second, "three": recording(Mark("third"))}, tmp_path)
+    for name, mended in (
+        ("one", ("none", "old", "")),
+        ("two", ("none", "none", "no entry of ours")),
+        ("three", ("new", "new", "")),
+    ):
+        result = Result(name, "a group", states=3, mended=mended)
+        results.put_cuts(result, Result(name, STAGING), randoms=1, seed=1, kernel="6.12")
+    assert [one.mended for one in results.results()][1] == ("none", "none", "no entry of ours")
+    text = make_tables(results.results(), results.agains(), results.boots(), how=results.how())
+    told = "a group: of 2 that did not boot 1 boot after it, of 1 that did 1; left: no entry of ours (1)."
+    assert told in text
+
+
+def test_a_log_in_which_nothing_was_written_is_zeros(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(bytes(4096))
+    assert not list(read_log(log))
+    log.write_bytes(b"x".ljust(4096, b"\0"))
+    with pytest.raises(ValueError, match="is no log"):
+        list(read_log(log))
