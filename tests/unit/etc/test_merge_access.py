@@ -168,3 +168,59 @@ def test_taking_back_is_reported() -> None:
     assert found.grants(1000, ()) == 0
     assert found.grants(None, ()) == 4
     assert plan.image_changes_ignored == [(b"a", "mode")]
+
+
+DEFAULT = "system.posix_acl_default"
+
+
+def merge_defaults(sides: list[Access | None]) -> Access | None:
+    """A directory whose default ACL is these; each side has one, or none."""
+    roots = []
+    for side in sides:
+        attributes: dict[str, Any] = {"mode": 0o755, "uid": 0, "gid": 0}
+        if side is not None:
+            rows = [struct.pack("<HHI", tag, bits, i or 0xFFFFFFFF) for (tag, i), bits in sorted(side.entries.items())]
+            attributes[DEFAULT] = struct.pack("<I", 2) + b"".join(rows)
+        top = {"mode": 0o755, "uid": 0, "gid": 0}
+        child = {"kind": "dir", "content": b"", "inode": None, "attributes": attributes, "children": {}}
+        roots.append({"kind": "dir", "content": b"", "inode": None, "attributes": top, "children": {b"d": child}})
+    plan = _core.plan_etc(*map(to_side, roots))
+    (entry,) = (entry for entry, _side, _path in plan.entries() if entry.path == b"d")
+    value = entry.xattrs.get(DEFAULT.encode())
+    if value is None:
+        return None
+    rows = (struct.unpack_from("<HHI", value, at) for at in range(4, len(value), 8))
+    return Access({(tag, 0 if i == 0xFFFFFFFF else i): bits for tag, bits, i in rows}, 0)
+
+
+def test_a_default_acl_that_both_changed_is_merged_class_by_class() -> None:
+    old = Access({(USER_OBJ, 0): 7, (GROUP_OBJ, 0): 5, (OTHER, 0): 5}, 0)
+    mine = Access({**old.entries, (USER, 1000): 7, (MASK, 0): 7}, 0)
+    tightened = Access({**old.entries, (OTHER, 0): 0}, 0)
+    merged = merge_defaults([old, mine, tightened])
+    assert merged is not None
+    assert merged.entries == {**mine.entries, (OTHER, 0): 0}
+    assert merge_defaults([old, old, tightened]) == tightened
+    assert merge_defaults([old, mine, old]) == mine
+    assert merge_defaults([old, None, tightened]) is None
+    assert merge_defaults([None, None, mine]) == mine
+
+
+def test_no_default_acl_grants_what_none_of_the_sides_grants() -> None:
+    rng = random.Random(11)  # noqa: S311
+    merged_by_classes = 0
+    for _ in range(400):
+        old = make_access(rng)
+        old = Access(old.entries, 0)
+        sides = [old, *(Access(edit(rng, old).entries, 0) for _ in range(2))]
+        found = merge_defaults(list(sides))
+        assert found is not None
+        merged_by_classes += found not in sides
+        for user in (None, *USERS):
+            for count in range(len(GROUPS) + 1):
+                for groups in itertools.combinations(GROUPS, count):
+                    most = 0
+                    for side in sides:
+                        most |= side.grants(user, groups)
+                    assert not found.grants(user, groups) & ~most
+    assert merged_by_classes > 40

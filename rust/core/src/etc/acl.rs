@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The extended attribute that holds an access ACL.
 pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
+/// The one that holds what is made in a directory begins with.
+pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const ENTRY_BYTES: usize = 8;
@@ -97,7 +99,11 @@ impl Classes {
 
     /// As the kernel keeps it; `None` where the mode says it all.
     pub(super) fn to_acl(&self) -> Option<Vec<u8>> {
-        self.mask?;
+        self.mask.map(|_| self.to_default_acl())
+    }
+
+    /// As the kernel keeps a default ACL, which no mode stands for.
+    pub(super) fn to_default_acl(&self) -> Vec<u8> {
         let mut out = VERSION.to_le_bytes().to_vec();
         let mut push = |tag: u16, bits: u16, id: u32| {
             out.extend_from_slice(&tag.to_le_bytes());
@@ -116,7 +122,7 @@ impl Classes {
             push(MASK, mask, NO_ID);
         }
         push(OTHER, self.other, NO_ID);
-        Some(out)
+        out
     }
 
     fn bound(&self) -> u16 {

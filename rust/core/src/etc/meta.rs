@@ -138,13 +138,13 @@ impl Picker {
         let (Some(in_c), Some(in_n), false) = (classes(c), classes(n), in_p == Some(None)) else {
             // No kernel takes such an ACL, so that it comes out of no other merge than this one: one attribute of many.
             let mode = self.pick("mode", p.map(permissions), permissions(c), permissions(n));
-            return (mode, self.xattrs(p, c, n, &|_| true));
+            return (mode, self.xattrs(p, c, n, &|_| true, gid));
         };
         let in_p = in_p.flatten();
-        let merged = self.classes(in_p.as_ref(), &in_c, &in_n, gid);
+        let merged = self.classes(["mode", "ACL"], in_p.as_ref(), &in_c, &in_n, gid);
         let special = |node: Node<'_>| permissions(node) & 0o7000;
         let mode = self.pick("mode", p.map(special), special(c), special(n)) | merged.mode();
-        let mut xattrs = self.xattrs(p, c, n, &|name| name != acl::ACCESS);
+        let mut xattrs = self.xattrs(p, c, n, &|name| name != acl::ACCESS, gid);
         let value = |node: Node<'t>| node.xattr(acl::ACCESS);
         let mut sides = vec![(&in_n, value(n)), (&in_c, value(c))];
         sides.extend(in_p.as_ref().zip(p).map(|(classes, p)| (classes, value(p))));
@@ -155,23 +155,53 @@ impl Picker {
         (mode, xattrs)
     }
 
-    fn classes(&mut self, p: Option<&Classes>, c: &Classes, n: &Classes, gid: u32) -> Classes {
+    /// Class by class; `names`: what those are called that a mode has as well, and the others.
+    fn classes(
+        &mut self,
+        [mode, acl]: [&'static str; 2],
+        p: Option<&Classes>,
+        c: &Classes,
+        n: &Classes,
+        gid: u32,
+    ) -> Classes {
         let sides: Vec<&Classes> = p.into_iter().chain([c, n]).collect();
         let mut merged = Classes::of_mode(0, gid);
-        merged.owner = self.pick("mode", p.map(|p| p.owner), c.owner, n.owner);
-        merged.group = self.pick("mode", p.map(|p| p.group), c.group, n.group);
-        merged.other = self.pick("mode", p.map(|p| p.other), c.other, n.other);
-        merged.mask = self.pick("ACL", p.map(|p| p.mask), c.mask, n.mask);
+        merged.owner = self.pick(mode, p.map(|p| p.owner), c.owner, n.owner);
+        merged.group = self.pick(mode, p.map(|p| p.group), c.group, n.group);
+        merged.other = self.pick(mode, p.map(|p| p.other), c.other, n.other);
+        merged.mask = self.pick(acl, p.map(|p| p.mask), c.mask, n.mask);
         for who in sides.iter().flat_map(|side| side.named.keys()) {
             let of = |side: &Classes| side.named.get(who).copied();
-            if let Some(bits) = self.pick("ACL", p.map(of), of(c), of(n)) {
+            if let Some(bits) = self.pick(acl, p.map(of), of(c), of(n)) {
                 merged.named.insert(*who, bits);
             }
         }
-        if merged.limit(&sides) && !self.ignored.contains(&"mode") {
-            self.ignored.push("mode");
+        if merged.limit(&sides) && !self.ignored.contains(&mode) {
+            self.ignored.push(mode);
         }
         merged
+    }
+
+    /// A default ACL that both changed is merged class by class, too; what is made in the directory has that access.
+    fn default_acl<'t>(
+        &mut self,
+        p: Option<Node<'t>>,
+        c: Node<'t>,
+        n: Node<'t>,
+        gid: u32,
+    ) -> Option<Cow<'t, [u8]>> {
+        let value = |node: Node<'t>| node.xattr(acl::DEFAULT);
+        let classes = |node: Node<'t>| value(node).and_then(|acl| Classes::of(0, gid, Some(acl)));
+        let [in_p, in_c, in_n] = [p.map(value), Some(value(c)), Some(value(n))];
+        if in_c != in_n
+            && in_p != in_c
+            && in_p != in_n
+            && let (Some(in_c), Some(in_n)) = (classes(c), classes(n))
+        {
+            let merged = self.classes(["xattr"; 2], p.and_then(classes).as_ref(), &in_c, &in_n, gid);
+            return Some(Cow::Owned(merged.to_default_acl()));
+        }
+        self.pick("xattr", in_p, value(c), value(n)).map(Cow::Borrowed)
     }
 
     fn xattrs<'t>(
@@ -180,6 +210,7 @@ impl Picker {
         c: Node<'t>,
         n: Node<'t>,
         is_wanted: &dyn Fn(&[u8]) -> bool,
+        gid: u32,
     ) -> Xattrs<'t> {
         let mut names: Vec<&[u8]> = counting(c).chain(counting(n)).map(|(name, _)| name).collect();
         names.retain(|name| is_wanted(name));
@@ -187,8 +218,13 @@ impl Picker {
         names.dedup();
         let mut merged = Vec::with_capacity(names.len());
         for name in names {
-            let value = self.pick("xattr", p.map(|p| p.xattr(name)), c.xattr(name), n.xattr(name));
-            merged.extend(value.map(|value| (name, Cow::Borrowed(value))));
+            let value = if name == acl::DEFAULT {
+                self.default_acl(p, c, n, gid)
+            } else {
+                let value = self.pick("xattr", p.map(|p| p.xattr(name)), c.xattr(name), n.xattr(name));
+                value.map(Cow::Borrowed)
+            };
+            merged.extend(value.map(|value| (name, value)));
         }
         merged
     }
