@@ -158,8 +158,12 @@ def _print_diff(diff: EtcDiff, *, as_json: bool) -> None:
         return
     print_lines(render_diff(diff))
     for patch in diff.patches:
-        # A terminal shows escapes. Whatever else reads this may apply it, and would write the escapes into the file.
-        write_stdout(patch.text if patch.is_plain or sys.stdout.isatty() else patch.notice)
+        # A terminal shows escapes. Whatever else reads this may apply it, and would write the escapes into the file: it
+        # gets the bytes, but not those that a terminal at the end of a pipe would act on.
+        if sys.stdout.isatty():
+            write_stdout(patch.text)
+        else:
+            write_stdout(patch.data if patch.is_plain else patch.notice)
 
 
 async def _run_merge(arguments: argparse.Namespace, on_event: EventSink) -> int:

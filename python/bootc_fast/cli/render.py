@@ -49,6 +49,12 @@ def _put(stream: TextIO, write: Callable[[], object]) -> None:
         stream.flush()
 
 
+def _write_bytes(data: bytes) -> None:
+    """Behind what was written as text, which has a buffer of its own."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+
+
 def write_stdout(text: str | bytes = "") -> bool:
     """Write to the standard output; without text, make sure that all of it has gone there.
 
@@ -61,7 +67,7 @@ def write_stdout(text: str | bytes = "") -> bool:
     """
     try:
         if isinstance(text, bytes):
-            _put(sys.stdout, lambda: sys.stdout.buffer.write(text))
+            _put(sys.stdout, lambda: _write_bytes(text))
         else:
             _put(sys.stdout, lambda: sys.stdout.write(text) if text else sys.stdout.flush())
     except BrokenPipeError:

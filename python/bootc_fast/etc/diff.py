@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Literal
 
+from bootc_fast.etc.patches import Version, is_harmless, unify
 from bootc_fast.etc.render import DIFF_MARKS
 from bootc_fast.etc.trees import read_content
 from bootc_fast.machine.native import run_blocking
@@ -28,9 +29,6 @@ MAX_PATCH_BYTES = 1 << 20
 
 PatchSide = Literal["current", "new"]
 """What is compared with the pristine tree: what the admin made of it, or what the new image did."""
-
-# What a patch program takes for the end of a name; it has no way to quote them that all programs read.
-_NOT_IN_NAMES = b"\n\t\r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ class EtcPatch:
 
     Attributes:
         path: Below /etc.
-        data: Ends in a newline, and is what ``patch -p1`` in /etc applies; of files with NUL bytes, longer than 1 MiB,
-            or with a line break in their name it only says that they differ.
+        data: Ends in a newline, and is what ``patch -p1`` in /etc applies; of files with NUL bytes, or longer than
+            1 MiB, it only says that they differ.
         notice: One line that says so, of any file.
     """
 
@@ -79,8 +77,8 @@ class EtcPatch:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is escaped in the text, so that it can be applied as it is read."""
-        return self.text.encode() == self.data
+        """Whether it may be written as it is: no terminal that shows it does anything else than that."""
+        return is_harmless(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,36 +203,36 @@ async def make_patches(
 
 
 def _make_patch(path: bytes, pristine: OpenTree, other: OpenTree, side: PatchSide) -> EtcPatch | None:
-    before, after = (read_content(tree, path, max_bytes=MAX_PATCH_BYTES) for tree in (pristine, other))
-    if before == after:
+    before, after = (_read_version(tree, path) for tree in (pristine, other))
+    if [_text_of(before), _text_of(after)] == [None, None]:
+        return None
+    if before is not None and after is not None and before.data == after.data and _text_of(before) == _text_of(after):
         return None
     names = [
-        b"%s/%s" % (prefix, path) if data is not None else b"/dev/null"
-        for prefix, data in ((b"pristine", before), (side.encode(), after))
+        b"%s/%s" % (prefix, path) if version is not None else b"/dev/null"
+        for prefix, version in ((b"pristine", before), (side.encode(), after))
     ]
     notice = "Binary files {} and {} differ\n".format(*map(escape_bytes, names))
-    if not (_is_text(before) and _is_text(after)) or any(byte in path for byte in _NOT_IN_NAMES):
+    if not (_is_text(before) and _is_text(after)):
         return EtcPatch(path, notice.encode(), notice)
-    return EtcPatch(path, b"".join(_unified(names, before, after)), notice)
+    return EtcPatch(path, unify(path, side.encode(), before, after), notice)
 
 
-def _unified(names: list[bytes], before: bytes | None, after: bytes | None) -> Iterator[bytes]:
-    import difflib
-
-    # A tab ends a name with blanks in it, as GNU diff writes it.
-    header = [name + b"\t" if b" " in name else name for name in names]
-    for line in difflib.diff_bytes(difflib.unified_diff, _lines(before), _lines(after), header[0], header[1]):
-        yield line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
-
-
-def _is_text(data: bytes | None) -> bool:
-    return data is None or (b"\0" not in data and len(data) <= MAX_PATCH_BYTES)
+def _read_version(tree: OpenTree, path: bytes) -> Version | None:
+    """What of an entry a patch can hold; None of what is neither a file nor a symlink."""
+    entry = tree.tree.find(path)
+    if entry is None:
+        return None
+    if stat.S_ISLNK(entry.mode):
+        return Version(entry.mode, entry.target or b"")
+    data = read_content(tree, path, max_bytes=MAX_PATCH_BYTES)
+    return None if data is None else Version(entry.mode, data)
 
 
-def _lines(data: bytes | None) -> list[bytes]:
-    """Split at newlines only."""
-    if not data:
-        return []
-    parts = data.split(b"\n")
-    last = parts.pop()
-    return [part + b"\n" for part in parts] + ([last] if last else [])
+def _text_of(version: Version | None) -> bytes | None:
+    """The content of a file; None of a symlink, whose target stands in the list of changes."""
+    return version.data if version is not None and stat.S_ISREG(version.mode) else None
+
+
+def _is_text(version: Version | None) -> bool:
+    return version is None or (b"\0" not in version.data and len(version.data) <= MAX_PATCH_BYTES)

@@ -8,13 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from etc_trees import make_sides, write
+from etc_trees import listing, make_sides, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootc_fast import diff_etc
 from bootc_fast.errors import ImageFormatError
-from bootc_fast.etc.diff import PathFilter
+from bootc_fast.etc.diff import EtcPatch, PathFilter
 from bootc_fast.etc.trees import DirectorySource, ImageSource
 
 if TYPE_CHECKING:
@@ -131,12 +131,72 @@ async def test_a_path_that_is_longer_than_the_kernel_takes_is_patched(sides: Sid
     assert patch.data.endswith(b"@@ -1 +1 @@\n-old\n+mine\n")
 
 
-@pytest.mark.parametrize("name", ["line\nbreak", "tab\tin it"])
-async def test_a_name_that_no_patch_can_hold_is_only_named(sides: Sides, name: str) -> None:
-    write(sides.current / name, "x\n")
+HARD_NAMES = [
+    "line\nbreak", "tab\tin it", "return\r", 'a "quote"', '"all quoted"', "back\\slash\\n", "ends in a blank ",
+    " begins with one", "\x1b[31mred", "$HOME", "1970-01-01 00:00:00.0", "dev/null", "#hash", "a\vb\fc",
+    os.fsdecode(b"\x9b\xff"),
+    "\N{RIGHT-TO-LEFT OVERRIDE}txt", "new file mode 100644", "deep er/with\nbreak/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [(None, "new"), (None, ""), ("one\n", "two\n"), ("one\n", ""), ("", "two"), ("one\n", None), ("", None)],
+)
+async def test_no_name_and_no_empty_file_is_beyond_a_patch(
+    sides: Sides, contents: tuple[str | None, str | None]
+) -> None:
+    """All in one: what follows an empty file, too, is applied to what it is meant for."""
+    for number, name in enumerate(HARD_NAMES):
+        for side, content in zip((sides.pristine, sides.current), contents, strict=True):
+            if content is not None:
+                write(side / name, content, 0o600)
+            write(side / f"{name}.between", "z\n" if number % 2 else os.path.basename(side))
+    patches = (await _diff(sides, patch="current")).patches
+    assert all(patch.is_plain for patch in patches)
+    _apply(sides.pristine, b"".join(patch.data for patch in patches))
+    assert _files(sides.pristine) == _files(sides.current)
+    for name in HARD_NAMES if contents[1] is not None else ():
+        assert (sides.pristine / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("names", [("old", "new"), ("new", "old")])
+async def test_a_symlink_and_a_file_take_the_places_of_each_other(sides: Sides, names: tuple[str, str]) -> None:
+    for side, name in zip((sides.pristine, sides.current), names, strict=True):
+        if name == "old":
+            (side / "x y").symlink_to("target \n")
+        else:
+            write(side / "x y", "text")
     (patch,) = (await _diff(sides, patch="current")).patches
-    assert patch.data.startswith(b"Binary files /dev/null and current/")
-    assert patch.data.count(b"\n") == 1
+    _apply(sides.pristine, patch.data)
+    assert listing(sides.pristine)[b"x y"][5] == listing(sides.current)[b"x y"][5]
+    assert (sides.pristine / "x y").is_symlink() == (sides.current / "x y").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_whole"),
+    [
+        (b"a\r\nb\r\n", True), (b"caf\xe9\n", True), (b"page\f\n\tx\v\n", True), ("grün\n".encode(), True),
+        (b"a\rb\n", False), (b"\x1b[31m\n", False), (b"\x9b31m\n", False), (b"\xe2\x80\xaex\n", False),
+        ("\x9b31m\n".encode(), False), (b"\x07\n", False),
+    ],
+)  # fmt: skip
+def test_a_pipe_gets_what_a_terminal_behind_it_would_not_act_on(content: bytes, *, is_whole: bool) -> None:
+    assert EtcPatch(b"f", b"+" + content).is_plain is is_whole
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_what_a_pipe_gets_is_applied_whatever_the_encoding(sides: Sides, locale: str) -> None:
+    write(sides.pristine / "f", "old\n")
+    write(sides.current / "f", b"caf\xe9\r\n")
+    write(sides.current / "grün", "ü\n")
+    trees = ["--pristine", sides.pristine, "--current", sides.current]
+    done = subprocess.run(
+        [sys.executable, "-m", "bootc_fast", "etc", "diff", "--patch", *trees],
+        check=True, capture_output=True, env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    _apply(sides.pristine, done.stdout)
+    assert _files(sides.pristine) == _files(sides.current)
 
 
 async def test_modified_entries_tell_what_attributes_were_and_are(sides: Sides) -> None:
