@@ -45,7 +45,7 @@ soak: setup build ## 200 updates and rollbacks in one process, and a /etc of a m
 	BOOTC_FAST_SOAK=200 $(BIN)/python -m pytest -s tests/soak
 
 differential: setup build ## 20,000 random merges, most of them disturbed, against the reference; goes on where it stopped; DIFFERENTIAL="--minutes 10"
-	PYTHONPATH=tests $(BIN)/python -m differential.run $(DIFFERENTIAL)
+	PYTHONPATH=tests $(BIN)/python -m differential.run --table docs/faults.md $(DIFFERENTIAL)
 
 powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; hours
 	tools/make-rootfs trixie build/rootfs/trixie

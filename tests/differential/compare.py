@@ -6,11 +6,11 @@ import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from differential.disk import ACL, walk
+from differential.disk import ACL, DEFAULT_ACL, walk
 from unit.etc import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unit.etc.reference import Node
 
@@ -92,7 +92,9 @@ def _differences(found: Node, wanted: Node, extra: set[str]) -> Iterator[str]:
         yield f"is a {found['kind']}, not a {wanted['kind']}"
         return
     if found["content"] != wanted["content"]:
-        yield f"content {found['content'][:40]!r}, not {wanted['content'][:40]!r}"
+        # Of a device it is a number.
+        got_text, wanted_text = (repr(node["content"])[:60] for node in (found, wanted))
+        yield f"content {got_text}, not {wanted_text}"
     got, want = dict(found["attributes"]), dict(wanted["attributes"])
     if wanted["kind"] == "link":
         got.pop("mode")
@@ -105,9 +107,34 @@ def _differences(found: Node, wanted: Node, extra: set[str]) -> Iterator[str]:
             side.pop(ACL, None)
             side["mode"] &= 0o7000
         yield from _check_access(found, wanted["access"])
+    if "default access" in wanted:
+        sides = [found, *wanted["default access"]]
+        judged, *judges = (None if side is None else _of_default(side, found) for side in sides)
+        assert judged is not None
+        yield from (f"default ACL: {one}" for one in _check_access(judged, judges))
+        for side in (got, want):
+            side.pop(DEFAULT_ACL, None)
     for name in sorted(got.keys() | want.keys()):
         if got.get(name) != want.get(name):
             yield f"{name} {_show(got.get(name))}, not {_show(want.get(name))}"
+
+
+def _computed_in(found: Node, wanted: Sequence[Node | None]) -> set[str]:
+    """What the first of several writings gave to a directory that stayed, and is not taken off again."""
+    return {
+        name
+        for name in (LABEL, IMA)
+        for one in wanted
+        if one is not None and one["attributes"].get(name, b"") == found["attributes"].get(name)
+    }
+
+
+def _of_default(node: Node, owner: Node) -> Node:
+    """What would be made in a directory, by a member of the group that another node has."""
+    attributes = {"mode": 0, "gid": owner["attributes"]["gid"]}
+    if DEFAULT_ACL in node["attributes"]:
+        attributes[ACL] = node["attributes"][DEFAULT_ACL]
+    return {"attributes": attributes}
 
 
 def _show(value: Any) -> str:
@@ -129,7 +156,7 @@ def _is_narrower(path: bytes, found: Node, states: Sequence[Node]) -> bool:
         node["attributes"]["mode"]
         for state in states
         for at, node in walk(state)
-        if at == path and node["kind"] == "file" and node["content"] == found["content"]
+        if (at == path or b".bootc-saved" in path) and node["kind"] == "file" and node["content"] == found["content"]
     ]
     most = 0
     for mode in modes:
@@ -144,7 +171,6 @@ def compare_with(
     *,
     exact: bool,
     extra: Mapping[bytes, set[str]],
-    vanished: Collection[bytes] = (),
 ) -> list[str]:
     """List the differences between a result and what the reference makes of one state, path by path.
 
@@ -154,7 +180,6 @@ def compare_with(
         states: They themselves.
         exact: There was one.
         extra: Names of attributes that the destination had before, by path.
-        vanished: Paths of which the merge said that they went, or became something else, each time that it looked.
     """
     problems = []
     found = dict(walk(root))
@@ -162,12 +187,11 @@ def compare_with(
         node = found.get(path)
         wanted = [outcome.nodes.get(path) for outcome in outcomes]
         if node is None:
-            if None not in wanted and path not in vanished:
+            if None not in wanted:
                 problems.append(f"{path!r} is missing")
             continue
-        reasons = [
-            ["is there"] if one is None else list(_differences(node, one, extra.get(path, set()))) for one in wanted
-        ]
+        before = extra.get(path, set()) | (set() if exact else _computed_in(node, wanted))
+        reasons = [["is there"] if one is None else list(_differences(node, one, before)) for one in wanted]
         if all(reasons) and not (not exact and _is_narrower(path, node, states)):
             texts = dict.fromkeys("; ".join(one) for one in reasons)
             problems.append(f"{path!r}: " + " | ".join(texts))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from unit.etc.reference import Node
 
-ACL = "system.posix_acl_access"
+ACL, DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 _KINDS = {bits: kind for kind, bits in TYPE_BITS.items()}
 _GETFLAGS, _SETFLAGS = 0x80086601, 0x40086602
 IMMUTABLE, APPEND = 0x10, 0x20

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 KINDS = (
     "replace", "replace, times kept", "rewrite", "append", "truncate", "chmod", "chown", "ACL", "no ACL", "relabel",
     "xattr", "unlink", "becomes symlink", "becomes FIFO", "becomes directory", "becomes hard link", "flags",
+    "name in it",
 )  # fmt: skip
+_ANY = frozenset({"unlink", "becomes symlink", "becomes FIFO", "becomes directory", "chown", "replace"})
+# What can be done to what is there; whatever cannot be is a replacement by a file.
+_POSSIBLE = {
+    "file": frozenset(KINDS) - {"name in it"},
+    "dir": _ANY | {"chmod", "ACL", "no ACL", "relabel", "xattr", "flags", "name in it"},
+    "link": _ANY | {"relabel", "xattr"},
+    "fifo": _ANY | {"chmod"},
+    "char": _ANY | {"chmod"},
+}
 _ACLS = (
     {(1, 0): 6, (2, 1000): 6, (4, 0): 4, (16, 0): 6, (32, 0): 0},
     {(1, 0): 6, (4, 0): 0, (8, 27): 4, (16, 0): 4, (32, 0): 4},
@@ -68,11 +78,9 @@ class Race:
     def steps(self) -> Iterator[None]:
         """Change something, one system call at a time."""
         kind = self._rng.choice(KINDS)
-        there = os.path.lexists(self._path)
-        is_file = there and os.path.isfile(self._path) and not os.path.islink(self._path)
-        if not is_file and kind not in {"unlink", "becomes symlink", "becomes FIFO", "becomes directory", "chown"}:
-            kind = "replace"
-        if not there and kind in {"unlink", "chown"}:
+        last = self.states[-1]
+        possible = _ANY - {"unlink", "chown"} if last is None else _POSSIBLE.get(last["kind"], _ANY)
+        if kind not in possible:
             kind = "replace"
         self.kinds.append(kind)
         for _ in self._change(kind):
@@ -118,9 +126,11 @@ class Race:
             with contextlib.suppress(OSError):
                 os.removexattr(path, ACL)
         elif kind == "relabel":
-            os.setxattr(path, "security.selinux", rng.choice((b"label", b"fourth label")))
+            os.setxattr(path, "security.selinux", rng.choice((b"label", b"fourth label")), follow_symlinks=False)
         elif kind == "xattr":
-            os.setxattr(path, "trusted.a", b"%x" % rng.getrandbits(8))
+            os.setxattr(path, "trusted.a", b"%x" % rng.getrandbits(8), follow_symlinks=False)
+        elif kind == "name in it":
+            make(random_file(rng), path + b"/name.%d" % rng.randrange(2) + b".%x" % rng.getrandbits(20))
         elif kind == "unlink":
             self._drop_directory()
             if os.path.lexists(path):

@@ -24,23 +24,24 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from differential.compare import compare_with, expected_of
-from differential.disk import can_have_flags, make, read, remove, set_flags, walk
+from differential.compare import LABEL, compare_with, expected_of
+from differential.disk import ACL, DEFAULT_ACL, can_have_flags, make, read, remove, set_flags, walk
 from differential.races import Race, flag_some, random_acl, run_changes
+from differential.report import WHENS, describe, write_table
 from etc_trees import Sides, merge
 from unit.etc.trees import make_triple
 
 from bootc_fast.errors import BootcFastError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from unit.etc.reference import Node
 
-ACL = "system.posix_acl_access"
 CHUNK = 100
 RESULTS = Path(__file__).parent / "results.json"
-QUIET, BETWEEN, DURING = WHENS = ("undisturbed", "changed before the writing", "changed all the time")
+QUIET, BETWEEN, DURING = WHENS
+_FEATURES = {ACL: "ACLs", DEFAULT_ACL: "default ACLs", LABEL: "labels"}
 
 
 def add_acls(rng: random.Random, sides: list[Node]) -> bool:
@@ -55,11 +56,25 @@ def add_acls(rng: random.Random, sides: list[Node]) -> bool:
                 node["attributes"]["mode"] &= ~0o777
                 node["attributes"]["mode"] |= 0o660 if b"\x01\x00\x06\x00" in node["attributes"][ACL] else 0o644
                 found = True
+                if node["kind"] == "dir" and rng.random() < 0.5:
+                    node["attributes"][DEFAULT_ACL] = random_acl(rng)
     return found
 
 
-def make_start(rng: random.Random, new: Node, path: bytes) -> None:
-    """Make what the destination holds: nothing, a copy of the new tree, or what some other run left; with flags."""
+def list_features(sides: list[Node]) -> set[str]:
+    """What a merge has in its trees, for the table."""
+    found = set()
+    for side in sides:
+        for _path, node in walk(side):
+            attributes = node["attributes"]
+            found |= {name for key, name in _FEATURES.items() if key in attributes}
+            found |= {"hard links"} if node["inode"] is not None else set()
+            found |= {"devices, FIFOs or sockets"} if node["kind"] in {"char", "fifo", "socket"} else set()
+    return found
+
+
+def make_start(rng: random.Random, new: Node, path: bytes) -> bool:
+    """Make what the destination holds: nothing, a copy of the new tree, or what some other run left; tell of flags."""
     os.mkdir(path)
     kind = rng.randrange(3)
     if kind == 1:
@@ -71,7 +86,7 @@ def make_start(rng: random.Random, new: Node, path: bytes) -> None:
             for name in ("security.selinux", "security.ima"):
                 node["attributes"].pop(name, None)
         make(other, path)
-    flag_some(rng, path, [found for found, _node in walk(read(path))])
+    return bool(flag_some(rng, path, [found for found, _node in walk(read(path))]))
 
 
 class Merge:
@@ -81,7 +96,8 @@ class Merge:
         self.rng = rng = random.Random(seed)  # noqa: S311 - to be had again
         triple = make_triple(rng.randbytes(420))
         trees = [triple.p, triple.c, triple.n]
-        self.has_acls = add_acls(rng, trees)
+        add_acls(rng, trees)
+        self.features = list_features(trees)
         self.when = rng.choice(WHENS)
         self.strategy = rng.choice(("current", "new"))
         self.sides = Sides(*(base / name for name in "PCNR"))
@@ -89,20 +105,20 @@ class Merge:
             make(node, os.fsencode(path))
         # What the kernel made of it counts: link counts and modes under an ACL among it.
         self.pristine, self.current, self.new = (read(os.fsencode(path)) for path in self.sides[:3])
-        make_start(rng, triple.n, os.fsencode(self.sides.result))
+        if make_start(rng, triple.n, os.fsencode(self.sides.result)):
+            self.features.add("flags in the destination")
         self.extra: dict[bytes, set[str]] = {}
         self._look_at_result()
         self.scratch = os.fsencode(base / "scratch")
         self.race: Race | None = None
         self.kinds: list[str] = []
-        self.warnings: list[tuple[bytes, str]] = []
 
     def _look_at_result(self) -> None:
         """Note which attributes the destination has before a merge: not all of them are taken off again."""
         self.extra = {path: set(node["attributes"]) for path, node in walk(read(os.fsencode(self.sides.result)))}
 
     def _merge(self, before_apply: Callable[[], object] = lambda: None) -> None:
-        self.warnings = merge(self.sides, default=self.strategy, before_apply=before_apply).warnings
+        merge(self.sides, default=self.strategy, before_apply=before_apply)
 
     def _choose_victim(self) -> bytes:
         # What has a second name changes there as well: not one path's states any more.
@@ -119,6 +135,8 @@ class Merge:
         if self.when == QUIET:
             paths = [path for path, _node in walk(self.current)]
             flagged = flag_some(self.rng, os.fsencode(self.sides.current), paths)
+            if flagged:
+                self.features.add("flags in the running /etc")
             self._merge()
             for path in flagged:
                 where = os.fsencode(self.sides.current) + b"/" + path
@@ -134,8 +152,7 @@ class Merge:
             self._storm(self.race)
         self.kinds = self.race.kinds
         states = [self._with(state) for state in self.race.states]
-        vanished = {path for path, reason in self.warnings if "vanished" in reason}
-        problems = self._compare(states, exact=False, vanished=vanished)
+        problems = self._compare(states, exact=False)
         self._look_at_result()
         self._merge()
         last = read(os.fsencode(self.sides.current))
@@ -156,6 +173,7 @@ class Merge:
         thread.start()
         try:
             while True:
+                self._look_at_result()
                 self._merge()
                 if not thread.is_alive():
                     break
@@ -177,10 +195,12 @@ class Merge:
             at["children"][name] = state
         return root
 
-    def _compare(self, states: list[Node], *, exact: bool, vanished: Collection[bytes] = ()) -> list[str]:
+    def _compare(self, states: list[Node], *, exact: bool) -> list[str]:
+        # The reference is most of the time of a merge: each state is asked about once.
+        states = [state for number, state in enumerate(states) if state not in states[:number]]
         outcomes = [expected_of(self.pristine, state, self.new, self.strategy) for state in states]
         found = read(os.fsencode(self.sides.result))
-        return compare_with(found, outcomes, states, exact=exact, extra=self.extra, vanished=vanished)
+        return compare_with(found, outcomes, states, exact=exact, extra=self.extra)
 
 
 def run_one(seed: str, directory: Path) -> tuple[Merge, list[str]]:
@@ -205,25 +225,12 @@ def run_chunk(seed: int, chunk: int, directory: Path) -> dict[str, Any]:
         one, problems = run_one(name, directory)
         counts["merges"] += 1
         counts[one.when] += 1
-        counts["with ACLs"] += one.has_acls
-        for kind in one.kinds:
-            counts[f"change: {kind}"] += 1
+        counts.update(f"with {feature}" for feature in one.features)
+        counts.update(f"change: {kind}" for kind in one.kinds)
         counts["disagreements"] += bool(problems)
         if problems:
             examples.append({"seed": name, "when": one.when, "kinds": one.kinds, "problems": problems[:5]})
     return {"counts": dict(counts), "examples": examples}
-
-
-def describe(results: dict[str, Any]) -> str:
-    """The table of all chunks."""
-    total: Counter[str] = Counter()
-    for chunk in results["chunks"].values():
-        total.update(chunk["counts"])
-    lines = [f"seed {results['seed']}", "", "| | |", "| --- | --: |"]
-    first = ["merges", *WHENS, "with ACLs"]
-    rest = sorted((name for name in total if name.startswith("change: ")), key=lambda name: -total[name])
-    lines += [f"| {name} | {total[name]:,} |" for name in [*first, *rest, "disagreements"]]
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -233,6 +240,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; a merge mostly waits")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seed", type=int, help="of a new run; one that has begun keeps its own")
+    parser.add_argument("--table", type=Path, help="a document that has the table, between two marks: it is renewed")
     parser.add_argument("--only", help="one merge, by its whole seed as the results have it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bootc-fast-differential.", dir="/dev/shm") as scratch:
@@ -260,7 +268,9 @@ def main() -> int:
                 count = len(results["chunks"]) * CHUNK
                 bad = sum(one["counts"].get("disagreements", 0) for one in results["chunks"].values())
                 print(f"{count} of {arguments.merges} merges, {bad} disagreements", file=sys.stderr, flush=True)
-    print(describe(results))
+    print(describe(results, CHUNK))
+    if arguments.table:
+        write_table(arguments.table, describe(results, CHUNK))
     return any(chunk["examples"] for chunk in results["chunks"].values())
 
 

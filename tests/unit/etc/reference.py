@@ -11,14 +11,13 @@ Source:
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Node: TypeAlias = dict[str, Any]
 
 LABEL = "security.selinux"
-ACL = "system.posix_acl_access"
+ACL, DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 IGNORED = (LABEL, "security.evm", "security.ima")
 BLANK_IDS = (b"", b"uninitialized")
 
@@ -38,7 +37,7 @@ class Outcome:
 
 def merge(p: Node, c: Node, n: Node, strategy: str) -> Outcome:
     """Merge three directories; every conflict gets `strategy` ("current" or "new")."""
-    p, c, n = copy.deepcopy(p), copy.deepcopy(c), copy.deepcopy(n)
+    p, c, n = copied(p), copied(c), copied(n)
     for tree, side in ((p, "p"), (c, "c"), (n, "n")):
         _mark(tree, side)
         tree["children"].pop(b".updated", None)
@@ -51,6 +50,14 @@ def merge(p: Node, c: Node, n: Node, strategy: str) -> Outcome:
     _keep_machine_id(c, n, out)
     _drop_ghosts(out.root)
     return out
+
+
+def copied(node: Node) -> Node:
+    """Copy a tree; ``copy.deepcopy``, which knows nothing about nodes, was most of the time of a random merge."""
+    fresh = {**node, "attributes": {**node["attributes"]}}
+    if "children" in node:
+        fresh["children"] = {name: copied(child) for name, child in node["children"].items()}
+    return fresh
 
 
 def _mark(node: Node, side: str) -> None:
@@ -77,7 +84,7 @@ def _replace_sockets(c: Node, p: Node | None) -> None:
         if children[name]["kind"] == "socket":
             del children[name]
             if name in old:
-                children[name] = copy.deepcopy(old[name])
+                children[name] = copied(old[name])
                 children[name]["ghost"] = True
         else:
             _replace_sockets(children[name], old.get(name))
@@ -178,9 +185,12 @@ def _merge(  # noqa: PLR0911, PLR0912
 
 
 def _walk_alive(node: Node, path: bytes) -> list[bytes]:
-    alive = copy.deepcopy(node)
-    _drop_ghosts(alive)
-    return _walk(alive, path)
+    below = [
+        _walk_alive(child, path + b"/" + name)
+        for name, child in node.get("children", {}).items()
+        if not child.get("ghost")
+    ]
+    return [path, *(item for items in below for item in items)]
 
 
 def _merge_children(nodes: tuple[Node | None, Node, Node | None], path: bytes, out: Outcome, into: Node) -> None:
@@ -261,6 +271,7 @@ def _merge_attributes(p: Node | None, c: Node, n: Node, path: bytes, out: Outcom
     sides = [{} if side is None else _counting(side) for side in (p, c, n)]
     modes = [side.pop("mode", 0) for side in sides]
     acls = [side.pop(ACL, None) for side in sides]
+    defaults = [side.get(DEFAULT_ACL) for side in sides]
     for key in set().union(*sides):
         value = pick(*(side.get(key) for side in sides))
         if value is not None:
@@ -274,6 +285,9 @@ def _merge_attributes(p: Node | None, c: Node, n: Node, path: bytes, out: Outcom
         merged["mode"] = sum(value << shift for value, shift in zip(limited, (9, 6, 3, 0), strict=True))
     # Whoever compares merges the classes of an ACL: what the three sides had is kept for that.
     access = {"access": (p, c, n)} if any(acls) else {}
+    if all(defaults[1:]) and len({*defaults[1:], *(defaults[:1] if p is not None else ())}) == len(defaults[not p :]):
+        # Both have one, and each another than all others.
+        access["default access"] = (p if defaults[0] else None, c, n)
     return {**source, "attributes": merged, **access}
 
 
@@ -314,7 +328,8 @@ def _keep_machine_id(c: Node, n: Node, out: Outcome) -> None:
         out.root["children"][b"machine-id"] = own
         out.kept.add(b"machine-id")
     elif result["side"] == "n" and result["kind"] == "file":
-        out.root["children"][b"machine-id"] = {**own, "attributes": result["attributes"]}
+        judged = {key: result[key] for key in ("access", "default access") if key in result}
+        out.root["children"][b"machine-id"] = {**own, "attributes": result["attributes"], **judged}
         out.kept.add(b"machine-id")
 
 
