@@ -228,7 +228,8 @@ def plan_etc(
 ) -> EtcPlan:
     """Decide a merge; writes nothing, and leaves nothing behind when `check` ends it.
 
-    Where a file vanished or became something else since the scan, directories are scanned and merged once more.
+    Where a file was not, when it was read, what the scan had seen, directories are scanned and merged again, up to
+    three times.
 
     Args:
         pristine: P, /etc of the booted image.
@@ -283,8 +284,8 @@ def apply_etc(plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check:
     """Turn a directory into the result and sync its file system.
 
     Content and attributes of a file come from one look: where a file is not what the scan saw, the directories are
-    scanned and merged once more, and what changes then again is taken as it is, with its own attributes and no more
-    access than both looks grant.
+    scanned and merged again, and a file that changes then once more is taken as it is, with its own attributes and no
+    more access than both looks grant. What is another kind of thing each of 16 times is an error.
 
     What `check` or `progress` raises ends it between two operations: every file is then the old or the new one, and
     the next call completes the directory.
@@ -297,7 +298,7 @@ def apply_etc(plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check:
 
     Raises:
         EtcConflictError: The plan has fatal conflicts; nothing was looked at or written.
-        FileSystemError: Writing or syncing failed; ``__cause__`` is the OSError.
+        FileSystemError: Writing or syncing failed; ``__cause__`` is the OSError, where there is one.
         InvalidStateError: An object is missing.
         UsageError: A content can only be read with a descriptor that its side lacks.
     """

@@ -100,6 +100,7 @@ fn plan_of(image: &Tree, current: &Tree, dir: &OwnedFd) -> usize {
         hidden: &[],
         flagged: &[],
         policy: &Policy::new(Vec::new(), Strategy::Fail),
+        is_last: false,
         pristine_image: None,
         new_image: None,
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled, Never};
-use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Opened, apply};
+use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Opened, Pass, apply};
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::tree::{Content, Node, Tree, open_beneath, scan};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, lsetxattr, mknodat};
@@ -42,6 +42,14 @@ impl ContentSource for Directory {
     fn open(&self, node: Node<'_>) -> Result<Option<Opened<'_>>, ContentError> {
         let fd = open_beneath(self.0.as_fd(), &node.path(), OFlags::RDONLY).ok();
         Ok(fd.map(|fd| Opened::Live { file: File::from(fd), is_as_scanned: true }))
+    }
+
+    fn is_gone(&self, node: Node<'_>) -> bool {
+        open_beneath(self.0.as_fd(), &node.path(), OFlags::PATH).is_err()
+    }
+
+    fn is_way_as_scanned(&self, _node: Node<'_>) -> std::io::Result<bool> {
+        Ok(true)
     }
 }
 
@@ -123,7 +131,7 @@ fn fill_otherwise(root: &Path) {
 fn run(source: &Scratch, target: &Scratch, cancel: &dyn Cancel) -> Result<Applied, ApplyError> {
     let result = scan(source.open().as_fd(), &Never).unwrap().tree;
     let contents = Directory(source.open());
-    apply(&result, &contents, target.open().as_fd(), true, &mut |_, _| Ok(()), cancel)
+    apply(&result, &contents, target.open().as_fd(), Pass::Last, &mut |_, _| Ok(()), cancel)
 }
 
 fn assert_same(source: &Scratch, target: &Scratch) {
@@ -178,7 +186,7 @@ fn after_any_number_of_operations_the_next_call_completes_the_result() {
         fill_otherwise(&target.0);
         let dir = target.open();
         let mut progress = |done: usize, _: usize| if done < stop { Ok(()) } else { Err(Cancelled) };
-        let ended = apply(&result, &contents, dir.as_fd(), true, &mut progress, &Never);
+        let ended = apply(&result, &contents, dir.as_fd(), Pass::Last, &mut progress, &Never);
         assert!(matches!(ended, Err(ApplyError::Cancelled(_))));
         run(&source, &target, &Never).unwrap();
         assert_same(&source, &target);
@@ -239,7 +247,7 @@ fn a_symlink_planted_while_it_runs_stops_the_call_with_nothing_written_outside()
         }
         Ok(())
     };
-    let ended = apply(&result, &contents, target.open().as_fd(), true, &mut plant, &Never);
+    let ended = apply(&result, &contents, target.open().as_fd(), Pass::Last, &mut plant, &Never);
     let error = ended.unwrap_err();
     assert_eq!(
         error.io().and_then(|(source, _)| source.raw_os_error()),

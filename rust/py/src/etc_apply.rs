@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled};
-use bootc_fast_core::etc::apply::{Applied, ApplyError, Difference, Merged, apply_merge, compare};
+use bootc_fast_core::etc::apply::{
+    Applied, ApplyError, Difference, Merged, Pass, Warning, apply_merge, compare,
+};
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::etc::ops::{Make, Operation};
 use bootc_fast_core::tree::Tree;
@@ -24,6 +26,9 @@ pyo3::import_exception!(bootc_fast.errors, UsageError);
 
 /// Linux's number for "No space left on device".
 const ENOSPC: i32 = 28;
+
+/// Writings, each of a plan of its own, after which what is another thing each time is an error.
+const MAX_PASSES: usize = 16;
 
 /// Time between two calls of Python's `progress`.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -73,8 +78,8 @@ fn with_contents<T>(plan: &EtcPlan, sources: &Sources, work: impl FnOnce(&Merged
 
 /// Turns the directory into the merge result and syncs its file system.
 ///
-/// Where a file of the sides was replaced or changed since the scan, the sides are scanned and merged once more, and
-/// the result of that is written. `progress(done, total)` is called now and then; an exception of it ends the writing
+/// Where a file of the sides was replaced or changed since the scan, the sides are scanned and merged again, and the
+/// result of that is written; a file that changed once more is then taken as it is. `progress(done, total)` is called now and then; an exception of it ends the writing
 /// like one of `check`.
 #[pyfunction]
 #[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
@@ -86,22 +91,22 @@ pub fn apply_etc(
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcApplied> {
     let mut writing = Writing { dir: duplicate(dest_fd)?, progress, check, done: 0 };
-    let first = writing.write(py, plan, false)?;
-    if first.stale.is_empty() {
-        return Ok(EtcApplied::new(py, plan, &first));
+    let first = writing.write(py, plan, Pass::First)?;
+    let mut is_stale = !first.stale.is_empty();
+    let mut all = EtcApplied::new(py, plan, &first);
+    let mut latest = None;
+    for count in 2..=MAX_PASSES {
+        if !is_stale {
+            break;
+        }
+        let again = latest.as_ref().unwrap_or(plan).again(py, writing.check.as_ref())?;
+        let pass = if count == MAX_PASSES { Pass::Last } else { Pass::Again };
+        let applied = writing.write(py, &again, pass)?;
+        is_stale = !applied.stale.is_empty();
+        all.add(EtcApplied::new(py, &again, &applied));
+        latest = Some(again);
     }
-    let again = plan.again(py, writing.check.as_ref())?;
-    let second = writing.write(py, &again, true)?;
-    let mut all = EtcApplied::new(py, &again, &second);
-    let EtcApplied { operations, bytes_copied, warnings, compare_s, apply_s, sync_s, .. } =
-        EtcApplied::new(py, plan, &first);
-    all.operations.splice(0..0, operations);
-    all.warnings.splice(0..0, warnings);
-    all.bytes_copied = all.bytes_copied.saturating_add(bytes_copied);
-    all.compare_s += compare_s;
-    all.apply_s += apply_s;
-    all.sync_s += sync_s;
-    all.plan = Some(Py::new(py, again)?);
+    all.plan = latest.map(|plan| Py::new(py, plan)).transpose()?;
     Ok(all)
 }
 
@@ -115,7 +120,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn write(&mut self, py: Python<'_>, plan: &EtcPlan, is_last: bool) -> PyResult<Applied> {
+    fn write(&mut self, py: Python<'_>, plan: &EtcPlan, pass: Pass) -> PyResult<Applied> {
         let failed: Mutex<Option<PyErr>> = Mutex::new(None);
         let sources = plan.sources()?;
         let (progress, before, dir) = (self.progress.as_ref(), self.done, self.dir.as_fd());
@@ -134,7 +139,7 @@ impl Writing {
                     Cancelled
                 })
             };
-            with_contents(plan, &sources, |merged| apply_merge(merged, dir, is_last, &mut tell, cancel))
+            with_contents(plan, &sources, |merged| apply_merge(merged, dir, pass, &mut tell, cancel))
         };
         let map = |py: Python<'_>, error| {
             let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -148,20 +153,28 @@ impl Writing {
 }
 
 impl EtcApplied {
+    /// Of one pass.
     fn new(py: Python<'_>, plan: &EtcPlan, applied: &Applied) -> Self {
+        let row = |one: &Warning| (PyBytes::new(py, one.path()).unbind(), one.text());
         Self {
             operations: rows(py, &applied.operations, &plan.merged().tree, &applied.before),
             bytes_copied: applied.bytes_copied,
-            warnings: applied
-                .warnings
-                .iter()
-                .map(|one| (PyBytes::new(py, one.path()).unbind(), one.text()))
-                .collect(),
+            warnings: applied.warnings.iter().map(row).collect(),
             compare_s: applied.compare.as_secs_f64(),
             apply_s: applied.apply.as_secs_f64(),
             sync_s: applied.sync.as_secs_f64(),
             plan: None,
         }
+    }
+
+    /// Adds what a later pass did, which found anew whatever there was to warn of.
+    fn add(&mut self, later: Self) {
+        self.operations.extend(later.operations);
+        self.warnings = later.warnings;
+        self.bytes_copied = self.bytes_copied.saturating_add(later.bytes_copied);
+        self.compare_s += later.compare_s;
+        self.apply_s += later.apply_s;
+        self.sync_s += later.sync_s;
     }
 }
 

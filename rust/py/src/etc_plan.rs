@@ -23,6 +23,9 @@ pyo3::import_exception!(bootc_fast.errors, FileSystemError);
 pyo3::import_exception!(bootc_fast.errors, InvalidStateError);
 pyo3::import_exception!(bootc_fast.errors, UsageError);
 
+/// Plans made of sides that change while they are read; the last one takes what it finds.
+const MAX_PLANS: usize = 4;
+
 /// A decided merge, with what is needed to write it: the three trees and their descriptors.
 #[pyclass(frozen, module = "bootc_fast._core")]
 #[derive(Debug)]
@@ -47,14 +50,41 @@ impl Sources {
     pub fn inputs(&self) -> [SideInput<'_>; 3] {
         self.sides.each_ref().map(|side| side.input())
     }
+
+    /// The same as it is now.
+    fn scanned_again(&self, py: Python<'_>, check: Option<&Py<PyAny>>) -> PyResult<Self> {
+        let scan = |side| Place::scanned_again(side, py, check.map(|check| check.clone_ref(py)));
+        let [pristine, current, new] = &self.sides;
+        let sides = [scan(pristine)?, scan(current)?, scan(new)?];
+        Ok(Self { sides, images: self.images.clone() })
+    }
 }
 
 impl EtcPlan {
+    /// Decides, and scans and decides again where a file was not what the scan saw when it was read.
+    fn settle(
+        py: Python<'_>,
+        sources: Sources,
+        policy: &Arc<Policy>,
+        check: Option<&Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let mut plan = Self::decide(py, sources, Arc::clone(policy), check, false)?;
+        for count in 2..=MAX_PLANS {
+            if !plan.merged.is_stale {
+                break;
+            }
+            let sources = plan.sources()?.scanned_again(py, check)?;
+            plan = Self::decide(py, sources, Arc::clone(policy), check, count == MAX_PLANS)?;
+        }
+        Ok(plan)
+    }
+
     fn decide(
         py: Python<'_>,
         sources: Sources,
         policy: Arc<Policy>,
-        check: Option<Py<PyAny>>,
+        check: Option<&Py<PyAny>>,
+        is_last: bool,
     ) -> PyResult<Self> {
         let [pristine, current, new] = sources.inputs();
         let [pristine_image, new_image] = sources.images.each_ref().map(Option::as_deref);
@@ -66,10 +96,12 @@ impl EtcPlan {
             hidden: running.hidden_paths(),
             flagged: running.flagged(),
             policy: &policy,
+            is_last,
             pristine_image,
             new_image,
         };
         let work = |cancel: &dyn Cancel| plan(&input, cancel);
+        let check = check.map(|check| check.clone_ref(py));
         let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
         let side_lengths = sources.inputs().map(|input| input.tree.len());
         Ok(Self { merged, side_lengths, policy, sources: Held::new(Arc::new(sources), "plan") })
@@ -77,13 +109,8 @@ impl EtcPlan {
 
     /// The same merge of the sides as they are now.
     pub fn again(&self, py: Python<'_>, check: Option<&Py<PyAny>>) -> PyResult<Self> {
-        let check = || check.map(|check| check.clone_ref(py));
-        let sources = self.sources()?;
-        let [pristine, current, new] = &sources.sides;
-        let scan = |side| Place::scanned_again(side, py, check());
-        let sides = [scan(pristine)?, scan(current)?, scan(new)?];
-        let sources = Sources { sides, images: sources.images.clone() };
-        Self::decide(py, sources, Arc::clone(&self.policy), check())
+        let sources = self.sources()?.scanned_again(py, check)?;
+        Self::settle(py, sources, &self.policy, check)
     }
 
     /// R and where its contents come from.
@@ -248,6 +275,7 @@ impl EtcPlan {
     pristine_image = None, new_image = None, check = None,
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
+#[allow(clippy::needless_pass_by_value)] // PyO3 makes the arguments, and nobody else has them.
 pub fn plan_etc(
     py: Python<'_>,
     pristine: Py<Side>,
@@ -272,16 +300,13 @@ pub fn plan_etc(
         strategy(default)?,
     );
     let policy = Arc::new(policy.with_preferences(preferences));
-    let again = check.as_ref().map(|check| check.clone_ref(py));
     let place = |side: Py<Side>| side.get().place();
     let image = |image: Option<Py<Image>>| image.map(|image| image.get().inner()).transpose();
     let sources = Sources {
         sides: [place(pristine)?, place(current)?, place(new)?],
         images: [image(pristine_image)?, image(new_image)?],
     };
-    let plan = EtcPlan::decide(py, sources, policy, check)?;
-    // What was replaced between its scan and its reading is looked at once more, as what it is now.
-    if plan.merged.report.has_vanished() { plan.again(py, again.as_ref()) } else { Ok(plan) }
+    EtcPlan::settle(py, sources, &policy, check.as_ref())
 }
 
 /// Whether a pattern of a merge policy matches a whole path below /etc.

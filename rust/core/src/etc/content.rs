@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
@@ -63,19 +64,6 @@ pub enum Source<'t> {
     Live(File),
 }
 
-/// Whether two nodes hold the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sameness {
-    /// Same type, and same content, target or device number.
-    Same,
-    /// Not the same.
-    Different,
-    /// The first node's file vanished from its live directory.
-    FirstVanished,
-    /// The second node's file vanished from its live directory.
-    SecondVanished,
-}
-
 /// One of the three trees with what is needed to read its files.
 #[derive(Debug)]
 pub struct Side<'a> {
@@ -85,6 +73,9 @@ pub struct Side<'a> {
     pub dir: Option<BorrowedFd<'a>>,
     /// `composefs/objects`, for [`Content::Object`].
     pub objects: Option<BorrowedFd<'a>>,
+    /// What is not as the scan saw it is read all the same, where it is a file.
+    is_lenient: bool,
+    is_stale: AtomicBool,
     pub(super) digests: DigestCache,
 }
 
@@ -92,7 +83,29 @@ impl<'a> Side<'a> {
     /// A side whose files have not been read yet.
     #[must_use]
     pub fn new(tree: &'a Tree, dir: Option<BorrowedFd<'a>>, objects: Option<BorrowedFd<'a>>) -> Self {
-        Self { tree, dir, objects, digests: DigestCache::default() }
+        let (is_stale, digests) = (AtomicBool::new(false), DigestCache::default());
+        Self { tree, dir, objects, is_lenient: false, is_stale, digests }
+    }
+
+    /// The same side; `is_lenient`: what is not as the scan saw it counts as it is read.
+    #[must_use]
+    pub fn reading(self, is_lenient: bool) -> Self {
+        Self { is_lenient, ..self }
+    }
+
+    /// Whether a file was not what the scan saw, when it was read: what was decided with that is worth nothing.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is nothing under the name of a node any more.
+    #[must_use]
+    pub fn is_gone(&self, node: Node<'_>) -> bool {
+        self.dir.is_some_and(|dir| {
+            let found = open_beneath(dir, &node.path(), OFlags::PATH);
+            matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
+        })
     }
 
     /// Opens the content of a regular file; `None` where it vanished, or is no regular file any more.
@@ -138,22 +151,26 @@ impl<'a> Side<'a> {
         Ok(state.is_regular.then_some((file, state)))
     }
 
-    /// Runs `read` over the content (the bool: it is a live file with fs-verity), and once more where the file changed meanwhile; then it counts as it was read.
+    /// Runs `read` over the content (the bool: it is a live file with fs-verity); `None`: it is not what the scan saw.
+    ///
+    /// Where that does not matter ([`Side::reading`]), it is read once more where the file changed meanwhile; then
+    /// it counts as it was read, and `None` means that there is no such file.
     pub(super) fn read_settled<T>(
         &self,
         node: Node<'_>,
         mut read: impl FnMut(&mut Source<'_>, bool) -> Result<T, ContentError>,
     ) -> Result<Option<T>, ContentError> {
-        let Some((first, settled)) = self.read_once(node, &mut read)? else {
-            return Ok(self.read_once(node, &mut read)?.map(|(second, _)| second));
-        };
-        if settled {
-            return Ok(Some(first));
+        match self.read_once(node, &mut read)? {
+            Some((first, true)) => Ok(Some(first)),
+            _ if self.is_lenient => Ok(self.read_once(node, &mut read)?.map(|(second, _)| second)),
+            _ => {
+                self.is_stale.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
         }
-        Ok(self.read_once(node, &mut read)?.map(|(second, _)| second))
     }
 
-    /// The bool: the file did not change while it was read.
+    /// The bool: the file is what the scan saw, and did not change while it was read.
     fn read_once<T>(
         &self,
         node: Node<'_>,
@@ -164,6 +181,9 @@ impl<'a> Side<'a> {
             return Ok(Some((read(&mut source, false)?, true)));
         }
         let Some((file, before)) = self.open_live(node)? else { return Ok(None) };
+        if !self.is_lenient && node.disk_state().is_some_and(|seen| !before.is_of(node, seen)) {
+            return Ok(None);
+        }
         let mut source = Source::Live(file);
         let result = read(&mut source, before.disk.has_verity)?;
         let Source::Live(file) = &source else { return Ok(None) };
@@ -171,7 +191,7 @@ impl<'a> Side<'a> {
         Ok(Some((result, before == after)))
     }
 
-    /// Up to `limit_bytes` and one byte of a file's content; `None` where it vanished.
+    /// Up to `limit_bytes` and one byte of a file's content; `None` where it is not what the scan saw.
     ///
     /// # Errors
     /// [`ContentError`].
@@ -187,8 +207,8 @@ impl<'a> Side<'a> {
 
 /// Whether two nodes are of the same type with the same content, target or device number.
 ///
-/// Directories, FIFOs and sockets of the same type are the same; attributes do not count here. At most two files
-/// are read, each at most twice.
+/// Directories, FIFOs and sockets of the same type are the same; attributes do not count here. A file that cannot be read
+/// as what the scan saw ([`Side::is_stale`]) is not the same as any. At most two files are read, each at most twice.
 ///
 /// # Errors
 /// [`ContentError`].
@@ -198,24 +218,19 @@ pub fn same_content(
     second_side: &Side<'_>,
     second: Node<'_>,
     cancel: &dyn Cancel,
-) -> Result<Sameness, ContentError> {
-    let yes_no = |same: bool| if same { Sameness::Same } else { Sameness::Different };
+) -> Result<bool, ContentError> {
     if first.file_type() != second.file_type() {
-        return Ok(Sameness::Different);
+        return Ok(false);
     }
     match first.file_type() {
-        FileType::Directory | FileType::Fifo | FileType::Socket => return Ok(Sameness::Same),
-        FileType::Symlink => return Ok(yes_no(first.content() == second.content())),
-        FileType::CharDevice | FileType::BlockDevice => {
-            return Ok(yes_no(first.stat().rdev == second.stat().rdev));
-        }
-        FileType::Regular if first.stat().size_bytes != second.stat().size_bytes => {
-            return Ok(Sameness::Different);
-        }
+        FileType::Directory | FileType::Fifo | FileType::Socket => return Ok(true),
+        FileType::Symlink => return Ok(first.content() == second.content()),
+        FileType::CharDevice | FileType::BlockDevice => return Ok(first.stat().rdev == second.stat().rdev),
+        FileType::Regular if first.stat().size_bytes != second.stat().size_bytes => return Ok(false),
         FileType::Regular => {}
     }
     match (first.content(), second.content()) {
-        (Content::Inline(one), Content::Inline(two)) => Ok(yes_no(one == two)),
+        (Content::Inline(one), Content::Inline(two)) => Ok(one == two),
         (Content::Object(digest), _) | (_, Content::Object(digest)) => {
             by_digest(first_side, first, second_side, second, digest, cancel)
         }
@@ -230,12 +245,9 @@ fn by_digest(
     second: Node<'_>,
     expected: &Digest,
     cancel: &dyn Cancel,
-) -> Result<Sameness, ContentError> {
-    let Some(one) = first_side.digest(first, expected, cancel)? else { return Ok(Sameness::FirstVanished) };
-    let Some(two) = second_side.digest(second, expected, cancel)? else {
-        return Ok(Sameness::SecondVanished);
-    };
-    Ok(if one == two { Sameness::Same } else { Sameness::Different })
+) -> Result<bool, ContentError> {
+    let one = first_side.digest(first, expected, cancel)?;
+    Ok(one.is_some() && one == second_side.digest(second, expected, cancel)?)
 }
 
 fn by_bytes(
@@ -244,17 +256,12 @@ fn by_bytes(
     second_side: &Side<'_>,
     second: Node<'_>,
     cancel: &dyn Cancel,
-) -> Result<Sameness, ContentError> {
+) -> Result<bool, ContentError> {
     let found = first_side.read_settled(first, |one, _| {
         let mut left = one.reader();
         second_side.read_settled(second, |two, _| equal_streams(&mut left, &mut two.reader(), first, cancel))
     })?;
-    Ok(match found {
-        None => Sameness::FirstVanished,
-        Some(None) => Sameness::SecondVanished,
-        Some(Some(true)) => Sameness::Same,
-        Some(Some(false)) => Sameness::Different,
-    })
+    Ok(found.flatten() == Some(true))
 }
 
 fn equal_streams(
@@ -328,12 +335,17 @@ impl State {
             },
         })
     }
+
+    /// Whether this is what a scan saw of a node.
+    fn is_of(&self, node: Node<'_>, seen: &DiskState) -> bool {
+        let stat = node.stat();
+        self.is_regular
+            && self.disk == *seen
+            && (self.size_bytes, self.mtime) == (stat.size_bytes, stat.mtime)
+    }
 }
 
 /// Whether an open file is what the scan saw, and did not change since.
 pub(super) fn is_unchanged(file: &File, node: Node<'_>, seen: &DiskState) -> bool {
-    let stat = node.stat();
-    State::of(file).is_ok_and(|now| {
-        now.is_regular && now.disk == *seen && (now.size_bytes, now.mtime) == (stat.size_bytes, stat.mtime)
-    })
+    State::of(file).is_ok_and(|now| now.is_of(node, seen))
 }

@@ -30,7 +30,7 @@ struct Known {
 enum Slot {
     #[default]
     Unknown,
-    Vanished,
+    Stale,
     /// Index into `digests`.
     At(u32),
 }
@@ -38,7 +38,7 @@ enum Slot {
 /// What is known about a file.
 enum Found {
     Nothing,
-    Vanished,
+    Stale,
     Digest(Digest),
 }
 
@@ -47,7 +47,7 @@ impl Known {
     fn get(&self, id: NodeId, algorithm: Algorithm) -> Found {
         match self.slots.get(id.0 as usize) {
             None | Some(Slot::Unknown) => Found::Nothing,
-            Some(Slot::Vanished) => Found::Vanished,
+            Some(Slot::Stale) => Found::Stale,
             Some(Slot::At(index)) => {
                 let digest = self.digests.get(*index as usize).filter(|found| found.algorithm() == algorithm);
                 digest.map_or(Found::Nothing, |digest| Found::Digest(*digest))
@@ -62,7 +62,7 @@ impl Known {
         // A digest that finds no room is computed again when it is asked for.
         let Some(slot) = self.slots.get_mut(id.0 as usize) else { return };
         *slot = match (digest, u32::try_from(self.digests.len())) {
-            (None, _) => Slot::Vanished,
+            (None, _) => Slot::Stale,
             (Some(_), Err(_)) => Slot::Unknown,
             (Some(digest), Ok(index)) => {
                 self.digests.push(digest);
@@ -105,7 +105,7 @@ enum Reading {
 
 impl Side<'_> {
     /// The digest of a regular file with the algorithm of the digest that it is to be compared with, as composefs
-    /// counts it: 4096-byte blocks, no salt. `None` where the file vanished.
+    /// counts it: 4096-byte blocks, no salt. `None` where the file is not what the scan saw.
     ///
     /// A file that has kernel fs-verity is measured, not read: where that equals `expected`, it is what was asked. A
     /// measurement with another salt or block size proves nothing, and the file is read after all.
@@ -127,7 +127,7 @@ impl Side<'_> {
         let known = self.digests.lock().get(node.id(), algorithm);
         match known {
             Found::Digest(digest) => return Ok(Some(digest)),
-            Found::Vanished => return Ok(None),
+            Found::Stale => return Ok(None),
             Found::Nothing => {}
         }
         let digest = self.read_for(node, expected, cancel)?.map(|read| match read {

@@ -92,6 +92,8 @@ pub struct PlanInput<'a> {
     pub flagged: &'a [Flagged],
     /// What conflicts get.
     pub policy: &'a Policy,
+    /// No plan follows: what changed since its scan counts as it is found.
+    pub is_last: bool,
     /// The whole booted image.
     pub pristine_image: Option<&'a Image>,
     /// The whole staged image.
@@ -145,7 +147,7 @@ impl Cancel for SharedCancel<'_> {
 }
 
 fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
-    let (p, c, n) = (input.pristine.side(), input.current.side(), input.new.side());
+    let [p, c, n] = [input.pristine, input.current, input.new].map(|from| from.side().reading(input.is_last));
     prefetch(&p, &c, &n, cancel)?;
     let mut merger = Merger {
         p: &p,
@@ -178,7 +180,8 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
         is_immutable: found.is_immutable,
     }));
     sort(&mut report);
-    Ok(MergeResult { tree, content_from, report })
+    let is_stale = [&p, &c, &n].into_iter().any(Side::is_stale);
+    Ok(MergeResult { tree, content_from, report, is_stale })
 }
 
 fn sort(report: &mut MergeReport) {

@@ -92,11 +92,6 @@ pub enum Warning {
         /// Below /etc.
         path: Vec<u8>,
     },
-    /// The file vanished while it was read; it counts as absent.
-    Vanished {
-        /// Below /etc.
-        path: Vec<u8>,
-    },
     /// It is immutable or append-only here, and not in R: what replaces R one day could not.
     FlagsNotCarried {
         /// Below /etc.
@@ -128,7 +123,6 @@ impl Warning {
     pub fn path(&self) -> &[u8] {
         let (Self::MountNotCrossed { path }
         | Self::SocketIgnored { path }
-        | Self::Vanished { path }
         | Self::Overruled { path, .. }
         | Self::FlagsNotCarried { path, .. }
         | Self::LabelsKept { path, .. }) = self;
@@ -141,7 +135,6 @@ impl Warning {
         Cow::Borrowed(match self {
             Self::MountNotCrossed { .. } => "a mount point, not looked into: left as the new image has it",
             Self::SocketIgnored { .. } => "a socket, not carried over",
-            Self::Vanished { .. } => "vanished while it was read, counts as deleted",
             Self::FlagsNotCarried { is_immutable: true, .. } => {
                 "immutable here (chattr +i), which is not carried over"
             }
@@ -191,12 +184,6 @@ pub struct MergeReport {
 }
 
 impl MergeReport {
-    /// Whether a file was gone, or none any more, when it was to be read.
-    #[must_use]
-    pub fn has_vanished(&self) -> bool {
-        self.warnings.iter().any(|warning| matches!(warning, Warning::Vanished { .. }))
-    }
-
     /// The conflicts that forbid writing R.
     pub fn fatal_conflicts(&self) -> impl Iterator<Item = &Conflict> {
         self.conflicts.iter().filter(|conflict| conflict.strategy == Strategy::Fail)
@@ -213,6 +200,8 @@ pub struct MergeResult {
     pub content_from: Vec<Origin>,
     /// What was decided, for people.
     pub report: MergeReport,
+    /// A file was not what the scan saw when it was read: the sides are to be scanned, and merged, again.
+    pub is_stale: bool,
 }
 
 impl MergeResult {

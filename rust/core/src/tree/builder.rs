@@ -147,6 +147,22 @@ impl TreeBuilder {
         Ok(())
     }
 
+    /// Gives a directory that was added the attributes that a later look at it found.
+    pub(super) fn set_attributes(
+        &mut self,
+        id: NodeId,
+        stat: Stat,
+        xattrs: &[(&[u8], &[u8])],
+    ) -> Result<(), BuildError> {
+        let span = self.xattrs(xattrs)?;
+        if let Some(node) = self.tree.nodes.get_mut(id.0 as usize).filter(|node| {
+            [node.stat, stat].map(|stat| FileType::from_mode(stat.mode)) == [Some(FileType::Directory); 2]
+        }) {
+            (node.stat, node.xattrs) = (stat, span);
+        }
+        Ok(())
+    }
+
     fn push(
         &mut self,
         parent: NodeId,
@@ -161,14 +177,7 @@ impl TreeBuilder {
         }
         let id = NodeId(small(self.tree.nodes.len())?);
         let name = self.bytes(name)?;
-        let mut sorted = xattrs.to_vec();
-        sorted.sort_unstable();
-        let first_ref = small(self.tree.xattr_refs.len())?;
-        for (key, value) in &sorted {
-            let pair = (self.bytes(key)?, self.bytes(value)?);
-            self.tree.xattr_refs.push(pair);
-        }
-        let xattrs = Span { start: first_ref, len: small(sorted.len())? };
+        let xattrs = self.xattrs(xattrs)?;
         let content = match content {
             Content::None => RawContent::None,
             Content::Inline(data) => RawContent::Inline(self.bytes(data)?),
@@ -190,6 +199,17 @@ impl TreeBuilder {
             content,
         });
         Ok(id)
+    }
+
+    fn xattrs(&mut self, xattrs: &[(&[u8], &[u8])]) -> Result<Span, BuildError> {
+        let mut sorted = xattrs.to_vec();
+        sorted.sort_unstable();
+        let first_ref = small(self.tree.xattr_refs.len())?;
+        for (key, value) in &sorted {
+            let pair = (self.bytes(key)?, self.bytes(value)?);
+            self.tree.xattr_refs.push(pair);
+        }
+        Ok(Span { start: first_ref, len: small(sorted.len())? })
     }
 
     fn bytes(&mut self, data: &[u8]) -> Result<Span, BuildError> {

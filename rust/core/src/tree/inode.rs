@@ -1,4 +1,8 @@
-//! One inode of a live directory: its attributes, symlink target and extended attributes, without opening it.
+//! One inode of a live directory: its attributes, symlink target and extended attributes.
+//!
+//! Of a directory and of a symlink, FIFO or device all is taken from one descriptor. Of a regular file, attributes and
+//! extended attributes are two calls under its name, and nothing is opened: whoever reads its content afterwards compares
+//! inode and times with the first of them ([`DiskState`]).
 
 use std::ffi::{CStr, CString};
 use std::io::Write as _;
@@ -7,7 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use bootc_fast_sys::xattrat;
 use rustix::fs::{
-    AtFlags, Statx, StatxAttributes, StatxFlags, lgetxattr, llistxattr, makedev, readlinkat_raw, statx,
+    AtFlags, Statx, StatxAttributes, StatxFlags, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr,
+    llistxattr, makedev, readlinkat_raw, statx,
 };
 use rustix::io::Errno;
 
@@ -74,9 +79,8 @@ fn to_facts(found: &Statx) -> Facts {
 /// Reads targets and extended attributes into buffers that live as long as a scan.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// `/proc/self/fd/<n>/`, then the name: the way to an inode's xattrs that does not open it, before Linux 6.13.
+    /// Room for a path below `/proc/self/fd`.
     path: Vec<u8>,
-    prefix_len: usize,
     names: Vec<u8>,
     value: Vec<u8>,
 }
@@ -84,90 +88,105 @@ pub(super) struct Reader {
 /// Extended attributes as ranges of one buffer: names and values.
 pub(super) type XattrRanges = Vec<(Range<usize>, Range<usize>)>;
 
+/// How an inode's extended attributes are reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way<'w> {
+    /// By a name in a directory, which is not followed and not opened.
+    Name(BorrowedFd<'w>, &'w CStr),
+    /// By a descriptor that is open for reading.
+    Open(BorrowedFd<'w>),
+    /// By an `O_PATH` descriptor.
+    Reached(BorrowedFd<'w>),
+}
+
+impl Way<'_> {
+    /// A path for the calls that take no descriptor of this kind; empty where there are such calls.
+    ///
+    /// What `/proc/self/fd/<n>` names is the inode itself, also where that is a symlink (`proc_pid_fd(5)`).
+    fn path(self, mut buffer: Vec<u8>) -> Result<CString, Errno> {
+        buffer.clear();
+        // Writing to a Vec cannot fail.
+        let _ = match self {
+            Self::Open(_) => Ok(()),
+            Self::Reached(fd) => write!(buffer, "/proc/self/fd/{}", fd.as_raw_fd()),
+            Self::Name(dir, name) => {
+                let written = write!(buffer, "/proc/self/fd/{}/", dir.as_raw_fd());
+                buffer.extend_from_slice(name.to_bytes());
+                written
+            }
+        };
+        CString::new(buffer).map_err(|_| Errno::NOENT)
+    }
+
+    fn list(self, path: &CStr, names: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Name(..) => llistxattr(path, names),
+            Self::Open(fd) => flistxattr(fd, names),
+            Self::Reached(_) => listxattr(path, names),
+        }
+    }
+
+    fn get(self, path: &CStr, key: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Name(dir, name) => {
+                xattrat::get(dir, name, key, value).unwrap_or_else(|| lgetxattr(path, key, value))
+            }
+            Self::Open(fd) => fgetxattr(fd, key, value),
+            Self::Reached(_) => getxattr(path, key, value),
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { path: Vec::new(), prefix_len: 0, names: vec![0; 1024], value: vec![0; 1024] }
+        Self { path: Vec::new(), names: vec![0; 1024], value: vec![0; 1024] }
     }
 
-    /// All later names are those of this directory.
-    pub(super) fn enter(&mut self, dir: BorrowedFd<'_>) {
-        self.path.clear();
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.path, "/proc/self/fd/{}/", dir.as_raw_fd());
-        self.prefix_len = self.path.len();
-    }
-
-    /// Appends the target of a symlink to `out`.
-    pub(super) fn target(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Errno> {
+    /// Appends the target of a symlink, which an `O_PATH` descriptor leads to, to `out`.
+    pub(super) fn target(&mut self, link: BorrowedFd<'_>, out: &mut Vec<u8>) -> Result<(), Errno> {
         self.value.resize(self.value.len().max(4096), 0);
-        let len = readlinkat_raw(dir, name, self.value.as_mut_slice())?;
+        let len = readlinkat_raw(link, c"", self.value.as_mut_slice())?;
         out.extend_from_slice(self.value.get(..len).unwrap_or_default());
         Ok(())
     }
 
-    /// Appends the extended attributes of a name in the directory that was entered last to `pairs`, their bytes to
-    /// `out`; `.` is the directory itself.
+    /// Appends extended attributes to `pairs`, and their bytes to `out`.
     pub(super) fn xattrs(
         &mut self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
+        way: Way<'_>,
         out: &mut Vec<u8>,
         pairs: &mut XattrRanges,
     ) -> Result<(), Errno> {
-        let listed = if let Some(listed) = fill(&mut self.names, |names| xattrat::list(dir, name, names)) {
-            listed
-        } else {
-            let path = self.path_of(name)?;
-            let listed = fill(&mut self.names, |names| Some(llistxattr(&path, names)));
-            self.path = path.into_bytes();
-            listed.unwrap_or(Err(Errno::NOSYS))
+        let listed = match way {
+            Way::Name(dir, name) => fill(&mut self.names, |names| xattrat::list(dir, name, names)),
+            Way::Open(_) | Way::Reached(_) => None,
         };
-        match listed {
-            Ok(0) | Err(Errno::NOTSUP) => Ok(()),
-            Ok(len) => self.values(dir, name, len, out, pairs),
-            Err(error) => Err(error),
+        if matches!(listed, Some(Ok(0) | Err(Errno::NOTSUP))) {
+            return Ok(());
         }
-    }
-
-    fn path_of(&mut self, name: &CStr) -> Result<CString, Errno> {
-        self.path.truncate(self.prefix_len);
-        self.path.extend_from_slice(name.to_bytes_with_nul());
-        CString::from_vec_with_nul(std::mem::take(&mut self.path)).map_err(|_| Errno::NOENT)
-    }
-
-    fn values(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
-        listed: usize,
-        out: &mut Vec<u8>,
-        pairs: &mut XattrRanges,
-    ) -> Result<(), Errno> {
-        let path = self.path_of(name)?;
-        let result = self.values_at(dir, name, &path, listed, out, pairs);
+        let path = way.path(std::mem::take(&mut self.path))?;
+        let result = self.xattrs_at(way, &path, listed, out, pairs);
         self.path = path.into_bytes();
         result
     }
 
-    fn values_at(
+    /// `listed`: what the list of names came to, where there is one already.
+    fn xattrs_at(
         &mut self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
+        way: Way<'_>,
         path: &CStr,
-        listed: usize,
+        listed: Option<Result<usize, Errno>>,
         out: &mut Vec<u8>,
         pairs: &mut XattrRanges,
     ) -> Result<(), Errno> {
+        let listed = listed.or_else(|| fill(&mut self.names, |names| Some(way.list(path, names))));
+        let listed = match listed.unwrap_or(Err(Errno::NOSYS)) {
+            Err(Errno::NOTSUP) => 0,
+            listed => listed?,
+        };
         for key in self.names.get(..listed).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
             let Ok(key) = CStr::from_bytes_with_nul(key) else { continue };
-            let read = fill(&mut self.value, |value| {
-                xattrat::get(dir, name, key, value).or_else(|| Some(lgetxattr(path, key, value)))
-            });
+            let read = fill(&mut self.value, |value| Some(way.get(path, key, value)));
             let len = match read.unwrap_or(Err(Errno::NODATA)) {
                 Ok(len) => len,
                 // Removed since it was listed, or a handler that lists what it does not have.

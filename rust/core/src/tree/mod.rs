@@ -7,6 +7,7 @@ mod listing;
 mod model;
 mod scan;
 mod scan_threads;
+mod settled;
 
 pub use beneath::open_beneath;
 pub use builder::{BuildError, TreeBuilder};

@@ -3,22 +3,32 @@
 //! Regular files, FIFOs and devices are never opened, symlinks never followed, mounts never crossed (spec core.md,
 //! "Trees"). A mount point and all below it is absent from the tree and named in [`ScanReport::mounts`]; to see
 //! what a mount hides, scan a non-recursive clone (`open_tree` with `OPEN_TREE_CLONE`) of the directory.
+//!
+//! In the end each directory is looked at once more (`settled.rs`). Where all are as they were, all names were there
+//! at one time, and what was seen of a file was seen while the directories above it had the attributes of the tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
 use super::builder::{BuildError, TreeBuilder};
 use super::inode::{self, Facts, MountKey};
-use super::listing::{Entry, Lister, Listing, Part, Work, join};
-use super::model::{Content, FileType, NodeId, Tree};
+use super::listing::{Entry, Lister, Listing, Part, Raced, Work, join};
+use super::model::{Content, DiskState, FileType, Node, NodeId, Tree};
 use super::scan_threads;
+use super::settled::{Settled, find_changed};
 use crate::cancel::{Cancel, Cancelled, Ticker};
 use crate::limits::MAX_DEPTH;
 
 /// Entries after which further threads are started: below, starting them costs more than they save.
 const SERIAL_ENTRIES: usize = 4096;
+/// Scans after which names that came or went meanwhile are no reason for another one: a program that makes and removes
+/// files all the time would make it endless.
+const SCANS_FOR_NAMES: usize = 2;
+/// Scans after which something that is of another kind, or a directory that is closed to others, each time it is looked
+/// at is an error.
+const MAX_SCANS: usize = 16;
 
 /// Why a directory cannot be scanned.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +49,12 @@ pub enum ScanError {
         path: Vec<u8>,
         /// [`MAX_DEPTH`].
         limit: usize,
+    },
+    /// It was another thing, or had other attributes, each time that it was looked at.
+    #[error("{:?} keeps becoming something else while it is looked at", String::from_utf8_lossy(path))]
+    Unsettled {
+        /// Below the scanned directory.
+        path: Vec<u8>,
     },
     /// The tree is too large, or the file system yields names that none has.
     #[error(transparent)]
@@ -73,9 +89,11 @@ pub struct Flagged {
 }
 
 impl Flagged {
-    fn of(path: Vec<u8>, facts: &Facts) -> Option<Self> {
+    /// Of a name in the directory at a path; of the directory itself where the name is empty.
+    fn of(dir: &[u8], name: &[u8], facts: &Facts) -> Option<Self> {
         let is_immutable = facts.is_immutable;
-        (is_immutable || facts.is_append_only).then_some(Self { path, is_immutable })
+        let path = || if name.is_empty() { dir.to_vec() } else { join(dir, name) };
+        (is_immutable || facts.is_append_only).then(|| Self { path: path(), is_immutable })
     }
 }
 
@@ -90,22 +108,24 @@ pub struct Scan {
 
 /// Scans the directory behind a descriptor; `dir` may be `O_PATH`, its offset is not touched.
 ///
-/// Names of one inode share a link group. Entries that vanish meanwhile are looked for once more, then absent.
-/// With more than a few thousand entries several threads work, which changes node ids and nothing else.
+/// Names of one inode share a link group. Where anything changes meanwhile, all is looked at again; what then vanishes
+/// is absent. With more than a few thousand entries several threads work, which changes node ids and nothing else.
 ///
 /// # Errors
 /// [`ScanError`]; [`ScanError::Io`] with `ENOENT` where `/proc` is not mounted and there are entries.
 pub fn scan(dir: BorrowedFd<'_>, cancel: &dyn Cancel) -> Result<Scan, ScanError> {
-    let mut first = Assembly::start(dir)?;
-    first.run(dir, cancel)?;
-    if first.raced.is_empty() {
-        return first.finish();
+    let mut path = Vec::new();
+    for count in 1..=MAX_SCANS {
+        let mut assembly = Assembly::start(dir)?;
+        assembly.run(dir, cancel)?;
+        match assembly.finish(dir, cancel)? {
+            (scan, Settled::All) => return Ok(scan),
+            (scan, Settled::AllButNames) if count >= SCANS_FOR_NAMES => return Ok(scan),
+            (_, Settled::AllButNames) => (),
+            (_, Settled::AllBut(changed)) => path = changed,
+        }
     }
-    // A directory was replaced between its entry and its contents. What is there now is seen by looking again;
-    // whatever plays this game twice counts as absent.
-    let mut second = Assembly::start(dir)?;
-    second.run(dir, cancel)?;
-    second.finish()
+    Err(ScanError::Unsettled { path })
 }
 
 /// The tree being made, and what is left to look at.
@@ -116,24 +136,23 @@ pub(super) struct Assembly {
     pub(super) pending: Vec<Work>,
     pub(super) mount: MountKey,
     links: HashMap<(u64, u64), u32>,
-    raced: HashSet<NodeId>,
+    raced: HashMap<NodeId, Raced>,
+    /// The directories as they were when their names were read.
+    directories: Vec<(NodeId, DiskState)>,
 }
 
 impl Assembly {
     fn start(dir: BorrowedFd<'_>) -> Result<Self, ScanError> {
-        let mount = inode::facts(dir, c"").map_err(|errno| ScanError::io(b"", errno))?.mount;
-        let root = Lister::new(mount).root(dir)?;
-        let entry = root.entries.first().ok_or_else(|| ScanError::io(b"", Errno::IO))?;
-        let builder = TreeBuilder::new(entry.facts.stat, &pairs(&root, entry))?;
-        let flagged = Flagged::of(Vec::new(), &entry.facts).into_iter().collect();
-        let whole = Work { node: NodeId::ROOT, path: Vec::new(), depth: 0, part: Part::Whole };
+        let facts = inode::facts(dir, c"").map_err(|errno| ScanError::io(b"", errno))?;
+        let whole = Work { node: NodeId::ROOT, path: Vec::new(), depth: 0, part: Part::Whole(None) };
         Ok(Self {
-            builder,
-            report: ScanReport { flagged, ..ScanReport::default() },
+            builder: TreeBuilder::new(facts.stat, &[])?,
+            report: ScanReport::default(),
             pending: vec![whole],
-            mount,
+            mount: facts.mount,
             links: HashMap::new(),
-            raced: HashSet::new(),
+            raced: HashMap::new(),
+            directories: Vec::new(),
         })
     }
 
@@ -154,16 +173,21 @@ impl Assembly {
     pub(super) fn take(&mut self, mut listing: Listing) -> Result<(), ScanError> {
         self.report.mounts.append(&mut listing.mounts);
         self.pending.append(&mut listing.more);
-        if listing.raced {
-            self.raced.insert(listing.node);
+        if let Some(raced) = listing.raced.take() {
+            self.raced.insert(listing.node, raced);
+        }
+        if let Some(own) = &listing.own {
+            self.report.flagged.extend(Flagged::of(&listing.path, b"", &own.facts));
+            self.builder.set_attributes(listing.node, own.facts.stat, &pairs(&listing, own))?;
+            self.directories.push((listing.node, own.facts.disk));
         }
         for entry in &listing.entries {
             let name = listing.slice(&entry.name);
             let stat = entry.facts.stat;
-            if entry.facts.is_immutable || entry.facts.is_append_only {
-                self.report.flagged.extend(Flagged::of(join(&listing.path, name), &entry.facts));
-            }
             let kind = FileType::from_mode(stat.mode);
+            if kind != Some(FileType::Directory) {
+                self.report.flagged.extend(Flagged::of(&listing.path, name, &entry.facts));
+            }
             let content = match kind {
                 Some(FileType::Regular) => Content::OnDisk,
                 Some(FileType::Symlink) => Content::Target(listing.slice(&entry.target)),
@@ -192,7 +216,8 @@ impl Assembly {
         if depth > MAX_DEPTH {
             return Err(ScanError::Depth { path, limit: MAX_DEPTH });
         }
-        self.pending.push(Work { node, path, depth, part: Part::Whole });
+        let part = Part::Whole(listing.held.clone());
+        self.pending.push(Work { node, path, depth, part });
         Ok(())
     }
 
@@ -204,12 +229,22 @@ impl Assembly {
         *self.links.entry((entry.facts.device, entry.facts.disk.inode)).or_insert(next)
     }
 
-    fn finish(mut self) -> Result<Scan, ScanError> {
+    /// The tree, and whether what it says was there at one time.
+    fn finish(mut self, dir: BorrowedFd<'_>, cancel: &dyn Cancel) -> Result<(Scan, Settled), ScanError> {
         self.report.mounts.sort_unstable();
+        self.report.mounts.dedup();
         self.report.flagged.sort_unstable();
         let tree = self.builder.finish()?;
+        let other_kind = self.raced.values().find_map(|raced| match raced {
+            Raced::Kind(path) => Some(path.clone()),
+            Raced::Gone => None,
+        });
+        let settled = match other_kind {
+            Some(path) => Settled::AllBut(path),
+            None => find_changed(&tree, &self.directories, &self.raced, dir, cancel)?,
+        };
         let tree = if self.raced.is_empty() { tree } else { without(&tree, &self.raced)? };
-        Ok(Scan { tree, report: self.report })
+        Ok((Scan { tree, report: self.report }, settled))
     }
 }
 
@@ -219,13 +254,13 @@ fn pairs<'l>(listing: &'l Listing, entry: &Entry) -> Vec<(&'l [u8], &'l [u8])> {
 }
 
 /// The same tree without some subtrees.
-fn without(tree: &Tree, gone: &HashSet<NodeId>) -> Result<Tree, BuildError> {
+fn without(tree: &Tree, gone: &HashMap<NodeId, Raced>) -> Result<Tree, BuildError> {
     let root = tree.root();
     let xattrs: Vec<_> = root.xattrs().map(|xattr| (xattr.name, xattr.value)).collect();
     let mut builder = TreeBuilder::new(*root.stat(), &xattrs)?;
     let mut pending = vec![(root, NodeId::ROOT)];
     while let Some((node, copy)) = pending.pop() {
-        for child in node.children().filter(|child| !gone.contains(&child.id())) {
+        for child in node.children().filter(|child: &Node<'_>| !gone.contains_key(&child.id())) {
             let xattrs: Vec<_> = child.xattrs().map(|xattr| (xattr.name, xattr.value)).collect();
             let group = child.link_group().unwrap_or(0);
             let id = builder.add(copy, child.name(), *child.stat(), &xattrs, child.content(), group)?;

@@ -1,7 +1,7 @@
 //! A large scan on several threads: workers look at directories, the calling thread makes the tree and polls.
 
 use std::os::fd::BorrowedFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -11,6 +11,9 @@ use crate::cancel::{Cancel, Ticker};
 
 /// More threads than this only contend for the directory locks of one file system.
 const MAX_THREADS: usize = 4;
+
+/// Listings that wait for the calling thread: each may hold a directory open.
+const MAX_WAITING: usize = 16;
 
 /// Work for any thread; `None` in `open` tells them to end.
 #[derive(Debug, Default)]
@@ -68,7 +71,7 @@ pub(super) fn run(
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let queue = Queue::default();
     thread::scope(|scope| {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(MAX_WAITING);
         for _ in 0..threads {
             let (queue, sender, mount) = (&queue, sender.clone(), assembly.mount);
             scope.spawn(move || work(queue, &sender, Lister::new(mount), dir, cancel));
@@ -76,13 +79,15 @@ pub(super) fn run(
         drop(sender);
         let result = assemble(assembly, &queue, &receiver, cancel);
         queue.close();
+        // Who waits to hand over a listing that nobody wants any more ends, too.
+        drop(receiver);
         result
     })
 }
 
 fn work(
     queue: &Queue,
-    sender: &Sender<Result<Listing, ScanError>>,
+    sender: &SyncSender<Result<Listing, ScanError>>,
     mut lister: Lister,
     dir: BorrowedFd<'_>,
     cancel: &dyn Cancel,

@@ -178,6 +178,7 @@ pub fn merge_with(strategy: Strategy, hidden: &[&str], p: &[&str], c: &[&str], n
         hidden: &hidden,
         flagged: &[],
         policy: &policy,
+        is_last: false,
         pristine_image: None,
         new_image: None,
     };

@@ -2,16 +2,17 @@
 //! open descriptor, and no more access than this look and the plan's both grant.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{self, fgetxattr};
+use rustix::fs::{self, OFlags, fgetxattr};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::inode::list_xattrs;
 use crate::etc::acl::{self, Classes};
 use crate::etc::attributes::PERMISSIONS;
 use crate::limits::MAX_XATTR_BYTES;
-use crate::tree::{BuildError, Content, Node, Stat, Timestamp, Tree, TreeBuilder};
+use crate::tree::{BuildError, Content, Node, Stat, Timestamp, Tree, TreeBuilder, open_beneath};
 
 /// `S_ISUID` and `S_ISGID`.
 const SET_ID: u32 = 0o6000;
@@ -65,6 +66,22 @@ impl Look {
         builder.add(crate::tree::NodeId::ROOT, b"file", stat, &borrowed, Content::OnDisk, 0)?;
         Ok(Self(builder.finish()?))
     }
+}
+
+/// Whether a directory still has the owner, mode and ACL of a node; false where there is none.
+///
+/// # Errors
+/// Other errors of the system.
+pub(super) fn is_directory_as_scanned(root: BorrowedFd<'_>, node: Node<'_>) -> io::Result<bool> {
+    let opened = match open_beneath(root, &node.path(), OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let (now, seen) = (stat_of(&opened)?, node.stat());
+    let xattrs = xattrs_of(&opened)?;
+    let acl = xattrs.iter().find(|(name, _)| name == acl::ACCESS).map(|(_, value)| value.as_slice());
+    Ok((now.mode, now.uid, now.gid) == (seen.mode, seen.uid, seen.gid) && acl == node.xattr(acl::ACCESS))
 }
 
 #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)] // Their types differ between architectures.

@@ -43,6 +43,17 @@ pub trait ContentSource {
     /// # Errors
     /// [`ContentError`]; an object that is missing is one.
     fn open(&self, node: Node<'_>) -> Result<Option<Opened<'_>>, ContentError>;
+
+    /// Whether there is nothing under the name that the content of a node was under; of one that cannot be opened.
+    fn is_gone(&self, node: Node<'_>) -> bool;
+
+    /// Whether all directories above the content of a node have the owner, mode and ACL that was planned with.
+    ///
+    /// What was put into a directory may be as open as it is because the directory is closed.
+    ///
+    /// # Errors
+    /// The system's, but for those that say that there is no such directory.
+    fn is_way_as_scanned(&self, node: Node<'_>) -> io::Result<bool>;
 }
 
 /// How the writing of a file's content ended.
@@ -99,7 +110,8 @@ pub(super) fn write_content(
 }
 
 /// Writes whatever a live file is now to `out`, with attributes from the same descriptor; read twice where it changes
-/// during the first reading, then it counts as it was read.
+/// during the first reading, then it counts as it was read. Not where the directories above it changed: those are the
+/// plan's, and what is in them may be as open as it is because they are closed by now.
 pub(super) fn write_anew(
     source: &dyn ContentSource,
     node: Node<'_>,
@@ -117,6 +129,10 @@ pub(super) fn write_anew(
         if before == version(&file).map_err(CopyError::Read)? {
             break;
         }
+    }
+    // Last, so that it holds for what was read.
+    if matches!(written, Written::Anew { .. }) && !source.is_way_as_scanned(node).map_err(CopyError::Read)? {
+        return Ok(Written::Stale);
     }
     Ok(written)
 }

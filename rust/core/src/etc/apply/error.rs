@@ -39,6 +39,12 @@ pub enum ApplyError {
     /// The destination is too large or too deep.
     #[error("look at the destination")]
     Tree(#[from] crate::tree::BuildError),
+    /// It was another thing each time that it was looked at; what is in the destination is complete but for that.
+    #[error("{} keeps becoming something else while it is merged", Shown(.path))]
+    Unsettled {
+        /// Below the running /etc.
+        path: Vec<u8>,
+    },
     /// More is to be written than there is room for; nothing was written.
     #[error(
         "{} takes {} MiB: {} MiB are to be written, and {} MiB are free",
@@ -77,6 +83,7 @@ impl ApplyError {
             Self::Content { .. }
             | Self::Tree(_)
             | Self::Room { .. }
+            | Self::Unsettled { .. }
             | Self::Conflicts { .. }
             | Self::Cancelled(_) => None,
         }

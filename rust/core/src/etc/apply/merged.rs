@@ -1,10 +1,12 @@
 //! The contents of a merge result: those of the sides it was merged from.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::anew::is_directory_as_scanned;
 use super::content::{ContentSource, Opened};
 use super::error::ApplyError;
-use super::{Applied, OnProgress, apply};
+use super::{Applied, OnProgress, Pass, apply};
 use crate::cancel::Cancel;
 use crate::etc::content::{ContentError, Side, Source, is_unchanged};
 use crate::etc::result::{MergeResult, SideName};
@@ -23,30 +25,44 @@ pub struct Merged<'m> {
     pub pristine: &'m Side<'m>,
 }
 
-impl ContentSource for Merged<'_> {
-    fn open(&self, node: Node<'_>) -> Result<Option<Opened<'_>>, ContentError> {
-        let Some(origin) = self.result.origin(node.id()) else { return Ok(None) };
+impl<'m> Merged<'m> {
+    /// The side that the content of a node of R is from, and its node there.
+    fn origin(&self, node: Node<'_>) -> Option<(&'m Side<'m>, Node<'m>)> {
+        let origin = self.result.origin(node.id())?;
         let side = match origin.side {
             SideName::Pristine => self.pristine,
             SideName::Current => self.current,
             SideName::New => self.new,
         };
-        open_side(side, origin.node)
+        Some((side, side.tree.node(origin.node)))
+    }
+}
+
+impl ContentSource for Merged<'_> {
+    fn open(&self, node: Node<'_>) -> Result<Option<Opened<'_>>, ContentError> {
+        self.origin(node).map_or(Ok(None), |(side, node)| open_side(side, node))
+    }
+
+    fn is_gone(&self, node: Node<'_>) -> bool {
+        self.origin(node).is_none_or(|(side, node)| side.is_gone(node))
+    }
+
+    fn is_way_as_scanned(&self, node: Node<'_>) -> io::Result<bool> {
+        self.origin(node).map_or(Ok(false), |(side, node)| is_way_as_scanned(side, node))
     }
 }
 
 /// Turns the directory into what a merge decided, as [`apply`] does.
 ///
 /// [`Applied::stale`] are files of the sides that were replaced, changed or removed since the scan: merged again, by
-/// a new plan, they get content and attributes of one look. `is_last`: there is no such plan any more, so what a
-/// file is now is taken with its own attributes, no wider than planned; what is gone counts as deleted.
+/// a new plan, they get content and attributes of one look.
 ///
 /// # Errors
 /// [`ApplyError::Conflicts`] before anything is looked at or written; else as [`apply`].
 pub fn apply_merge(
     merged: &Merged<'_>,
     dir: BorrowedFd<'_>,
-    is_last: bool,
+    pass: Pass,
     progress: OnProgress<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Applied, ApplyError> {
@@ -54,11 +70,22 @@ pub fn apply_merge(
     if unsettled > 0 {
         return Err(ApplyError::Conflicts { count: unsettled });
     }
-    apply(&merged.result.tree, merged, dir, is_last, progress, cancel)
+    apply(&merged.result.tree, merged, dir, pass, progress, cancel)
 }
 
-fn open_side<'s>(side: &'s Side<'_>, id: NodeId) -> Result<Option<Opened<'s>>, ContentError> {
-    let node = side.tree.node(id);
+fn is_way_as_scanned(side: &Side<'_>, node: Node<'_>) -> io::Result<bool> {
+    let Some(dir) = side.dir else { return Ok(true) };
+    let mut above = node;
+    while above.id() != NodeId::ROOT {
+        above = above.parent();
+        if !is_directory_as_scanned(dir, above)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn open_side<'s>(side: &'s Side<'_>, node: Node<'s>) -> Result<Option<Opened<'s>>, ContentError> {
     Ok(side.open(node)?.map(|source| match source {
         Source::Bytes(bytes) => Opened::Bytes(bytes),
         Source::Object(file) => Opened::Object(file),

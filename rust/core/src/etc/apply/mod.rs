@@ -66,6 +66,18 @@ pub struct Applied {
     pub sync: Duration,
 }
 
+/// Which writing of a merge this is: after each but the last, what was not as it was planned with is planned again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// What is not as it was planned with is left for a new plan.
+    First,
+    /// A file that is not is taken as it is, with its own attributes, no wider than planned; what is no file any more is
+    /// left for a new plan.
+    Again,
+    /// There is no other plan: what is gone counts as deleted, what is no file any more is an error.
+    Last,
+}
+
 /// Told before every operation and at the end how many of how many are done; may end the call.
 pub type OnProgress<'p> = &'p mut dyn FnMut(usize, usize) -> Result<(), Cancelled>;
 
@@ -117,7 +129,7 @@ pub fn apply(
     result: &Tree,
     source: &dyn ContentSource,
     dir: BorrowedFd<'_>,
-    is_last: bool,
+    pass: Pass,
     progress: OnProgress<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Applied, ApplyError> {
@@ -134,7 +146,7 @@ pub fn apply(
         cancel,
         bytes_copied: 0,
         warnings: Vec::new(),
-        is_last,
+        pass,
         missing: HashSet::new(),
         stale: Vec::new(),
     };
@@ -194,6 +206,7 @@ fn sync(dir: BorrowedFd<'_>) -> Result<(), ApplyError> {
 fn scan_error(error: ScanError) -> ApplyError {
     match error {
         ScanError::Io { path, errno } => ApplyError::Scan { path, source: errno.into() },
+        ScanError::Unsettled { path } => ApplyError::Unsettled { path },
         ScanError::Depth { path, .. } => ApplyError::Scan { path, source: Errno::NAMETOOLONG.into() },
         ScanError::Build(error) => error.into(),
         ScanError::Cancelled(error) => error.into(),

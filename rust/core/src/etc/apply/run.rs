@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::Pass;
 use super::anew::Look;
 use super::content::{ContentSource, CopyError, Written, write_anew, write_content};
 use super::destination::{Destination, create_beneath, join, split_name};
@@ -28,8 +29,8 @@ pub(super) struct Runner<'r> {
     pub(super) cancel: &'r dyn Cancel,
     pub(super) bytes_copied: u64,
     pub(super) warnings: Vec<Warning>,
-    /// Nobody plans again: what is not what was planned with is taken as it is.
-    pub(super) is_last: bool,
+    /// What becomes of what is not as it was planned with.
+    pub(super) pass: Pass,
     /// Nodes of the result that were not made.
     pub(super) missing: HashSet<NodeId>,
     /// Those of them that are to be planned again.
@@ -101,7 +102,7 @@ impl Runner<'_> {
         let made = Temporary::make(dir, Some(node.parent()), false, create_beneath);
         let (temporary, fd) = made.during("create file", path)?;
         let written = write_content(self.source, node, fd.as_fd(), self.cancel).and_then(|written| {
-            let is_taken_as_it_is = self.is_last && matches!(written, Written::Stale);
+            let is_taken_as_it_is = self.pass != Pass::First && matches!(written, Written::Stale);
             if is_taken_as_it_is {
                 write_anew(self.source, node, fd.as_fd(), self.cancel)
             } else {
@@ -126,12 +127,15 @@ impl Runner<'_> {
         self.put(temporary, path, old)
     }
 
-    /// There is nothing that could be written: it is planned again, or counts as deleted by the admin.
+    /// There is nothing that could be written: it is planned again; in the end it counts as deleted if it is gone.
     fn miss(&mut self, path: &[u8], node: Node<'_>, old: Option<Node<'_>>) -> Result<(), ApplyError> {
         self.missing.insert(node.id());
-        if !self.is_last {
+        if self.pass != Pass::Last {
             self.stale.push(node.id());
             return Ok(());
+        }
+        if !self.source.is_gone(node) {
+            return Err(ApplyError::Unsettled { path: path.to_vec() });
         }
         self.warnings.push(Warning::Vanished { path: path.to_vec() });
         old.map_or(Ok(()), |old| self.remove(path, old))

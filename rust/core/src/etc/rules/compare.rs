@@ -2,7 +2,7 @@
 
 use super::Merger;
 use super::counts;
-use crate::etc::content::{ContentError, Sameness, Side, same_content};
+use crate::etc::content::{ContentError, Side, same_content};
 use crate::etc::meta::same_meta;
 use crate::etc::triples::Triples;
 use crate::tree::{FileType, Node};
@@ -19,19 +19,14 @@ pub(super) enum Divergence {
 }
 
 impl<'a> Merger<'a> {
-    /// Content of a node of P or N and one of C; `None`: C's file vanished.
+    /// Content of a node of P or N and one of C.
     pub(super) fn same_as_current(
         &mut self,
         side: &Side<'_>,
         image: Node<'_>,
         c: Node<'_>,
-    ) -> Result<Option<bool>, ContentError> {
-        Ok(match same_content(side, image, self.c, c, self.cancel)? {
-            Sameness::Same => Some(true),
-            // P and N may be live directories too (`etc diff`): what vanished there is not what C has.
-            Sameness::Different | Sameness::FirstVanished => Some(false),
-            Sameness::SecondVanished => None,
-        })
+    ) -> Result<bool, ContentError> {
+        same_content(side, image, self.c, c, self.cancel)
     }
 
     /// Content and attributes of two leaves of P and N.
@@ -41,7 +36,7 @@ impl<'a> Merger<'a> {
 
     /// Content of two nodes of P and N.
     pub(super) fn same_image_content(&mut self, p: Node<'_>, n: Node<'_>) -> Result<bool, ContentError> {
-        Ok(same_content(self.p, p, self.n, n, self.cancel)? == Sameness::Same)
+        same_content(self.p, p, self.n, n, self.cancel)
     }
 
     /// Whether N has exactly what P has at and below a path.
@@ -94,10 +89,7 @@ impl<'a> Merger<'a> {
         if !same_meta(p, c) {
             return Ok(Divergence::Changed);
         }
-        Ok(match self.same_as_current(self.p, p, c)? {
-            Some(true) => Divergence::Nothing,
-            Some(false) => Divergence::Changed,
-            None => Divergence::OnlyDeleted,
-        })
+        let is_same = self.same_as_current(self.p, p, c)?;
+        Ok(if is_same { Divergence::Nothing } else { Divergence::Changed })
     }
 }

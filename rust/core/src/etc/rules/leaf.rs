@@ -4,7 +4,6 @@ use super::{Drafts, Merger, image, kind};
 use crate::etc::content::ContentError;
 use crate::etc::draft::{Chosen, Draft, Made};
 use crate::etc::meta::{Blend, kept_label, same_meta};
-use crate::etc::result::Warning;
 use crate::tree::{FileType, Node};
 
 impl<'a> Merger<'a> {
@@ -18,17 +17,13 @@ impl<'a> Merger<'a> {
     ) -> Result<(), ContentError> {
         let p_leaf = p.filter(|p| !p.is_dir());
         if let Some(p) = p_leaf {
-            match self.same_as_current(self.p, p, c)? {
-                None => return self.vanished(Some(p), n, out),
-                Some(true) if same_meta(p, c) => {
-                    self.unchanged_leaf(p, c, n, out);
-                    return Ok(());
-                }
-                Some(same) if n.is_some_and(|n| are_of_one_type(p, c, n)) => {
-                    // Only here can there be no N, which the guard excludes.
-                    return n.map_or(Ok(()), |n| self.blend_leaf(p, c, n, same, out));
-                }
-                Some(_) => {}
+            let same = self.same_as_current(self.p, p, c)?;
+            if same && same_meta(p, c) {
+                self.unchanged_leaf(p, c, n, out);
+                return Ok(());
+            }
+            if let Some(n) = n.filter(|n| are_of_one_type(p, c, *n)) {
+                return self.blend_leaf(p, c, n, same, out);
             }
         }
         match n {
@@ -69,19 +64,13 @@ impl<'a> Merger<'a> {
     ) -> Result<(), ContentError> {
         let is_new_preferred = self.is_new_preferred();
         let (mut is_content_ignored, mut is_content_lost) = (false, false);
-        let origin = if is_content_unchanged {
+        let origin = if is_content_unchanged || self.same_as_current(self.n, n, c)? {
             Chosen::new_image(n)
         } else {
-            match self.same_as_current(self.n, n, c)? {
-                None => return self.vanished(Some(p), Some(n), out),
-                Some(true) => Chosen::new_image(n),
-                Some(false) => {
-                    let is_changed_by_both = !self.same_image_content(p, n)?;
-                    is_content_lost = is_changed_by_both && is_new_preferred;
-                    is_content_ignored = is_changed_by_both && !is_new_preferred;
-                    if is_content_lost { Chosen::new_image(n) } else { Chosen::current(c) }
-                }
-            }
+            let is_changed_by_both = !self.same_image_content(p, n)?;
+            is_content_lost = is_changed_by_both && is_new_preferred;
+            is_content_ignored = is_changed_by_both && !is_new_preferred;
+            if is_content_lost { Chosen::new_image(n) } else { Chosen::current(c) }
         };
         let is_content_kept = origin.side == Chosen::current(c).side;
         let blend = Blend::of(Some(p), c, n, origin.node, is_new_preferred);
@@ -122,11 +111,7 @@ impl<'a> Merger<'a> {
         n: Node<'a>,
         out: &mut Drafts<'a>,
     ) -> Result<(), ContentError> {
-        let same = match self.same_as_current(self.n, n, c)? {
-            None => return self.vanished(p, Some(n), out),
-            Some(same) => same && same_meta(c, n),
-        };
-        if same {
+        if self.same_as_current(self.n, n, c)? && same_meta(c, n) {
             out.extend(image(Some(n)));
             return Ok(());
         }
@@ -166,17 +151,6 @@ impl<'a> Merger<'a> {
         }
         out.push(Draft::whole(Chosen::current(c)));
         Ok(())
-    }
-
-    /// What vanished while it was read counts as absent.
-    fn vanished(
-        &mut self,
-        p: Option<Node<'a>>,
-        n: Option<Node<'a>>,
-        out: &mut Drafts<'a>,
-    ) -> Result<(), ContentError> {
-        self.report.warnings.push(Warning::Vanished { path: self.path.clone() });
-        self.removed(p, n, out)
     }
 }
 
