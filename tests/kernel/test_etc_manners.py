@@ -233,7 +233,7 @@ def age(root: Path) -> dict[str, int]:
 
 def access_times(root: Path) -> dict[str, int]:
     # scandir would renew those of the directories; their names are known.
-    names = ["", "d", "d/e", "d/e/f", "big", "same", "mine"]
+    names = ["", "d", "d/e", "d/e/f", "big", "same", "mine", "link", "d/lost"]
     return {name: os.lstat(root / name).st_atime_ns for name in names}
 
 
@@ -241,6 +241,8 @@ def test_looking_renews_no_access_time(sides: Sides) -> None:
     for side in sides:
         for name in ("d/e/f", "big", "same", "mine"):
             write(side / name, name * (60_000 if name == "big" else 2))
+        (side / "link").symlink_to("same")
+        (side / "d/lost").symlink_to("nowhere")
     (sides.current / "mine").write_text("changed")
     before = {side: age(side) for side in sides}
     with opened_sides(sides) as inputs:

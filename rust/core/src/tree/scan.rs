@@ -8,7 +8,7 @@
 //! at one time, and what was seen of a file was seen while the directories above it had the attributes of the tree.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -114,6 +114,9 @@ pub struct Scan {
 /// # Errors
 /// [`ScanError`]; [`ScanError::Io`] with `ENOENT` where `/proc` is not mounted and there are entries.
 pub fn scan(dir: BorrowedFd<'_>, cancel: &dyn Cancel) -> Result<Scan, ScanError> {
+    // Who may not do that reads all but symlinks without a trace.
+    let quiet = bootc_fast_sys::mount::clone_quietly(dir).ok();
+    let dir = quiet.as_ref().map_or(dir, AsFd::as_fd);
     let mut path = Vec::new();
     for count in 1..=MAX_SCANS {
         let mut assembly = Assembly::start(dir)?;
