@@ -79,12 +79,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind() -> Generator[None]:
+def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Generator[None]:
     def look() -> tuple[set[str], ...]:
         return _loops(), _descriptors(), _temporaries(), _processes()
 
     mounts, before = _mounts(), look()
     yield
+    if request.node.stash.get(_SKIPPED_MIDWAY, False):
+        # Whatever it had begun is left as it was.
+        return
     gc.collect()
     after = look()
     names = ("loop devices", "descriptors", "temporary files", "processes")
@@ -121,6 +124,9 @@ def _kind(item_markers: set[str]) -> str:
     return "kernel" if "root" in item_markers else "directory"
 
 
+_SKIPPED_MIDWAY = pytest.StashKey[bool]()
+
+
 @contextmanager
 def _skipping_without_tools() -> Generator[None]:
     """Skip the test where a tool is not here that `make test` would have installed; there, it fails."""
@@ -134,9 +140,13 @@ def _skipping_without_tools() -> Generator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None, object, object]:
-    with _skipping_without_tools():
-        return (yield)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        with _skipping_without_tools():
+            return (yield)
+    except pytest.skip.Exception:
+        item.stash[_SKIPPED_MIDWAY] = True
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

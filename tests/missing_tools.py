@@ -19,12 +19,10 @@ ALL_ARE_HERE = "BOOTC_FAST_ALL_TOOLS"
 _LIBOSTREE = "PyGObject and libostree (make setup)"
 # Of packages that `tools/setup` knows by another of their commands.
 _MORE = {
-    "fsck.fat": "dosfstools",
-    "fsck.vfat": "dosfstools",
-    "mdir": "mtools",
-    "mtype": "mtools",
-    "sbverify": "sbsigntool",
-}
+    "debugfs": "e2fsprogs", "dump.erofs": "erofs-utils", "fsck.erofs": "erofs-utils", "fsck.fat": "dosfstools",
+    "fsck.vfat": "dosfstools", "getfattr": "attr", "lexgrog": "man-db", "mandb": "man-db", "mdir": "mtools",
+    "mke2fs": "e2fsprogs", "mtype": "mtools", "sbverify": "sbsigntool", "whatis": "man-db",
+}  # fmt: skip
 OSTREE_NAMES = {"ostree_hosts", "libostree", "load_libostree"}
 """Names of a module's whose tests need libostree."""
 
