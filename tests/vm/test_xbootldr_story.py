@@ -51,11 +51,22 @@ def test_status_knows_what_is_on_the_partition(story: Story) -> None:
         assert info.startswith("systemd-boot")
 
 
+def _list(story: Story, number: int) -> list[str]:
+    """The loader's own menu at the start of a boot, less its own commands."""
+    shown = story.facts(number, "loader")["LoaderEntries"]
+    assert isinstance(shown, list)
+    return [name for name in shown if not name.startswith("auto-")]
+
+
 def test_the_loaders_own_list_has_what_status_says(story: Story) -> None:
-    for number in (1, 2):
-        shown = story.facts(number, "loader")["LoaderEntries"]
-        assert isinstance(shown, list)
-        assert shown[0] == _next_boot(story, number, "json")["bootEntry"]
+    # At its first boot the update is on trial: the loader's list is older than the set that blesses it.
+    on_trial, first = _list(story, 1)
+    assert story.facts(1, "loader")["LoaderEntrySelected"] == [on_trial]
+    assert [first] == _list(story, 0) == [_next_boot(story, 0, "json")["bootEntry"]]
+    blessed = _next_boot(story, 1, "json")["bootEntry"]
+    assert blessed not in (on_trial, first)
+    assert _list(story, 2) == [_next_boot(story, 1, "status_after")["bootEntry"], blessed]
+    assert _list(story, 2)[0] == _next_boot(story, 2, "json")["bootEntry"]
 
 
 def test_nothing_of_ours_is_on_the_esp(story: Story) -> None:
