@@ -42,7 +42,8 @@ fn compare(backend: Backend, messages: &[Vec<u8>], prefix_len: usize) {
 #[test]
 fn every_back_end_equals_sha2_on_every_number_of_messages() {
     for backend in Backend::available() {
-        for count in 0..=33 {
+        // Twice the lanes of the widest, then a round of all lanes, then a part of one.
+        for count in 0..=67 {
             check(backend, count, 1024, 0);
         }
     }
@@ -54,6 +55,7 @@ fn every_back_end_equals_sha2_on_every_length_and_prefix() {
         for len in [0, 128, 256, 384, 1024, 2048, 4096, 65536] {
             for prefix_len in [0, 128, 256] {
                 check(backend, 17, len, prefix_len);
+                check(backend, 33, len, prefix_len);
             }
         }
     }
@@ -63,15 +65,18 @@ fn every_back_end_equals_sha2_on_every_length_and_prefix() {
 fn blocks_of_zeros_in_some_lanes_or_in_all_are_hashed_as_any_others() {
     for backend in Backend::available() {
         for zeros_from in [0, 1, 64, 128, 129, 256, 1000, 1024] {
-            let mut messages: Vec<Vec<u8>> = (0..17).map(|seed| message(seed, 1024)).collect();
-            for (index, data) in messages.iter_mut().enumerate() {
-                // All lanes alike in one pass, one of them otherwise in the next.
-                let from = if index == 3 { 1023 } else { zeros_from };
-                data[from.max(zeros_from)..].fill(0);
+            // The odd one in the first half of the lanes, and in the second.
+            for (count, odd) in [(17, 3), (33, 3), (33, 29)] {
+                let mut messages: Vec<Vec<u8>> = (0..count).map(|seed| message(seed, 1024)).collect();
+                for (index, data) in messages.iter_mut().enumerate() {
+                    // All lanes alike in one pass, one of them otherwise in the next.
+                    let from = if index == odd { 1023 } else { zeros_from };
+                    data[from.max(zeros_from)..].fill(0);
+                }
+                compare(backend, &messages, 0);
+                messages.remove(odd);
+                compare(backend, &messages, 128);
             }
-            compare(backend, &messages, 0);
-            messages.remove(3);
-            compare(backend, &messages, 128);
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn digest_file(
     cancel: &dyn Cancel,
 ) -> io::Result<Digest> {
     let metadata = file.metadata()?;
-    if !metadata.is_file() || threads < 2 {
+    if !metadata.is_file() {
         return digest_reader(params, file, cancel);
     }
     let start = file.stream_position()?;
@@ -49,7 +49,8 @@ pub fn digest_file(
     if size < MIN_PARALLEL_BYTES {
         return digest_reader(params, file, cancel);
     }
-    digest_parallel(params, &Part { start, size }, file, threads, cancel)
+    // One thread, too: where the end is known, no group of blocks is copied aside because it might be the last.
+    digest_parallel(params, &Part { start, size }, file, threads.max(1), cancel)
 }
 
 /// A range of the file, in bytes.

@@ -1,4 +1,4 @@
-//! AVX-512 (F and BW): eight lanes of SHA-512, sixteen of SHA-256.
+//! AVX-512 (F and BW): eight lanes of SHA-512, sixteen of SHA-256, and pairs of these.
 
 #[allow(clippy::wildcard_imports)] // intrinsics: a list of thirty names would say less
 use std::arch::x86_64::*;
@@ -31,23 +31,23 @@ pub(super) mod sha512 {
     #[allow(clippy::wildcard_imports)]
     use super::*;
     use crate::lanes::body::define_hash;
-    use crate::lanes::constants::ROUNDS_512 as ROUNDS;
+    pub(super) use crate::lanes::constants::ROUNDS_512 as ROUNDS;
 
-    type Word = u64;
-    type Vector = __m512i;
+    pub(super) type Word = u64;
+    pub(super) type Vector = __m512i;
     /// Messages hashed side by side.
     pub(in crate::lanes) const LANES: usize = 8;
-    const BLOCK_BYTES: usize = 128;
+    pub(super) const BLOCK_BYTES: usize = 128;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn splat(word: Word) -> Vector {
+    pub(super) fn splat(word: Word) -> Vector {
         _mm512_set1_epi64(word.cast_signed())
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn add(a: Vector, b: Vector) -> Vector {
+    pub(super) fn add(a: Vector, b: Vector) -> Vector {
         _mm512_add_epi64(a, b)
     }
 
@@ -61,43 +61,43 @@ pub(super) mod sha512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn choose(a: Vector, b: Vector, c: Vector) -> Vector {
+    pub(super) fn choose(a: Vector, b: Vector, c: Vector) -> Vector {
         _mm512_ternarylogic_epi64::<0xca>(a, b, c)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn majority(a: Vector, b: Vector, c: Vector) -> Vector {
+    pub(super) fn majority(a: Vector, b: Vector, c: Vector) -> Vector {
         _mm512_ternarylogic_epi64::<0xe8>(a, b, c)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn big0(x: Vector) -> Vector {
+    pub(super) fn big0(x: Vector) -> Vector {
         xor3(_mm512_ror_epi64::<28>(x), _mm512_ror_epi64::<34>(x), _mm512_ror_epi64::<39>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn big1(x: Vector) -> Vector {
+    pub(super) fn big1(x: Vector) -> Vector {
         xor3(_mm512_ror_epi64::<14>(x), _mm512_ror_epi64::<18>(x), _mm512_ror_epi64::<41>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn small0(x: Vector) -> Vector {
+    pub(super) fn small0(x: Vector) -> Vector {
         xor3(_mm512_ror_epi64::<1>(x), _mm512_ror_epi64::<8>(x), _mm512_srli_epi64::<7>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn small1(x: Vector) -> Vector {
+    pub(super) fn small1(x: Vector) -> Vector {
         xor3(_mm512_ror_epi64::<19>(x), _mm512_ror_epi64::<61>(x), _mm512_srli_epi64::<6>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn store(vector: Vector, out: &mut [Word; LANES]) {
+    pub(super) fn store(vector: Vector, out: &mut [Word; LANES]) {
         // SAFETY: `out` has 64 bytes, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), vector) }
     }
@@ -105,7 +105,7 @@ pub(super) mod sha512 {
     /// Word `j` of every lane's block into `words[j]`: two transpositions of 8 × 8 words.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn load(messages: &[&[u8]; LANES], at: usize, words: &mut [Vector; 16]) {
+    pub(super) fn load(messages: &[&[u8]; LANES], at: usize, words: &mut [Vector; 16]) {
         let swap = _mm512_set4_epi64(
             0x0809_0a0b_0c0d_0e0f,
             0x0001_0203_0405_0607,
@@ -139,23 +139,23 @@ pub(super) mod sha256 {
     #[allow(clippy::wildcard_imports)]
     use super::*;
     use crate::lanes::body::define_hash;
-    use crate::lanes::constants::ROUNDS_256 as ROUNDS;
+    pub(super) use crate::lanes::constants::ROUNDS_256 as ROUNDS;
 
-    type Word = u32;
-    type Vector = __m512i;
+    pub(super) type Word = u32;
+    pub(super) type Vector = __m512i;
     /// Messages hashed side by side.
     pub(in crate::lanes) const LANES: usize = 16;
-    const BLOCK_BYTES: usize = 64;
+    pub(super) const BLOCK_BYTES: usize = 64;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn splat(word: Word) -> Vector {
+    pub(super) fn splat(word: Word) -> Vector {
         _mm512_set1_epi32(word.cast_signed())
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn add(a: Vector, b: Vector) -> Vector {
+    pub(super) fn add(a: Vector, b: Vector) -> Vector {
         _mm512_add_epi32(a, b)
     }
 
@@ -167,43 +167,43 @@ pub(super) mod sha256 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn choose(a: Vector, b: Vector, c: Vector) -> Vector {
+    pub(super) fn choose(a: Vector, b: Vector, c: Vector) -> Vector {
         _mm512_ternarylogic_epi32::<0xca>(a, b, c)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn majority(a: Vector, b: Vector, c: Vector) -> Vector {
+    pub(super) fn majority(a: Vector, b: Vector, c: Vector) -> Vector {
         _mm512_ternarylogic_epi32::<0xe8>(a, b, c)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn big0(x: Vector) -> Vector {
+    pub(super) fn big0(x: Vector) -> Vector {
         xor3(_mm512_ror_epi32::<2>(x), _mm512_ror_epi32::<13>(x), _mm512_ror_epi32::<22>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn big1(x: Vector) -> Vector {
+    pub(super) fn big1(x: Vector) -> Vector {
         xor3(_mm512_ror_epi32::<6>(x), _mm512_ror_epi32::<11>(x), _mm512_ror_epi32::<25>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn small0(x: Vector) -> Vector {
+    pub(super) fn small0(x: Vector) -> Vector {
         xor3(_mm512_ror_epi32::<7>(x), _mm512_ror_epi32::<18>(x), _mm512_srli_epi32::<3>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn small1(x: Vector) -> Vector {
+    pub(super) fn small1(x: Vector) -> Vector {
         xor3(_mm512_ror_epi32::<17>(x), _mm512_ror_epi32::<19>(x), _mm512_srli_epi32::<10>(x))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn store(vector: Vector, out: &mut [Word; LANES]) {
+    pub(super) fn store(vector: Vector, out: &mut [Word; LANES]) {
         // SAFETY: `out` has 64 bytes, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), vector) }
     }
@@ -211,7 +211,7 @@ pub(super) mod sha256 {
     /// Word `j` of every lane's block into `words[j]`: a transposition of 16 × 16 words.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn load(messages: &[&[u8]; LANES], at: usize, words: &mut [Vector; 16]) {
+    pub(super) fn load(messages: &[&[u8]; LANES], at: usize, words: &mut [Vector; 16]) {
         let swap = _mm512_set4_epi64(
             0x0c0d_0e0f_0809_0a0b,
             0x0405_0607_0001_0203,
@@ -244,4 +244,18 @@ pub(super) mod sha256 {
     }
 
     define_hash!("avx512f,avx512bw");
+}
+
+/// SHA-512, twice eight lanes.
+pub(super) mod sha512_pair {
+    use crate::lanes::pair::define_pair;
+
+    define_pair!("avx512f,avx512bw", sha512);
+}
+
+/// SHA-256, twice sixteen lanes.
+pub(super) mod sha256_pair {
+    use crate::lanes::pair::define_pair;
+
+    define_pair!("avx512f,avx512bw", sha256);
 }

@@ -9,7 +9,7 @@ use super::constants::{START_256, START_512};
 macro_rules! define_lanes {
     (
         $(#[$doc:meta])* $name:ident, $word:ty, $block:literal, $digest:literal, $start:ident, $compress:ident,
-        $module:ident, $length_type:ty
+        $module:ident, $pair:ident, $length_type:ty
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone)]
@@ -86,42 +86,62 @@ macro_rules! define_lanes {
             #[cfg(target_arch = "x86_64")]
             fn hash_avx2(&self, messages: &[&[u8]], padding: &[$word; 16], out: &mut Vec<u8>) {
                 use super::avx2::$module::{LANES, hash};
-                self.hash_lanes::<LANES>(messages, padding, out, |start, messages, padding, digests| {
+                let hash = |round: &_, digests: &mut _| {
                     // SAFETY: `new` checked that the processor has AVX2.
-                    unsafe { hash(start, messages, padding, digests) }
-                });
+                    unsafe { hash(&self.start, round, padding, digests) }
+                };
+                let rest = Self::hash_rounds::<LANES>(messages, out, &hash);
+                self.hash_rest::<LANES>(rest, padding, out, &hash);
             }
 
             #[cfg(target_arch = "x86_64")]
             fn hash_avx512(&self, messages: &[&[u8]], padding: &[$word; 16], out: &mut Vec<u8>) {
-                use super::avx512::$module::{LANES, hash};
-                self.hash_lanes::<LANES>(messages, padding, out, |start, messages, padding, digests| {
+                use super::avx512::{$module, $pair};
+                let one = |round: &_, digests: &mut _| {
                     // SAFETY: `new` checked that the processor has AVX-512 F and BW.
-                    unsafe { hash(start, messages, padding, digests) }
-                });
+                    unsafe { $module::hash(&self.start, round, padding, digests) }
+                };
+                let two = |round: &_, digests: &mut _| {
+                    // SAFETY: as above.
+                    unsafe { $pair::hash(&self.start, round, padding, digests) }
+                };
+                let rest = Self::hash_rounds::<{ $pair::LANES }>(messages, out, two);
+                let rest = Self::hash_rounds::<{ $module::LANES }>(rest, out, &one);
+                self.hash_rest::<{ $module::LANES }>(rest, padding, out, &one);
             }
 
-            /// Full rounds of `LANES` messages; a last, partial one repeats a message where that pays.
+            /// Full rounds of `LANES` messages; returns those left.
             #[cfg(target_arch = "x86_64")]
-            fn hash_lanes<const LANES: usize>(
-                &self,
-                messages: &[&[u8]],
-                padding: &[$word; 16],
+            fn hash_rounds<'m, 'b, const LANES: usize>(
+                messages: &'m [&'b [u8]],
                 out: &mut Vec<u8>,
-                hash: impl Fn(&[$word; 8], &[&[u8]; LANES], &[$word; 16], &mut [[$word; 8]; LANES]),
-            ) {
+                hash: impl Fn(&[&'b [u8]; LANES], &mut [[$word; 8]; LANES]),
+            ) -> &'m [&'b [u8]] {
                 let mut digests = [[0; 8]; LANES];
                 let (rounds, rest) = messages.as_chunks::<LANES>();
                 for round in rounds {
-                    hash(&self.start, round, padding, &mut digests);
+                    hash(round, &mut digests);
                     out.extend(digests.as_flattened().iter().flat_map(|word| word.to_be_bytes()));
                 }
+                rest
+            }
+
+            /// Fewer than `LANES` messages: a round that repeats one of them, where that pays.
+            #[cfg(target_arch = "x86_64")]
+            fn hash_rest<'b, const LANES: usize>(
+                &self,
+                rest: &[&'b [u8]],
+                padding: &[$word; 16],
+                out: &mut Vec<u8>,
+                hash: impl Fn(&[&'b [u8]; LANES], &mut [[$word; 8]; LANES]),
+            ) {
                 if rest.len() < Self::pays_from(LANES) {
                     return self.hash_singly(rest, padding, out);
                 }
+                let mut digests = [[0; 8]; LANES];
                 let mut round = [rest[0]; LANES];
                 round[..rest.len()].copy_from_slice(rest);
-                hash(&self.start, &round, padding, &mut digests);
+                hash(&round, &mut digests);
                 let wanted = digests.iter().take(rest.len()).flatten();
                 out.extend(wanted.flat_map(|word| word.to_be_bytes()));
             }
@@ -131,11 +151,11 @@ macro_rules! define_lanes {
 
 define_lanes!(
     /// SHA-256 of messages of one length.
-    Sha256Lanes, u32, 64, 32, START_256, compress256, sha256, u64
+    Sha256Lanes, u32, 64, 32, START_256, compress256, sha256, sha256_pair, u64
 );
 define_lanes!(
     /// SHA-512 of messages of one length.
-    Sha512Lanes, u64, 128, 64, START_512, compress512, sha512, u128
+    Sha512Lanes, u64, 128, 64, START_512, compress512, sha512, sha512_pair, u128
 );
 
 #[cfg(target_arch = "x86_64")]
