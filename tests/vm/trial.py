@@ -65,6 +65,9 @@ DefaultDependencies=no
 RequiresMountsFor=/var
 After=local-fs.target
 Before=bootc-fast-health.service
+# What a soft reboot does not stop is not started again by it.
+Conflicts=shutdown.target
+Before=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
