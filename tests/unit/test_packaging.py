@@ -201,7 +201,7 @@ def test_selinux_may_change_the_programs_domain(unit: str) -> None:
 
 
 def test_message_catalog_explains_every_message_id() -> None:
-    ids = {value for name, value in vars(message_ids).items() if name.isupper()}
+    ids = {value for name, value in vars(message_ids).items() if name.isupper() and isinstance(value, str)}
     text = (UNITS.parent / "bootc-fast.catalog").read_text()
     assert set(re.findall(r"^-- ([0-9a-f]{32})$", text, re.MULTILINE)) == ids
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bootc_fast_core::cancel::{Cancel, Cancelled, Never};
-use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Opened, Pass, apply};
+use bootc_fast_core::etc::apply::{Applied, ApplyError, ContentSource, Opened, Pass, Way, apply};
 use bootc_fast_core::etc::content::ContentError;
 use bootc_fast_core::tree::{Content, Node, Tree, open_beneath, scan};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, lsetxattr, mknodat};
@@ -48,8 +48,8 @@ impl ContentSource for Directory {
         open_beneath(self.0.as_fd(), &node.path(), OFlags::PATH).is_err()
     }
 
-    fn is_way_as_scanned(&self, _node: Node<'_>) -> std::io::Result<bool> {
-        Ok(true)
+    fn open_way(&self, _node: Node<'_>) -> std::io::Result<Option<(Way, Node<'_>)>> {
+        Ok(None)
     }
 }
 

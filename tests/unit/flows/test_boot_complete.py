@@ -330,7 +330,7 @@ def test_a_merge_that_fails_after_the_update_was_made_the_next_boot_is_told_as_t
     assert code == (5 if ends == "failed" else 1)
     assert f"runs nevertheless, with /etc as it was merged at {committed}" in err
     assert "unchanged" not in err
-    assert f"{case.host.state_dir(case.booted).parent}/{case.booted[:16]}…/etc, that of the deployment before" in err
+    assert f"{case.host.state_dir(case.booted).parent}/{case.booted[:16]}*/etc, that of the deployment before" in err
     assert _report(capsys, case.root) == (0, "", "")
 
 

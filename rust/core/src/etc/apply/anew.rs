@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, OFlags, fgetxattr};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::content::Version;
 use super::inode::list_xattrs;
 use crate::etc::acl::{self, Classes};
 use crate::etc::attributes::PERMISSIONS;
 use crate::limits::MAX_XATTR_BYTES;
-use crate::tree::{BuildError, Content, Node, Stat, Timestamp, Tree, TreeBuilder, open_beneath};
+use crate::tree::{BuildError, Content, Node, NodeId, Stat, Timestamp, Tree, TreeBuilder, open_beneath};
 
 /// `S_ISUID` and `S_ISGID`.
 const SET_ID: u32 = 0o6000;
@@ -68,18 +69,82 @@ impl Look {
     }
 }
 
-/// Whether a directory still has the owner, mode and ACL of a node; false where there is none.
-///
-/// # Errors
-/// Other errors of the system.
-pub(super) fn is_directory_as_scanned(root: BorrowedFd<'_>, node: Node<'_>) -> io::Result<bool> {
-    let opened = match open_beneath(root, &node.path(), OFlags::RDONLY | OFlags::DIRECTORY) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let (now, seen) = (stat_of(&opened)?, node.stat());
-    let xattrs = xattrs_of(&opened)?;
+/// The directories above a file, open while it is read: each was found in the one above it and has the owner, mode and
+/// ACL that were planned with. Whatever is exchanged under their names meanwhile, the file is from these.
+#[derive(Debug)]
+pub struct Way {
+    above: Vec<(File, Version)>,
+}
+
+impl Way {
+    /// Opens the way to a node of a side; `None`: a directory is gone, or is not as it was planned with.
+    ///
+    /// # Errors
+    /// Other errors of the system.
+    pub(super) fn open(root: BorrowedFd<'_>, node: Node<'_>) -> io::Result<Option<Self>> {
+        let mut nodes = Vec::new();
+        let mut at = node;
+        while at.id() != NodeId::ROOT {
+            at = at.parent();
+            nodes.push(at);
+        }
+        let mut above: Vec<(File, Version)> = Vec::with_capacity(nodes.len());
+        for node in nodes.into_iter().rev() {
+            let from = above.last().map_or(root, |(dir, _)| dir.as_fd());
+            let Some(dir) = open_in(from, node.name(), OFlags::RDONLY | OFlags::DIRECTORY)? else {
+                return Ok(None);
+            };
+            let version = Version::of(&dir)?;
+            if !has_attributes(&dir, node)? {
+                return Ok(None);
+            }
+            above.push((dir, version));
+        }
+        Ok(Some(Self { above }))
+    }
+
+    /// Opens the regular file of a node at the end of the way; `None`: there is none.
+    ///
+    /// # Errors
+    /// Other errors of the system.
+    pub(super) fn file(&self, node: Node<'_>) -> io::Result<Option<File>> {
+        let Some((dir, _)) = self.above.last() else { return Ok(None) };
+        // NONBLOCK: a FIFO that took the file's place is noticed, not waited for.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let Some(file) = open_in(dir.as_fd(), node.name(), flags)? else { return Ok(None) };
+        Ok(file.metadata()?.is_file().then_some(file))
+    }
+
+    /// Whether nothing about the directories changed since they were opened: not for a moment, as their change times say,
+    /// which nobody can set. Names that come or go count as well.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn is_as_it_was(&self) -> io::Result<bool> {
+        for (dir, version) in &self.above {
+            if Version::of(dir)? != *version {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Opens a name in a directory (empty: the directory itself); `None`: it is gone, or is something else.
+fn open_in(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> io::Result<Option<File>> {
+    match open_beneath(dir, name, flags) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        // NXIO: a socket or an orphaned device; LOOP, XDEV: a symlink or a mount is there now.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO | Errno::NODEV) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn has_attributes(dir: &File, node: Node<'_>) -> io::Result<bool> {
+    let (now, seen) = (stat_of(dir)?, node.stat());
+    let xattrs = xattrs_of(dir)?;
     let acl = xattrs.iter().find(|(name, _)| name == acl::ACCESS).map(|(_, value)| value.as_slice());
     Ok((now.mode, now.uid, now.gid) == (seen.mode, seen.uid, seen.gid) && acl == node.xattr(acl::ACCESS))
 }

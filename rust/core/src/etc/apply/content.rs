@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{self, OFlags};
 use rustix::io::retry_on_intr;
 
-use super::anew::Look;
+use super::anew::{Look, Way};
 use super::copy::{copy, next_data, write_all};
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
@@ -15,6 +15,8 @@ use crate::etc::content::{ContentError, Side};
 use crate::etc::ops::SameContent;
 use crate::tree::{Content, Node, open_beneath};
 
+/// Looks at a file whose directories, or which itself, change from one moment to the next.
+const MAX_LOOKS: usize = 16;
 /// Bytes compared at once.
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -47,13 +49,14 @@ pub trait ContentSource {
     /// Whether there is nothing under the name that the content of a node was under; of one that cannot be opened.
     fn is_gone(&self, node: Node<'_>) -> bool;
 
-    /// Whether all directories above the content of a node have the owner, mode and ACL that was planned with.
+    /// Opens the directories above the content of a node of a live directory, all of which have the owner, mode and ACL
+    /// that was planned with; `Ok(None)`: not at this moment, or it is in no live directory.
     ///
     /// What was put into a directory may be as open as it is because the directory is closed.
     ///
     /// # Errors
     /// The system's, but for those that say that there is no such directory.
-    fn is_way_as_scanned(&self, node: Node<'_>) -> io::Result<bool>;
+    fn open_way(&self, node: Node<'_>) -> io::Result<Option<(Way, Node<'_>)>>;
 }
 
 /// How the writing of a file's content ended.
@@ -96,63 +99,64 @@ pub(super) fn write_content(
             Ok(Written::Bytes(bytes.len() as u64))
         }
         Some(Opened::Object(file)) => {
-            let size_bytes = version(&file).map_err(CopyError::Read)?.size_bytes;
+            let size_bytes = Version::of(&file).map_err(CopyError::Read)?.size_bytes;
             copy(&file, out, size_bytes, cancel).map(Written::Bytes)
         }
         Some(Opened::Live { file, .. }) => {
-            let before = version(&file).map_err(CopyError::Read)?;
+            let before = Version::of(&file).map_err(CopyError::Read)?;
             let copied = copy(&file, out, before.size_bytes, cancel)?;
             let is_settled =
-                before == version(&file).map_err(CopyError::Read)? && copied == before.size_bytes;
+                before == Version::of(&file).map_err(CopyError::Read)? && copied == before.size_bytes;
             Ok(if is_settled { Written::Bytes(copied) } else { Written::Stale })
         }
     }
 }
 
-/// Writes whatever a live file is now to `out`, with attributes from the same descriptor; read twice where it changes
-/// during the first reading, then it counts as it was read. Not where the directories above it changed: those are the
-/// plan's, and what is in them may be as open as it is because they are closed by now.
+/// Writes whatever a live file is now to `out`, with attributes from the same descriptor; where it changes during the
+/// second reading, too, it counts as it was read. Not where the directories above it are others than were planned with,
+/// before or after: those are the plan's, and what is in them may be as open as it is because they are closed.
 pub(super) fn write_anew(
     source: &dyn ContentSource,
     node: Node<'_>,
     out: BorrowedFd<'_>,
     cancel: &dyn Cancel,
 ) -> Result<Written, CopyError> {
-    let mut written = Written::Stale;
-    for _ in 0..2 {
-        let Some(Opened::Live { file, .. }) = source.open(node).map_err(CopyError::Open)? else { break };
+    let mut changes = 0;
+    for _ in 0..MAX_LOOKS {
+        cancel.check()?;
+        let Some((way, found)) = source.open_way(node).map_err(CopyError::Read)? else { continue };
+        let Some(file) = way.file(found).map_err(CopyError::Read)? else { break };
         retry_on_intr(|| fs::ftruncate(out, 0)).map_err(|error| CopyError::Write(error.into()))?;
-        let before = version(&file).map_err(CopyError::Read)?;
+        let before = Version::of(&file).map_err(CopyError::Read)?;
         let look = Look::at(&file, node).map_err(|error| CopyError::Read(error.into()))?;
         let bytes = copy(&file, out, before.size_bytes, cancel)?;
-        written = Written::Anew { bytes, look };
-        if before == version(&file).map_err(CopyError::Read)? {
-            break;
+        let is_settled = before == Version::of(&file).map_err(CopyError::Read)?;
+        changes += usize::from(!is_settled);
+        if (is_settled || changes == 2) && way.is_as_it_was().map_err(CopyError::Read)? {
+            return Ok(Written::Anew { bytes, look });
         }
     }
-    // Last, so that it holds for what was read.
-    if matches!(written, Written::Anew { .. }) && !source.is_way_as_scanned(node).map_err(CopyError::Read)? {
-        return Ok(Written::Stale);
-    }
-    Ok(written)
+    Ok(Written::Stale)
 }
 
-/// What tells one state of a file from the next.
-#[derive(PartialEq, Eq)]
-struct Version {
+/// What tells one state of a file, or of a directory, from the next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Version {
     size_bytes: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
 }
 
-#[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)] // Their types differ between architectures.
-fn version(file: &File) -> io::Result<Version> {
-    let stat = retry_on_intr(|| fs::fstat(file))?;
-    Ok(Version {
-        size_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
-        mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-        ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-    })
+impl Version {
+    #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)] // Their types differ between architectures.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let stat = retry_on_intr(|| fs::fstat(file))?;
+        Ok(Self {
+            size_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        })
+    }
 }
 
 /// Compares the destination's files, by digest or byte by byte, with where the result takes its contents from.
@@ -187,8 +191,10 @@ impl SameContent for Comparer<'_> {
             // What came in its place is compared, and written, as what it is: by the plan that is made of it.
             Opened::Live { is_as_scanned: false, .. } => false,
             Opened::Live { file, .. } => {
-                let before = version(file).ok();
-                self.same_files(file, &there, size_bytes)? && before.is_some() && before == version(file).ok()
+                let before = Version::of(file).ok();
+                self.same_files(file, &there, size_bytes)?
+                    && before.is_some()
+                    && before == Version::of(file).ok()
             }
         };
         Ok(same)

@@ -3,14 +3,14 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::anew::is_directory_as_scanned;
+use super::anew::Way;
 use super::content::{ContentSource, Opened};
 use super::error::ApplyError;
 use super::{Applied, OnProgress, Pass, apply};
 use crate::cancel::Cancel;
 use crate::etc::content::{ContentError, Side, Source, is_unchanged};
 use crate::etc::result::{MergeResult, SideName};
-use crate::tree::{Node, NodeId};
+use crate::tree::Node;
 
 /// Reads what a node of R holds from the side that it comes from, under that side's own path.
 #[derive(Debug)]
@@ -47,8 +47,10 @@ impl ContentSource for Merged<'_> {
         self.origin(node).is_none_or(|(side, node)| side.is_gone(node))
     }
 
-    fn is_way_as_scanned(&self, node: Node<'_>) -> io::Result<bool> {
-        self.origin(node).map_or(Ok(false), |(side, node)| is_way_as_scanned(side, node))
+    fn open_way(&self, node: Node<'_>) -> io::Result<Option<(Way, Node<'_>)>> {
+        let Some((side, node)) = self.origin(node) else { return Ok(None) };
+        let Some(dir) = side.dir else { return Ok(None) };
+        Ok(Way::open(dir, node)?.map(|way| (way, node)))
     }
 }
 
@@ -71,18 +73,6 @@ pub fn apply_merge(
         return Err(ApplyError::Conflicts { count: unsettled });
     }
     apply(&merged.result.tree, merged, dir, pass, progress, cancel)
-}
-
-fn is_way_as_scanned(side: &Side<'_>, node: Node<'_>) -> io::Result<bool> {
-    let Some(dir) = side.dir else { return Ok(true) };
-    let mut above = node;
-    while above.id() != NodeId::ROOT {
-        above = above.parent();
-        if !is_directory_as_scanned(dir, above)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn open_side<'s>(side: &'s Side<'_>, node: Node<'s>) -> Result<Option<Opened<'s>>, ContentError> {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, syncfs};
 use rustix::io::{Errno, retry_on_intr};
 
+pub use anew::Way;
 pub use content::{ContentSource, Opened};
 pub use error::{ApplyError, Warning};
 pub use merged::{Merged, apply_merge};
