@@ -64,15 +64,17 @@ def test_status_warns_of_what_the_finalize_will_warn_of(
 def test_status_and_finalize_plan_the_same_order(
     host: lab.LabHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bootc_fast.flows import finalize, status
+    from bootc_fast.flows import finalize
 
     orders: dict[str, Any] = {}
-    for module in (finalize, status):
-        name = module.__name__
+    plan_menu = plan.plan_menu
 
-        def note(menu: Any, *, order: Any, name: str = name, **options: Any) -> Any:
+    # status looks it up in its own module each time; finalize has it since the import.
+    for module in (finalize, plan):
+
+        def note(menu: Any, *, order: Any, name: str = module.__name__, **options: Any) -> Any:
             orders[name] = order
-            return plan.plan_menu(menu, order=order, **options)
+            return plan_menu(menu, order=order, **options)
 
         monkeypatch.setattr(module, "plan_menu", note)
     menu = lab.read_boot_menu(host)
@@ -82,6 +84,7 @@ def test_status_and_finalize_plan_the_same_order(
         _of_status(capsys, host)
         assert flowkit.run(capsys, "finalize", "--dry-run", "--root", host.root)[0] == 0
         (first, second) = orders.values()
+        orders.clear()
         assert first == second, policy
         assert len(first) == {"keep = 4\n": 4, "": 2}.get(policy, 3)
 
