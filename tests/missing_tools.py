@@ -52,6 +52,10 @@ def explain(error: BaseException | None) -> str | None:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        if isinstance(error, BaseExceptionGroup):
+            # A test of trio's: what its tasks failed for, if all of them did for that.
+            reasons = [explain(inner) for inner in error.exceptions]
+            return reasons[0] if all(reasons) else None
         if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "gi":
             return f"needs {_LIBOSTREE}"
         if isinstance(error, FileNotFoundError) and isinstance(error.filename, str | bytes | os.PathLike):

@@ -49,6 +49,20 @@ def test_a_file():
     open("/usr/lib/shim/gone.efi")
 
 
+def test_tasks():
+    try:
+        subprocess.run(["mtype"], check=True)
+    except OSError as error:
+        raise ExceptionGroup("of a nursery", [error])
+
+
+def test_tasks_of_which_one_failed_for_itself():
+    try:
+        subprocess.run(["mtype"], check=True)
+    except OSError as error:
+        raise ExceptionGroup("of a nursery", [error, ValueError()])
+
+
 def test_a_library():
     raise ModuleNotFoundError("No module named 'gi'", name="gi")
 
@@ -88,18 +102,20 @@ def test_after_make_demo_it_is_a_skip_that_says_what_to_install(tmp_path: Path) 
         "needs fsverity (Debian: fsverity)",
         "needs mcopy (Debian: mtools)",
         "needs mkfs.erofs (Debian: erofs-utils)",
+        "needs mtype (Debian: mtools)",
     ], told
     assert re.findall(r"^FAILED .*::(\w+)", told, re.MULTILINE) == [
+        "test_tasks_of_which_one_failed_for_itself",
         "test_what_is_no_tool",
         "test_what_fails_for_itself",
     ]
-    assert "2 failed, 1 passed, 5 skipped" in told
+    assert "3 failed, 1 passed, 6 skipped" in told
 
 
 def test_in_make_test_it_is_an_error(tmp_path: Path) -> None:
     told = _play(tmp_path, **{missing_tools.ALL_ARE_HERE: "1"})
     assert "SKIPPED" not in told
-    assert "6 failed, 1 passed, 1 error" in told
+    assert "8 failed, 1 passed, 1 error" in told
     assert f"export {missing_tools.ALL_ARE_HERE}=1\n" in (TESTS.parent / "tools/test").read_text()
 
 
