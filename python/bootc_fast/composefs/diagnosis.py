@@ -19,7 +19,7 @@ from bootc_fast.boot.entries.garbage import find_lost_names, list_named_paths
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.boot.loaders.user_cfg import drop_torn_end, parse_user_cfg
+from bootc_fast.boot.loaders.user_cfg import drop_torn_end, lacks_esp, parse_user_cfg
 from bootc_fast.composefs.boot_files import BootSnapshot, check_boot_files, hash_kernel
 from bootc_fast.composefs.recover import (
     Recovered,
@@ -29,7 +29,7 @@ from bootc_fast.composefs.recover import (
     make_user_cfg,
     recover_kernel,
 )
-from bootc_fast.composefs.repair import list_own_entries
+from bootc_fast.composefs.repair import is_esp_told, list_own_entries
 from bootc_fast.errors import BootcFastError, FatFormatError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.mountinfo import find_writable, parse_mountinfo
@@ -116,6 +116,7 @@ async def diagnose(host: Host, survey: Survey, look: BootSnapshot, *, is_ours_wr
     await _check_kernels(found)
     await _check_absent_entries(found)
     _check_menu(found)
+    await run_blocking(_check_way_to_esp, found)
     await run_blocking(_check_sets, found)
     await run_blocking(_check_kernel_directories, found)
     await run_blocking(_check_lost_names, found)
@@ -295,6 +296,12 @@ def _check_menu(found: Diagnosis) -> None:
         _add_menu(found, "entry-duplicate", f"deployment {shorten_digest(digest)} has {number} entries", "keep one")
     if menu.staged.is_present and found.survey.marker is None and not menu.odd.is_exchange_unfinished:
         _add_menu(found, "staged-stale", "a staged set is there, and no marker asks for it", "remove it")
+
+
+def _check_way_to_esp(found: Diagnosis) -> None:
+    if lacks_esp(found.look.menu.live.chunks) and not is_esp_told(RealVolume(found.look.area.boot_fd)):
+        detail = "nothing tells GRUB which partition is the ESP, on which the menuentries of grub2/user.cfg boot UKIs"
+        _add_menu(found, "user-cfg-header", detail, "put bootc's lines before them")
 
 
 def _check_sets(found: Diagnosis) -> None:

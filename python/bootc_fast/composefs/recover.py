@@ -15,6 +15,7 @@ from bootc_fast import _core
 from bootc_fast.boot.area.replace import replace_file
 from bootc_fast.boot.entries.beside import check_names_fit
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX
+from bootc_fast.boot.loaders.user_cfg import ESP_HEADER
 from bootc_fast.composefs.images import write_file
 from bootc_fast.composefs.survey import open_image
 from bootc_fast.errors import FileSystemError, InvalidStateError, VerityMismatchError
@@ -178,13 +179,6 @@ def make_entry_text(
     return b"".join(line.replace(b"\n", b" ") + b"\n" for line in [*lines, b"sort-key " + key])
 
 
-_GRUB_HEADER = b"""
-if [ -f ${config_directory}/efiuuid.cfg ]; then
-        source ${config_directory}/efiuuid.cfg
-fi
-"""
-
-
 def make_uki_entry_text(path: bytes) -> bytes:
     """Write a boot entry for a UKI, with the key that every systemd-boot knows."""
     return b"title bootc, recovered\nversion 1\nefi /%s\nsort-key bootc-recovered-0\n" % path
@@ -194,7 +188,7 @@ def make_user_cfg(digest: VerityDigest, path: bytes) -> bytes:
     """Write a ``user.cfg`` with one menuentry, as bootc does: GRUB's variable for the ESP comes from its own file."""
     lines = [b'menuentry "bootc, recovered: (%s)" {' % digest.encode(), b"insmod fat", b"insmod chain"]
     lines += [b'search --no-floppy --set=root --fs-uuid "${EFI_PART_UUID}"', b"chainloader /" + path, b"}"]
-    return _GRUB_HEADER + b"\n".join(lines) + b"\n"
+    return ESP_HEADER + b"\n".join(lines) + b"\n"
 
 
 def kernel_base(digest: VerityDigest, *, prefix: bytes) -> bytes:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.beside import remove_outdated
 from bootc_fast.boot.entries.garbage import collect_volumes
+from bootc_fast.boot.entries.mentions import GRUB_DIRECTORIES, MAX_TEXT_BYTES
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
-from bootc_fast.boot.loaders.user_cfg import drop_torn_end, parse_user_cfg
+from bootc_fast.boot.loaders.user_cfg import mend_text, parse_user_cfg, sets_esp
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.records import dataclass, replace
@@ -114,7 +115,7 @@ def repair_volumes(
 def _write_menu(
     boot: BootVolume, esp: BootVolume | None, repair: Repair, menu: BootMenu, set_variable: VariableSetter | None
 ) -> tuple[str, ...]:
-    whole = drop_torn_end(menu.live.chunks, known=menu.known)
+    whole = mend_text(menu.live.chunks, known=menu.known, has_esp=is_esp_told(boot))
     menu = _add_made(repair, replace(menu, live=replace(menu.live, chunks=whole)))
     order = _choose_order(repair, menu)
     if not order:
@@ -124,6 +125,21 @@ def _write_menu(
         plan = replace(plan, removes_staged=False)
     published = publish_volumes(boot, esp, menu, plan, set_variable=set_variable, protected=repair.protected)
     return (*plan.warnings, *published.warnings)
+
+
+def is_esp_told(boot: BootVolume) -> bool:
+    """Whether GRUB is told which partition the ESP is by another file than user.cfg.
+
+    Raises:
+        FileSystemError: One of them cannot be read.
+    """
+    for path in (directory + b"/" + name for directory in GRUB_DIRECTORIES for name in (b"grub.cfg", b"custom.cfg")):
+        try:
+            if sets_esp(boot.read_file(path, MAX_TEXT_BYTES) or b""):
+                return True
+        except OSError as error:
+            raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error
+    return False
 
 
 def _add_made(repair: Repair, menu: BootMenu) -> BootMenu:

@@ -213,6 +213,41 @@ def test_a_user_cfg_that_ends_within_a_menuentry_is_mended(
     assert lab.boot(case.host).digest == case.staged
 
 
+@pytest.mark.parametrize("begin", [b"", b"\0" * 64 + b"\n", b"# an admin's\nset color_normal=white/blue\n"])
+def test_a_user_cfg_that_has_lost_its_beginning_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], begin: bytes
+) -> None:
+    """As a cut leaves it whose first sector never arrived: GRUB would look for the UKIs on its own partition."""
+    case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
+    path = case.host.boot_dir / "grub2/user.cfg"
+    whole = path.read_bytes()
+    assert b"efiuuid.cfg" in whole
+    path.write_bytes(begin + whole[whole.index(b"menuentry ") :])
+    code, planned = _doctor(case, capsys)
+    assert code == 7
+    assert "user-cfg-header" in [one["kind"] for one in planned["findings"]]  # type: ignore[attr-defined]
+    code, mended = _doctor(case, capsys, "--repair")
+    assert (mended["remaining"], code) == ([], 0), mended
+    text = path.read_bytes()
+    assert 0 <= text.index(b"source ${config_directory}/efiuuid.cfg") < text.index(b"menuentry ")
+    assert begin.strip(b"\0\n") in text
+    assert lab.boot(case.host).digest == case.staged
+
+
+@pytest.mark.parametrize("name", ["grub.cfg", "custom.cfg"])
+def test_a_partition_that_another_file_tells_of_is_no_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
+    path = case.host.boot_dir / "grub2/user.cfg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[whole.index(b"menuentry ") :])
+    with (path.parent / name).open("ab") as other:
+        other.write(b'set EFI_PART_UUID="7B77-95E7"\n')
+    assert _doctor(case, capsys) == (0, _doctor(case, capsys)[1])
+    assert _doctor(case, capsys)[1]["findings"] == []
+
+
 def test_a_uki_that_boots_something_else_gets_no_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = _ready(tmp_path, capsys, Loader.SYSTEMD_BOOT, BootType.UKI)
     directory = case.host.esp / "EFI/Linux/bootc"

@@ -21,7 +21,8 @@ MAX_TEXT_BYTES = 4 << 20
 """Of one file: the largest grub.cfg seen have some 100 KiB. Where one is longer, nothing is removed."""
 
 _CONFIGS = (USER_CFG, USER_CFG_STAGED, b"custom.cfg", b"grub.cfg")
-_GRUB_DIRECTORIES = (b"grub2", b"grub")
+GRUB_DIRECTORIES = (b"grub2", b"grub")
+"""Where distributions have GRUB's files, on the boot partition or on the ESP."""
 
 
 def read_mentions(boot: BootVolume, esp: BootVolume | None, *, with_staged: bool = True) -> bytes:
@@ -41,7 +42,7 @@ def read_mentions(boot: BootVolume, esp: BootVolume | None, *, with_staged: bool
         parts += _read_directory(boot, path)
     for volume in (boot, esp):
         if volume is not None:
-            for directory in (*_GRUB_DIRECTORIES, *_vendor_directories(volume)):
+            for directory in (*GRUB_DIRECTORIES, *_vendor_directories(volume)):
                 parts += filter(None, (volume.read_file(directory + b"/" + name, MAX_TEXT_BYTES) for name in configs))
     return b"\0".join(parts).lower()
 

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 MAX_USER_CFG_BYTES = 1 << 20
 """Largest user.cfg that is read; one menuentry has about 300 bytes."""
 
+ESP_HEADER = b"""
+if [ -f ${config_directory}/efiuuid.cfg ]; then
+        source ${config_directory}/efiuuid.cfg
+fi
+"""
+"""What bootc begins the file with; the file that is named there sets the variable for the ESP."""
+
+_ESP_VARIABLE = b"EFI_PART_UUID"
 _SPACE = b" \t"
 _WORD_END = b" \t\r\n;{}"
 _MENUENTRY_LINE = re.compile(rb"(?m)^[ \t]*menuentry(?=[ \t])")
@@ -224,6 +232,34 @@ def drop_torn_end(chunks: Sequence[Chunk], *, known: Collection[VerityDigest]) -
             rest = raw[: match.start()]
             return (*chunks[:-1], *([Chunk(rest)] if rest else []))
     return tuple(chunks)
+
+
+def lacks_esp(chunks: Sequence[Chunk]) -> bool:
+    """Whether a menuentry finds the ESP by bootc's variable, and nothing before it in the file sets that."""
+    before = b""
+    for chunk in chunks:
+        if chunk.entry is None:
+            before += chunk.raw
+        elif _ESP_VARIABLE in chunk.raw and not sets_esp(before):
+            return True
+    return False
+
+
+def sets_esp(text: bytes) -> bool:
+    """Whether a text of GRUB's sets the variable by which bootc's menuentries find the ESP."""
+    return b"efiuuid.cfg" in text or _ESP_VARIABLE + b"=" in text
+
+
+def mend_text(chunks: Sequence[Chunk], *, known: Collection[VerityDigest], has_esp: bool) -> tuple[Chunk, ...]:
+    """Make of what cuts of bootc's writing left a file that GRUB can use to its end.
+
+    Args:
+        chunks: The file.
+        known: Digests by which a torn menuentry at the end is ours.
+        has_esp: Another file says which partition the ESP is.
+    """
+    whole = drop_torn_end(chunks, known=known)
+    return whole if has_esp or not lacks_esp(whole) else (Chunk(ESP_HEADER), *whole)
 
 
 def _ensure_line_end(raw: bytes) -> bytes:
