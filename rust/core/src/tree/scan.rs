@@ -147,6 +147,9 @@ pub(super) struct Assembly {
 impl Assembly {
     fn start(dir: BorrowedFd<'_>) -> Result<Self, ScanError> {
         let facts = inode::facts(dir, c"").map_err(|errno| ScanError::io(b"", errno))?;
+        if FileType::from_mode(facts.stat.mode) != Some(FileType::Directory) {
+            return Err(ScanError::io(b"", Errno::NOTDIR));
+        }
         let whole = Work { node: NodeId::ROOT, path: Vec::new(), depth: 0, part: Part::Whole(None) };
         Ok(Self {
             builder: TreeBuilder::new(facts.stat, &[])?,
