@@ -115,19 +115,36 @@ impl Way {
         Ok(file.metadata()?.is_file().then_some(file))
     }
 
-    /// Whether nothing about the directories changed since they were opened: not for a moment, as their change times say,
-    /// which nobody can set. Names that come or go count as well.
+    /// What changed about the directories since they were opened; `node`: the one that they were opened for.
+    ///
+    /// Nobody can set a change time: where that is the same, no attribute was another one even for a moment.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn is_as_it_was(&self) -> io::Result<bool> {
-        for (dir, version) in &self.above {
-            if Version::of(dir)? != *version {
-                return Ok(false);
+    pub(super) fn change(&self, node: Node<'_>) -> io::Result<Change> {
+        let (mut change, mut at) = (Change::Nothing, node);
+        for (dir, version) in self.above.iter().rev() {
+            at = at.parent();
+            let now = Version::of(dir)?;
+            if now == *version {
+                continue;
             }
+            if !now.has_other_names(version) || !has_attributes(dir, at)? {
+                return Ok(Change::Attributes);
+            }
+            change = Change::Names;
         }
-        Ok(true)
+        Ok(change)
     }
+}
+
+/// What happened to directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Nothing,
+    /// Names came or went, and the attributes are what they were.
+    Names,
+    Attributes,
 }
 
 /// Opens a name in a directory (empty: the directory itself); `None`: it is gone, or is something else.

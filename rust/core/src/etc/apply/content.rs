@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{self, OFlags};
 use rustix::io::retry_on_intr;
 
-use super::anew::{Look, Way};
+use super::anew::{Change, Look, Way};
 use super::copy::{copy, next_data, write_all};
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
@@ -132,7 +132,12 @@ pub(super) fn write_anew(
         let bytes = copy(&file, out, before.size_bytes, cancel)?;
         let is_settled = before == Version::of(&file).map_err(CopyError::Read)?;
         changes += usize::from(!is_settled);
-        if (is_settled || changes == 2) && way.is_as_it_was().map_err(CopyError::Read)? {
+        let is_enough = match way.change(found).map_err(CopyError::Read)? {
+            // Where files are replaced all the time there is no moment in which names stay.
+            Change::Nothing | Change::Names => is_settled || changes > 1,
+            Change::Attributes => false,
+        };
+        if is_enough {
             return Ok(Written::Anew { bytes, look });
         }
     }
@@ -148,6 +153,11 @@ pub(super) struct Version {
 }
 
 impl Version {
+    /// Whether names came or went in a directory from the other one to this one.
+    pub(super) fn has_other_names(&self, other: &Self) -> bool {
+        self.mtime != other.mtime
+    }
+
     #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)] // Their types differ between architectures.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let stat = retry_on_intr(|| fs::fstat(file))?;
