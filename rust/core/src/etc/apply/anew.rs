@@ -115,36 +115,25 @@ impl Way {
         Ok(file.metadata()?.is_file().then_some(file))
     }
 
-    /// What changed about the directories since they were opened; `node`: the one that they were opened for.
+    /// Whether the directories have the attributes that they were opened with; `node`: the one that they lead to.
     ///
-    /// Nobody can set a change time: where that is the same, no attribute was another one even for a moment.
+    /// Nobody can set a change time: where that is the same, no attribute was another one even for a moment. Where names
+    /// came or went meanwhile, the attributes themselves have to do: where files are replaced all the time there is no
+    /// moment in which names stay.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn change(&self, node: Node<'_>) -> io::Result<Change> {
-        let (mut change, mut at) = (Change::Nothing, node);
+    pub(super) fn has_its_attributes(&self, node: Node<'_>) -> io::Result<bool> {
+        let mut at = node;
         for (dir, version) in self.above.iter().rev() {
             at = at.parent();
             let now = Version::of(dir)?;
-            if now == *version {
-                continue;
+            if now != *version && !(now.has_other_names(version) && has_attributes(dir, at)?) {
+                return Ok(false);
             }
-            if !now.has_other_names(version) || !has_attributes(dir, at)? {
-                return Ok(Change::Attributes);
-            }
-            change = Change::Names;
         }
-        Ok(change)
+        Ok(true)
     }
-}
-
-/// What happened to directories.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    Nothing,
-    /// Names came or went, and the attributes are what they were.
-    Names,
-    Attributes,
 }
 
 /// Opens a name in a directory (empty: the directory itself); `None`: it is gone, or is something else.

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{self, OFlags};
 use rustix::io::retry_on_intr;
 
-use super::anew::{Change, Look, Way};
+use super::anew::{Look, Way};
 use super::copy::{copy, next_data, write_all};
 use super::destination::{Destination, split_name};
 use crate::cancel::{Cancel, Cancelled};
@@ -132,12 +132,7 @@ pub(super) fn write_anew(
         let bytes = copy(&file, out, before.size_bytes, cancel)?;
         let is_settled = before == Version::of(&file).map_err(CopyError::Read)?;
         changes += usize::from(!is_settled);
-        let is_enough = match way.change(found).map_err(CopyError::Read)? {
-            // Where files are replaced all the time there is no moment in which names stay.
-            Change::Nothing | Change::Names => is_settled || changes > 1,
-            Change::Attributes => false,
-        };
-        if is_enough {
+        if (is_settled || changes > 1) && way.has_its_attributes(found).map_err(CopyError::Read)? {
             return Ok(Written::Anew { bytes, look });
         }
     }
