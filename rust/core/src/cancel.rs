@@ -95,8 +95,65 @@ impl<'a> Ticker<'a> {
         }
         self.last = Instant::now();
         if let Some(total) = self.total {
-            self.cancel.progress(self.done, total);
+            // What names a file twice counts it twice, where the total is of files.
+            self.cancel.progress(if total == 0 { self.done } else { self.done.min(total) }, total);
         }
         self.cancel.check()
+    }
+
+    /// Tells that all is done, whatever the clock says: of work that is over before anybody asked, too.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn finish(self) -> Result<(), Cancelled> {
+        let Some(total) = self.total else { return Ok(()) };
+        self.cancel.progress(if total == 0 { self.done } else { total }, total);
+        self.cancel.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(u64, u64)>>);
+
+    impl Cancel for Told {
+        fn check(&self) -> Result<(), Cancelled> {
+            Ok(())
+        }
+
+        fn progress(&self, done: u64, total: u64) {
+            self.0.lock().unwrap().push((done, total));
+        }
+    }
+
+    #[test]
+    fn the_end_is_told_of_work_that_took_no_time() {
+        let told = Told::default();
+        let mut ticker = Ticker::counting(&told, 3);
+        ticker.count(1);
+        ticker.tick().unwrap();
+        ticker.finish().unwrap();
+        let mut unknown = Ticker::counting(&told, 0);
+        unknown.count(7);
+        unknown.finish().unwrap();
+        Ticker::new(&told).finish().unwrap();
+        assert_eq!(*told.0.lock().unwrap(), [(3, 3), (7, 0)]);
+    }
+
+    #[test]
+    fn what_is_counted_twice_is_never_more_than_all() {
+        let told = Told::default();
+        let mut ticker = Ticker::counting(&told, 3);
+        for done in [2, 3, 3] {
+            ticker.count(2);
+            std::thread::sleep(Ticker::INTERVAL);
+            ticker.tick_slow().unwrap();
+            assert_eq!(told.0.lock().unwrap().last(), Some(&(done, 3)));
+        }
     }
 }

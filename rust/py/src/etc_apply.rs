@@ -79,8 +79,8 @@ fn with_contents<T>(plan: &EtcPlan, sources: &Sources, work: impl FnOnce(&Merged
 /// Turns the directory into the merge result and syncs its file system.
 ///
 /// Where a file of the sides was replaced or changed since the scan, the sides are scanned and merged again, and the
-/// result of that is written; a file that changed once more is then taken as it is. `progress(done, total)` is called now and then; an exception of it ends the writing
-/// like one of `check`.
+/// result of that is written, up to [`MAX_PASSES`] times; a file that changed once more is then taken as it is.
+/// `progress(done, total)` is called now and then; an exception of it ends the writing like one of `check`.
 #[pyfunction]
 #[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
 pub fn apply_etc(

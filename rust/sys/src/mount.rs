@@ -126,21 +126,15 @@ pub fn clone_mount(dir: BorrowedFd<'_>, recursive: bool, read_only: Option<bool>
 /// namespace.
 pub fn clone_quietly(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let clone = clone_mount(dir, true, None)?;
-    let attribute = |one: MountAttrFlags| u64::from(one.bits());
-    let attributes = libc::mount_attr {
-        attr_set: attribute(MountAttrFlags::MOUNT_ATTR_NOATIME),
-        attr_clr: attribute(MountAttrFlags::MOUNT_ATTR__ATIME),
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
-    set_attributes(clone.as_fd(), false, &attributes)?;
+    let (set, clear) = (MountAttrFlags::MOUNT_ATTR_NOATIME, MountAttrFlags::MOUNT_ATTR__ATIME);
+    set_attributes(clone.as_fd(), false, set, clear, libc::MS_PRIVATE)?;
     Ok(clone)
 }
 
 fn set_read_only(mount: BorrowedFd<'_>, recursive: bool, read_only: bool) -> io::Result<()> {
-    let attribute = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
-    let (attr_set, attr_clr) = if read_only { (attribute, 0) } else { (0, attribute) };
-    set_attributes(mount, recursive, &libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 })
+    let (one, none) = (MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty());
+    let (set, clear) = if read_only { (one, none) } else { (none, one) };
+    set_attributes(mount, recursive, set, clear, 0)
 }
 
 /// Takes a tree of mounts out of all propagation: what is mounted or unmounted elsewhere never appears in it.
@@ -148,12 +142,19 @@ fn set_read_only(mount: BorrowedFd<'_>, recursive: bool, read_only: bool) -> io:
 /// # Errors
 /// Those of `mount_setattr(2)`.
 pub fn isolate(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes =
-        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-    set_attributes(mount, true, &attributes)
+    set_attributes(mount, true, MountAttrFlags::empty(), MountAttrFlags::empty(), libc::MS_PRIVATE)
 }
 
-fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, attributes: &libc::mount_attr) -> io::Result<()> {
+/// `propagation`: `MS_PRIVATE` and the like; 0 keeps it.
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    propagation: u64,
+) -> io::Result<()> {
+    let (attr_set, attr_clr) = (u64::from(set.bits()), u64::from(clear.bits()));
+    let attributes = libc::mount_attr { attr_set, attr_clr, propagation, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is open, the path is an empty C string, and the kernel reads exactly the given size
     // of a structure that outlives the call.
@@ -163,7 +164,7 @@ fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, attributes: &libc::mou
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            std::ptr::from_ref(attributes),
+            std::ptr::from_ref(&attributes),
             size_of::<libc::mount_attr>(),
         )
     };

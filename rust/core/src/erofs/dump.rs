@@ -57,7 +57,7 @@ impl Image {
             entry.write(&mut line, &mut first_names)?;
             out.write_all(&line)?;
         }
-        Ok(())
+        Ok(ticker.finish()?)
     }
 }
 

@@ -87,6 +87,7 @@ impl Image {
             }
         }
         links.check()?;
+        ticker.finish()?;
         Ok(contents)
     }
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::digests::DigestCache;
 use crate::cancel::{Cancel, Cancelled};
-use crate::tree::{Content, DiskState, FileType, Node, Timestamp, Tree, open_beneath};
+use crate::tree::{Content, DiskState, FileType, Node, Timestamp, Tree, open_beneath, open_if_there};
 use crate::verity::Digest;
 
 /// Bytes compared at once.
@@ -139,14 +139,9 @@ impl<'a> Side<'a> {
         let dir =
             self.dir.ok_or_else(|| ContentError::NoDescriptor { path: node.path(), what: "directory" })?;
         // NONBLOCK: a FIFO that took the file's place is noticed, not waited for.
-        let file = match open_beneath(dir, &node.path(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-            Ok(fd) => File::from(fd),
-            // NXIO: a socket or an orphaned device; LOOP, XDEV: a symlink or a mount is there now.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO | Errno::NODEV) => {
-                return Ok(None);
-            }
-            Err(errno) => return Err(failed(node, errno.into())),
-        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let found = open_if_there(dir, &node.path(), flags).map_err(|errno| failed(node, errno.into()))?;
+        let Some(file) = found.map(File::from) else { return Ok(None) };
         let state = State::of(&file).map_err(|errno| failed(node, errno.into()))?;
         Ok(state.is_regular.then_some((file, state)))
     }

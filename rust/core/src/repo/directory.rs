@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType as KernelType, OFlags, fstat};
-use rustix::io::Errno;
 
 use super::draft::{Draft, DraftContent, DraftNode, Inode, Slot};
 use super::error::RepoError;
 use super::object::read_short;
 use super::writer::{IngestOptions, MAX_INLINE_BYTES, Repository};
 use crate::cancel::{Cancel, Ticker};
-use crate::tree::{Content, FileType, Node, Tree, open_beneath, scan};
+use crate::tree::{Content, FileType, Node, Tree, open_if_there, scan};
 
 struct Ingest<'a> {
     repository: &'a Repository,
@@ -100,11 +99,8 @@ impl Ingest<'_> {
     fn open(&self, path: &[u8]) -> Result<Option<OwnedFd>, RepoError> {
         // NONBLOCK: a FIFO that took the file's place must not hold us up; it is no regular file below.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match open_beneath(self.dir, path, flags) {
-            Ok(file) => file,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO) => return Ok(None),
-            Err(errno) => return Err(RepoError::io("open", path)(errno)),
-        };
+        let found = open_if_there(self.dir, path, flags).map_err(RepoError::io("open", path))?;
+        let Some(file) = found else { return Ok(None) };
         let found = fstat(&file).map_err(RepoError::io("look at", path))?;
         Ok((KernelType::from_raw_mode(found.st_mode) == KernelType::RegularFile).then_some(file))
     }

@@ -33,6 +33,21 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<
     quietly(flags, |flags| open_once(from, rest, flags))
 }
 
+/// As [`open_beneath`], of what was there a moment ago; `None`: it is gone, or something else has its name.
+///
+/// # Errors
+/// Other errors of the system call.
+pub fn open_if_there(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
+    match open_beneath(root, path, flags) {
+        Ok(fd) => Ok(Some(fd)),
+        // NXIO: a socket or an orphaned device; LOOP, XDEV: a symlink or a mount is there now.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO | Errno::NODEV) => {
+            Ok(None)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Splits a path that is too long for one call at the last slash that fits.
 fn cut(path: &[u8]) -> Option<(&[u8], &[u8])> {
     if path.len() <= MAX_CALL_BYTES {

@@ -9,7 +9,7 @@ mod scan;
 mod scan_threads;
 mod settled;
 
-pub use beneath::open_beneath;
+pub use beneath::{open_beneath, open_if_there};
 pub use builder::{BuildError, TreeBuilder};
 pub use model::{Children, Content, DiskState, FileType, Node, NodeId, Stat, Timestamp, Tree, Xattr};
 pub use scan::{Flagged, Scan, ScanError, ScanReport, scan};

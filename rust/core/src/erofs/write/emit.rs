@@ -48,6 +48,7 @@ impl Image<'_, '_> {
             self.blocks(&mut out, inode, shape);
             pad(&mut out, BLOCK);
         }
+        ticker.finish()?;
         debug_assert_eq!(out.len(), self.places.end, "placing and writing disagree");
         Ok(out)
     }

@@ -13,7 +13,7 @@ use super::inode::list_xattrs;
 use crate::etc::acl::{self, Classes};
 use crate::etc::attributes::PERMISSIONS;
 use crate::limits::MAX_XATTR_BYTES;
-use crate::tree::{BuildError, Content, Node, NodeId, Stat, Timestamp, Tree, TreeBuilder, open_beneath};
+use crate::tree::{BuildError, Content, Node, NodeId, Stat, Timestamp, Tree, TreeBuilder, open_if_there};
 
 /// `S_ISUID` and `S_ISGID`.
 const SET_ID: u32 = 0o6000;
@@ -91,7 +91,8 @@ impl Way {
         let mut above: Vec<(File, Version)> = Vec::with_capacity(nodes.len());
         for node in nodes.into_iter().rev() {
             let from = above.last().map_or(root, |(dir, _)| dir.as_fd());
-            let Some(dir) = open_in(from, node.name(), OFlags::RDONLY | OFlags::DIRECTORY)? else {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let Some(dir) = open_if_there(from, node.name(), flags)?.map(File::from) else {
                 return Ok(None);
             };
             let version = Version::of(&dir)?;
@@ -111,7 +112,9 @@ impl Way {
         let Some((dir, _)) = self.above.last() else { return Ok(None) };
         // NONBLOCK: a FIFO that took the file's place is noticed, not waited for.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let Some(file) = open_in(dir.as_fd(), node.name(), flags)? else { return Ok(None) };
+        let Some(file) = open_if_there(dir.as_fd(), node.name(), flags)?.map(File::from) else {
+            return Ok(None);
+        };
         Ok(file.metadata()?.is_file().then_some(file))
     }
 
@@ -133,18 +136,6 @@ impl Way {
             }
         }
         Ok(true)
-    }
-}
-
-/// Opens a name in a directory (empty: the directory itself); `None`: it is gone, or is something else.
-fn open_in(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> io::Result<Option<File>> {
-    match open_beneath(dir, name, flags) {
-        Ok(fd) => Ok(Some(File::from(fd))),
-        // NXIO: a socket or an orphaned device; LOOP, XDEV: a symlink or a mount is there now.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO | Errno::NODEV) => {
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
