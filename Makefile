@@ -49,6 +49,7 @@ differential: setup build ## 20,000 random merges, most of them disturbed, again
 
 powercut: setup build ## Power cuts on real file systems, recorded anew, all states judged; rewrites docs/power-cuts.md; hours
 	tools/make-rootfs trixie build/rootfs/trixie
+	tools/make-rootfs --extract trixie build/rootfs/user-mode user-mode-linux
 	PYTHONPATH=tests $(BIN)/python -m powercut $(POWERCUT)
 
 fuzz: setup build ## Fuzz every Python parser for FUZZ_SECONDS (30) each, two at a time; FUZZ_CORPUS=DIR keeps what is learnt

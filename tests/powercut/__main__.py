@@ -76,7 +76,15 @@ class Work:
     def _take_up(self, names: list[str], *, states: int = 0, repairs: int = 0) -> None:
         chosen = {name: self.recordings[name] for name in names}
         seed = self.arguments.seed
-        found = take_up(chosen, states=states, repairs=repairs, randoms=40, seed=seed, product=self._product(states))
+        found = take_up(
+            chosen,
+            states=states,
+            repairs=repairs,
+            randoms=40,
+            seed=seed,
+            product=self._product(states),
+            is_user_mode=not self.arguments.emulated,
+        )
         for name, again in found.items():
             self.results.put_again(name, again, states=states, repairs=repairs, seed=seed)
             print(f"{name}: {again.describe()}", flush=True)
@@ -134,6 +142,9 @@ def main() -> int:
     parser.add_argument("--randoms", type=int, default=200, help="random subsets of each flush epoch (200)")
     parser.add_argument("--states", type=int, default=50, help="states of each that the product takes up (50)")
     parser.add_argument("--at-once", type=int, default=12, help="recordings whose states one machine takes up (12)")
+    parser.add_argument(
+        "--emulated", action="store_true", help="the product runs in QEMU, which takes ten times as long"
+    )
     parser.add_argument("--repairs", type=int, default=200, help="states of each that fsck.fat -a gets (200)")
     parser.add_argument("--boots", type=int, default=1, help="states of each class that OVMF boots (1)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))

@@ -317,7 +317,9 @@ def take_up_all(disk: Path) -> None:
 
 
 def find_disk(serial: str) -> Path:
-    """Find a virtio disk."""
+    """Find a virtio disk; the kernel for user mode has another kind, and only one of it."""
+    if (only := Path("/dev/ubda")).exists():
+        return only
     for path in Path("/sys/block").glob("vd*"):
         if (path / "serial").read_text().strip() == serial:
             return Path("/dev") / path.name

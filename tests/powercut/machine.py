@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 ROOTFS = REPOSITORY / "build/rootfs/trixie"
+USER_MODE = REPOSITORY / "build/rootfs/user-mode"
 _MIB = 1 << 20
 _POLL_S = 1
 _STALL_S = 240
@@ -51,10 +54,15 @@ def install_product(product: Path) -> None:
 
 @dataclass
 class Guest:
-    """What a machine boots: a kernel, an initramfs; made once, with another plan each time."""
+    """What a machine boots: a kernel, an initramfs; made once, with another plan each time.
+
+    Attributes:
+        work: Where it is made.
+        is_user_mode: For the kernel that runs as a process (`run_user_mode`).
+    """
 
     work: Path
-    extra: dict[Path, str] = field(default_factory=dict)
+    is_user_mode: bool = False
 
     @property
     def kernel(self) -> Path:
@@ -72,7 +80,10 @@ class Guest:
         """
         tree = self.work / "initramfs"
         shutil.rmtree(tree, ignore_errors=True)
-        archive = make_initramfs(ROOTFS, self.work, init=_INIT)
+        if self.is_user_mode:
+            archive = make_initramfs(USER_MODE, self.work, init=_INIT, versions="usr/lib/uml/modules")
+        else:
+            archive = make_initramfs(ROOTFS, self.work, init=_INIT)
         self._add_python(tree)
         own = tree / "powercut"
         own.mkdir()
@@ -135,6 +146,49 @@ def run_guest(kernel: Path, archive: Path, drives: Sequence[str], console: Path,
     raise AssertionError(
         f"the machine stalled {_STARTS} times; console:\n{console.read_text(errors='replace')[-4000:]}"
     )
+
+
+def run_user_mode(archive: Path, disk: Path, console: Path, *, timeout_s: float) -> str:
+    """Boot Debian's kernel for user mode: the same source, vfat and all, as a process at this machine's speed.
+
+    What is written there cannot be recorded, but what is left can be read. It runs in the tree that it came in, whose C
+    library it wants, within mounts of its own. `archive` and `disk` lie in one directory.
+    """
+    work = archive.parent
+    assert disk.parent == work
+    binds = {"mnt": work, "proc": Path("/proc"), "dev": Path("/dev")}
+    for name in binds:
+        (USER_MODE / name).mkdir(exist_ok=True)
+    for name in ("lib", "lib64"):
+        if not (USER_MODE / name).is_symlink():
+            (USER_MODE / name).symlink_to(f"usr/{name}")
+    mounts = "; ".join(f"mount --rbind '{source}' '{USER_MODE / name}'" for name, source in binds.items())
+    argv = [
+        "unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{mounts}; exec chroot "$@"', "sh", USER_MODE,
+        "/usr/bin/linux.uml", "mem=3072M", f"initrd=/mnt/{archive.name}", f"ubd0=/mnt/{disk.name}",
+        "con=null", "con0=null,fd:1", "console=tty0", "quiet", "panic=-1",
+    ]  # fmt: skip
+    # Its memory is a file, which no disk is to write back.
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": "/dev/shm", "HOME": "/mnt"}
+    with console.open("wb") as out:
+        machine = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            machine.wait(timeout_s)
+        finally:
+            # Its processes are the machine's; all of them are in this group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait()
+    text = console.read_text(errors="replace")
+    assert "DONE" in text, f"the machine went off without having done all; console:\n{text[-4000:]}"
+    return text
 
 
 def _boot(argv: Sequence[str | Path], console: Path, *, timeout_s: float) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from powercut.configurations import CONFIGURATIONS
 from powercut.hosts import Maker, strip
 from powercut.judge import States
-from powercut.machine import Guest, run_guest
+from powercut.machine import Guest, run_guest, run_user_mode
 from powercut.recording import Flush, Mark, Recording, Write, load, read_image, save, write_image
 from powercut.replay import RECORDINGS, is_staging, judged_states
 
@@ -170,7 +170,11 @@ def judge_repairs(recording: Recording, chosen: list[tuple[Cut, Verdict]], image
 
 
 def run_again(
-    recordings: Mapping[str, Recording], chosen: Mapping[str, list[tuple[Cut, Verdict]]], work: Path
+    recordings: Mapping[str, Recording],
+    chosen: Mapping[str, list[tuple[Cut, Verdict]]],
+    work: Path,
+    *,
+    is_user_mode: bool,
 ) -> dict[str, Recording]:
     """Let the product run in the machine; return what it left, as sectors and marks."""
     jobs, maker, stripped = {}, Maker(work), work / "stripped"
@@ -189,17 +193,20 @@ def run_again(
             job.events.append(Mark(str(number)))
         jobs[name] = job
     save(work / "states", jobs, preset=0)
-    guest = Guest(work)
+    guest = Guest(work, is_user_mode=is_user_mode)
     archive = guest.build(
         {"recordings": []}, {"hosts": stripped, "states": work / "states", "tree": maker.trees[1]}, maker.make("bls")
     )
     result = work / "result.raw"
     with result.open("wb") as file:
         file.truncate(_RESULT_BYTES)
-    drives = ["-drive", f"if=none,id=boot,format=raw,cache=unsafe,file={result}"]
-    drives += ["-device", "virtio-blk-pci,drive=boot,serial=boot"]
-    total = sum(map(len, chosen.values()))
-    text = run_guest(guest.kernel, archive, drives, work / "console.log", timeout_s=600 + 30 * total)
+    timeout_s = 600.0 + 30 * sum(map(len, chosen.values()))
+    if is_user_mode:
+        text = run_user_mode(archive, result, work / "console.log", timeout_s=timeout_s)
+    else:
+        drives = ["-drive", f"if=none,id=boot,format=raw,cache=unsafe,file={result}"]
+        drives += ["-device", "virtio-blk-pci,drive=boot,serial=boot"]
+        text = run_guest(guest.kernel, archive, drives, work / "console.log", timeout_s=timeout_s)
     for name in re.findall(r"FAILED (\S+)", text):
         print(f"{name} FAILED:\n{text[-4000:]}", flush=True)
     with result.open("rb") as file:
@@ -251,6 +258,7 @@ def take_up(
     randoms: int,
     seed: int,
     product: Path | None = None,
+    is_user_mode: bool = True,
 ) -> dict[str, Again]:
     """Take up states of recordings: by ``fsck.fat -a``, and by the product.
 
@@ -261,6 +269,7 @@ def take_up(
         randoms: Random subsets of each epoch to choose from.
         seed: Chooses.
         product: A directory that `tools/install` has filled; None: it is filled now.
+        is_user_mode: In the kernel that runs as a process, at this machine's speed; else in an emulated machine.
     """
     with tempfile.TemporaryDirectory(prefix="bootc-fast-powercut.") as scratch:
         work = Path(scratch)
@@ -274,7 +283,7 @@ def take_up(
         if states:
             if product:
                 shutil.copytree(product, work / "product", symlinks=True)
-            left = run_again(recordings, chosen, work)
+            left = run_again(recordings, chosen, work, is_user_mode=is_user_mode)
             for name, one in recordings.items():
                 if name not in left:
                     del results[name]
@@ -305,6 +314,7 @@ def main() -> None:
     parser.add_argument("--randoms", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[""], help="what a recording's name begins with")
+    parser.add_argument("--emulated", action="store_true", help="in QEMU, which takes ten times as long")
     parser.add_argument("--product", type=Path, help="a directory that tools/install has filled")
     arguments = parser.parse_args()
     recordings = {
@@ -320,6 +330,7 @@ def main() -> None:
         randoms=arguments.randoms,
         seed=arguments.seed,
         product=arguments.product,
+        is_user_mode=not arguments.emulated,
     )
     for name, result in results.items():
         print(f"{name}: {result.describe()}")

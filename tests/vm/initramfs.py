@@ -88,6 +88,7 @@ def make_initramfs(
     *,
     init: str = INIT,
     modules: Sequence[str] = (),
+    versions: str = "usr/lib/modules",
 ) -> Path:
     """Make an initramfs for the newest kernel of the tree at `root`; return the cpio archive.
 
@@ -97,8 +98,9 @@ def make_initramfs(
         busybox: What it has for programs.
         init: Its first process, a shell script.
         modules: What it loads besides.
+        versions: Where in the tree each kernel's modules are, in a directory by its version.
     """
-    (directory,) = sorted((root / "usr/lib/modules").iterdir())[-1:]
+    (directory,) = sorted((root / versions).iterdir())[-1:]
     tree = work / "initramfs"
     (tree / "bin").mkdir(parents=True)
     (tree / "modules").mkdir()
