@@ -247,11 +247,11 @@ class Machine:
     console: str = ""
 
     def boot(self, *, read_only: bool = False, until: str = "", timeout_s: float = 90) -> list[str]:
-        """Switch the machine on; return what the programs wrote until QEMU ended, or until `until` was written.
+        """Switch the machine on; return what the programs wrote until QEMU ended, or `until` was written.
 
         Args:
             read_only: The disk takes no writes.
-            until: Where to take the power away.
+            until: Where to take the power away: what the programs write, or GRUB on its console.
             timeout_s: After which the power is taken away too.
         """
         said, console = self.work / "said", self.work / "console"
@@ -274,7 +274,7 @@ class Machine:
         end = time.monotonic() + timeout_s
         try:
             while machine.poll() is None and time.monotonic() < end:
-                if until and until.encode() in said.read_bytes():
+                if until and until.encode() in said.read_bytes() + console.read_bytes():
                     break
                 time.sleep(0.1)
         finally:

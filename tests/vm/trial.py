@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vm import grub, initramfs, machine, story
+from vm.package import REPOSITORY
 from vm.secure_boot import add_arguments
 
 from bootc_fast.lab.rootfs import STUB_NAME
@@ -187,10 +188,8 @@ def _find_program(work: Path, host: story.Host, kind: Kind) -> Path:
         return grub.make_image(kind.suite, work / "grub.efi", *(("blsuki",) if kind.boot_type == "bls" else ()))
     if not kind.suite:
         return host.root / story.SYSTEMD_BOOT
-    tree = story.REPOSITORY / "build/rootfs" / f"systemd-boot-{kind.suite}"
-    subprocess.run(
-        [story.REPOSITORY / "tools/make-rootfs", "--extract", kind.suite, tree, "systemd-boot-efi"], check=True
-    )
+    tree = REPOSITORY / "build/rootfs" / f"systemd-boot-{kind.suite}"
+    subprocess.run([REPOSITORY / "tools/make-rootfs", "--extract", kind.suite, tree, "systemd-boot-efi"], check=True)
     return tree / story.SYSTEMD_BOOT
 
 
