@@ -379,12 +379,13 @@ async def test_the_journal_is_told_of_both_ends(tmp_path: Path) -> None:
     assert case.staged.encode() in said
 
 
+@pytest.mark.parametrize("resets", ["systemd-boot 258.10", "systemd-boot 260", "systemd-boot 262"])
 def test_a_host_that_would_not_notice_a_panic_or_a_hang_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], resets: str
 ) -> None:
     case = flowkit.make_case(tmp_path / "h")
     flowkit.finalize(capsys, case)
-    case.host.write_efi_variable("LoaderInfo", "systemd-boot 262")
+    case.host.write_efi_variable("LoaderInfo", resets)
     text = " ".join(flowkit.run(capsys, "status", "--root", case.root)[1].split())
     assert "a kernel panic of it does not end: `panic=30`" in text
     assert "a hang of it does not end: `RuntimeWatchdogSec=`" in text

@@ -33,7 +33,7 @@ _FEATURE_PREFERRED = 1 << 19
 _VERSION = re.compile(r"systemd-boot (\d{1,4})\b")
 _FIRST_WITH_UKI_KEY = 258
 _FIRST_WITHOUT_COUNTERS_IN_IDS = 257
-_FIRST_WITH_RESET = 262
+_FIRST_WITH_RESET = 258
 
 
 def _sign(left: bool | int, right: bool | int) -> int:  # noqa: FBT001 - both are compared as numbers
@@ -334,7 +334,8 @@ def find_counting(info: str | None) -> BootCounting:
 
     Source:
         systemd ``src/boot/boot.c``: up to 257 every kind of entry is counted, then ``LOADER_TYPE_BUMP_COUNTERS`` leaves
-        ``efi`` out and ``uki`` is new; up to 256 an entry's id is its file's name; measured with 252, 257 and 262.
+        ``efi`` out and ``uki`` is new, and so is ``reboot-on-error``; up to 256 an entry's id is its file's name;
+        measured with the versions in ``tests/sdboot/answers.json``.
     """
     running = _VERSION.match(info or "")
     if running is None:
