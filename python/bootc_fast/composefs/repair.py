@@ -16,6 +16,7 @@ from bootc_fast.boot.entries.garbage import collect_volumes
 from bootc_fast.boot.entries.mentions import GRUB_DIRECTORIES, MAX_TEXT_BYTES
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
+from bootc_fast.boot.loaders.grub_fallback import without_fallback
 from bootc_fast.boot.loaders.user_cfg import mend_text, parse_user_cfg, sets_esp
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
@@ -135,7 +136,7 @@ def is_esp_told(boot: BootVolume) -> bool:
     """
     for path in (directory + b"/" + name for directory in GRUB_DIRECTORIES for name in (b"grub.cfg", b"custom.cfg")):
         try:
-            if sets_esp(boot.read_file(path, MAX_TEXT_BYTES) or b""):
+            if sets_esp(without_fallback(boot.read_file(path, MAX_TEXT_BYTES) or b"")):
                 return True
         except OSError as error:
             raise FileSystemError(f"reading {escape_bytes(path)}: {reason_of(error)}") from error

@@ -114,12 +114,12 @@ async def doctor(
 def _make_outcome(
     found: Diagnosis, left: Diagnosis, *, repaired: bool, warnings: tuple[str, ...] = ()
 ) -> DoctorOutcome:
-    default = left.look.menu.default
+    following = left.look.menu.next_boot
     return DoctorOutcome(
         findings=tuple(found.findings),
         repaired=repaired,
         remaining=tuple(left.findings),
-        next_boot=default.label if default is not None else None,
+        next_boot=following.label if following is not None else None,
         warnings=tuple(dict.fromkeys((*found.look.warnings, *warnings))),
     )
 

@@ -345,6 +345,10 @@ def _next_boot(menu: BootMenu | None) -> NextBoot:
     if menu is None:
         return NextBoot(None, None, "the boot entries cannot be read")
     default, override = menu.default, menu.live.choice.override
+    fallback = menu.live.fallback
+    if fallback is not None:
+        why = "user.cfg is gone, and custom.cfg has bootc-fast's fallback entry"
+        return NextBoot(fallback.digest if fallback.is_own else None, fallback.label, why, menu.rule.name)
     if default is None:
         return NextBoot(None, None, "there is no boot entry that can boot", menu.rule.name)
     return NextBoot(

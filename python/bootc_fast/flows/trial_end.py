@@ -25,6 +25,7 @@ from bootc_fast.composefs.survey import SurveyPart, look_at_deployments
 from bootc_fast.errors import BootcFastError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.counting import make_count_context
+from bootc_fast.flows.fallback import keep_fallback
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.flows.trial_notes import is_boot_complete, note_boot
 from bootc_fast.machine.host import open_host
@@ -243,6 +244,9 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
             warnings += said
         except (BootcFastError, OSError) as error:
             warnings.append(f"noting how trials ended: {describe_error(error)}")
+    if is_complete and is_ended:
+        with steps.run("fallback", "Looking at the fallback entry", timeout_s=COMMIT_TIMEOUT_S):
+            warnings += await keep_fallback(host, survey)
     if outcome.is_blessed or outcome.is_restored:
         await run_blocking(send_trial_ended, host, outcome)
     return replace(outcome, warnings=tuple(warnings))

@@ -14,7 +14,7 @@ from unit.boot.fat_volume import FatVolume
 
 from bootc_fast import lab
 from bootc_fast.boot.area.real import RealVolume
-from bootc_fast.types import BootType, Loader
+from bootc_fast.types import BootType, Loader, VerityDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +123,35 @@ def test_a_staged_update_is_no_damage_and_stays(
 ) -> None:
     case = make_case(tmp_path / "host", loader, boot_type)
     assert _doctor(case, capsys, "--repair")[1]["findings"] == []
+    assert finalize(capsys, case)[0] == 0
+    assert lab.boot(case.host).digest == case.staged
+
+
+@pytest.mark.parametrize("is_empty", [False, True], ids=["gone", "empty"])
+@pytest.mark.parametrize(("loader", "boot_type"), COMBINATIONS)
+def test_what_only_the_staged_set_has_boots_nothing_before_its_finalize(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loader: Loader, boot_type: BootType, *, is_empty: bool
+) -> None:
+    """It counted as there: "Nothing is wrong", and the power had to stay until the shutdown."""
+    case = make_case(tmp_path / "host", loader, boot_type)
+    user_cfg = case.host.boot_dir / "grub2/user.cfg"
+    if not user_cfg.exists():
+        _empty_entries(case)
+        if not is_empty:
+            # Something else is in force: the exchange was not cut.
+            (case.host.boot_dir / "loader/entries/a-other.conf").write_text("title Other\nversion 0\nlinux /other\n")
+            (case.host.boot_dir / "other").write_text("kernel")
+    elif is_empty:
+        user_cfg.write_bytes(b"")
+    else:
+        user_cfg.unlink()
+    code, found = _doctor(case, capsys)
+    assert (code, [one["kind"] for one in found["findings"]]) == (7, ["entry-missing"])
+    assert found["next_boot"] != case.staged
+    code, found = _doctor(case, capsys, "--repair")
+    assert (code, found["remaining"]) == (0, [])
+    assert lab.boot(case.host).digest == case.booted
+    case.host.write_marker(VerityDigest(case.staged))
     assert finalize(capsys, case)[0] == 0
     assert lab.boot(case.host).digest == case.staged
 

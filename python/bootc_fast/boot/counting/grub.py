@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.boot.counting.grub_files import find_grub_files
 from bootc_fast.boot.counting.grub_names import find_name, find_name_trouble, find_place
-from bootc_fast.boot.counting.records import Counter, CountMethod, Decision, RunningTrial
+from bootc_fast.boot.counting.records import Counter, CountMethod, Decision, Fallback, RunningTrial
 from bootc_fast.boot.loaders.grub_trial import (
     ALLOWED,
     FALLBACK,
@@ -123,6 +123,17 @@ class GrubCounter(Counter):
     def end(self, context: CountContext) -> list[str]:
         """Clear the variables."""
         return _write(context, dict.fromkeys(VARIABLES))
+
+    def plan_fallback(self, context: CountContext, *, is_wanted: bool) -> Fallback:
+        """In ``custom.cfg``, where the entries are menuentries of ``user.cfg``."""
+        files = find_grub_files(context)
+        if isinstance(files, str):
+            return Fallback(files)
+        named = (one for one in context.menu.live.entries if one.menu_id is not None and one.digest == context.booted)
+        entry = next(named, None) if is_wanted else None
+        if is_wanted and entry is None:
+            return Fallback("what runs has no menuentry in user.cfg")
+        return files.plan_fallback(entry)
 
 
 def _select(values: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

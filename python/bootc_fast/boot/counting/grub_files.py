@@ -19,8 +19,10 @@ from bootc_fast.boot.counting.grub_script import (
     SCRIPT,
     add_block,
     is_script,
+    put_fallback,
     render_script,
 )
+from bootc_fast.boot.counting.records import Fallback
 from bootc_fast.boot.entries.settings import MAX_LINKS
 from bootc_fast.boot.loaders.entry import MAX_ENTRY_BYTES
 from bootc_fast.boot.loaders.grubenv import GRUBENV_BYTES, GRUBENV_HEADER, change_grubenv
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.area.directory import BootDirectory, BootVolume
     from bootc_fast.boot.counting.records import CountContext
+    from bootc_fast.boot.loaders.entry import MenuEntry
 
 _CONFIG = b"grub.cfg"
 # Script, custom.cfg and grubenv: each is written beside the old one, and one at a time.
@@ -132,6 +135,22 @@ class GrubFiles:
             replace_file(self.boot, self.home, SCRIPT, script)
         if self.custom != custom:
             replace_file(self.boot, self.home, CUSTOM, custom)
+
+    def plan_fallback(self, entry: MenuEntry | None) -> Fallback:
+        """Say what it takes to have ``custom.cfg`` show this menuentry, or none, where ``user.cfg`` is gone."""
+        where = f"/{escape_bytes(self.home)}/{CUSTOM.decode()}"
+        if entry is not None and not self.config.sources_custom:
+            return Fallback(f"/{escape_bytes(self.home)}/grub.cfg does not read custom.cfg")
+        if CUSTOM in self.odd:
+            # Of what is no file nothing is ours.
+            return Fallback(f"{where}: {self.odd[CUSTOM]}" if entry is not None else "")
+        try:
+            wanted = put_fallback(self.custom, entry)
+        except ValueError as error:
+            return Fallback(f"{where}: {error}")
+        if wanted is None or wanted == self.custom:
+            return Fallback()
+        return Fallback(write=lambda: replace_file(self.boot, self.home, CUSTOM, wanted))
 
     def write_variables(self, values: Mapping[bytes, bytes | None]) -> list[str]:
         """Replace the environment block; returns warnings.

@@ -10,8 +10,14 @@ Source:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bootc_fast.boot.loaders.grub_commands import Command, has_open_end, list_commands
+from bootc_fast.boot.loaders.grub_fallback import remove_fallback, render_fallback
 from bootc_fast.boot.loaders.grub_trial import FALLBACK, PLACE, TRIAL, TRIES
+
+if TYPE_CHECKING:
+    from bootc_fast.boot.loaders.entry import MenuEntry
 
 MAX_TRIES = 9
 """Most tries that a script counts: it has a line for each."""
@@ -129,14 +135,41 @@ def add_block(custom: bytes | None) -> bytes:
     Raises:
         ValueError: Why GRUB would not come to the block, or that the one that is there is not as it was written.
     """
-    rest = remove_block(custom or b"")
-    if has_open_end(rest):
+    return _append(remove_block(custom or b""), _BLOCK)
+
+
+def put_fallback(custom: bytes | None, entry: MenuEntry | None) -> bytes | None:
+    """Return ``custom.cfg`` with a fallback entry before our block, or without any; what is not ours stays.
+
+    Args:
+        custom: As it is; None where there is none.
+        entry: A menuentry of ``user.cfg``, which is copied; None takes the fallback away.
+
+    Returns:
+        None where there is no file, and none is needed.
+
+    Raises:
+        ValueError: Why GRUB would not come to it, that the entry's name cannot be chosen, or that what is there of ours is
+            not as it was written.
+    """
+    if custom is None and entry is None:
+        return None
+    before = custom or b""
+    rest = remove_block(remove_fallback(before))
+    if entry is not None:
+        rest = _append(rest, render_fallback(entry))
+    return add_block(rest) if has_block(before) else rest
+
+
+def _append(custom: bytes, text: bytes) -> bytes:
+    """Raises ValueError: why GRUB would not come to what is put behind it."""
+    if has_open_end(custom):
         raise ValueError("it ends inside of a quote, a block or an if")
-    leaving = next((command.name for command in list_commands(rest) if command.name in _LEAVES), None)
+    leaving = next((command.name for command in list_commands(custom) if command.name in _LEAVES), None)
     if leaving is not None:
         raise ValueError(f"GRUB may leave it before its end, at `{leaving.decode()}`")
-    gap = b"" if not rest or rest.endswith(b"\n") else b"\n"
-    return rest + gap + _BLOCK
+    gap = b"" if not custom or custom.endswith(b"\n") else b"\n"
+    return custom + gap + text
 
 
 def remove_block(custom: bytes) -> bytes:

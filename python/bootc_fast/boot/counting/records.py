@@ -148,6 +148,19 @@ class RunningTrial:
     is_given_up: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A fallback entry, in a file that nobody writes while the entries are replaced.
+
+    Attributes:
+        reason: Why there can be none, in words; empty where there can.
+        write: Makes it as it is wanted, and raises OSError with the old file in place; None: it is so already.
+    """
+
+    reason: str = ""
+    write: Callable[[], None] | None = None
+
+
 class Counter(Protocol):
     """How one loader counts. Everything here blocks and runs in a worker thread.
 
@@ -200,6 +213,15 @@ class Counter(Protocol):
         """Clear what is not in entries' names; returns warnings. Nothing happens where nothing is there."""
         del context
         return []
+
+    def plan_fallback(self, context: CountContext, *, is_wanted: bool) -> Fallback:
+        """Tell what a fallback entry for what runs needs, or what has to go where none is wanted; writes nothing.
+
+        Raises:
+            OSError: It cannot be told.
+        """
+        del is_wanted
+        return Fallback(f"{context.menu.rule.name} reads no second place for an entry that costs no space")
 
 
 @dataclass(frozen=True, slots=True)

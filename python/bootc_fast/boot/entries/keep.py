@@ -7,6 +7,7 @@ A policy file is TOML::
 
     keep = 3
     pinned = ["<digest>"]
+    fallback-entry = true
 
 ``/etc/bootc-fast/boot.toml`` overrides ``/usr/lib/bootc-fast/boot.toml`` key by key. What ``bootc-fast pin``
 pins stands in a file of the same form in the state directory, and is added to theirs: it belongs to the host and not to
@@ -55,6 +56,12 @@ KEYS = (
         "how many deployments keep a boot entry in all, the new and the running one among them",
     ),
     Key("pinned", "pinned", "a list of digests, as in `status -v`", "deployments that keep theirs whatever is updated"),
+    Key(
+        "fallback-entry",
+        "has_fallback",
+        "true or false; false where it is missing",
+        "GRUB with user.cfg: what came up well boots, from custom.cfg, where user.cfg is lost",
+    ),
 )
 
 
@@ -65,10 +72,12 @@ class KeepPolicy:
     Attributes:
         keep: How many of ours in all, 2 ≤ keep ≤ ``MAX_KEEP``; pinned ones do not count.
         pinned: These stay as long as they have state and image.
+        has_fallback: What came up well has an entry in a second place, where the loader reads one.
     """
 
     keep: int = DEFAULT_KEEP
     pinned: tuple[VerityDigest, ...] = ()
+    has_fallback: bool = False
 
 
 def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -> KeepPolicy:
@@ -88,13 +97,16 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
     with refusing(what, "boot.toml"):
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))
+        has_fallback = table.pop("fallback-entry", base.has_fallback)
         refuse_unknown_keys(table, [key.name for key in KEYS])
         if not isinstance(keep, int) or isinstance(keep, bool) or not DEFAULT_KEEP <= keep <= MAX_KEEP:
             raise ValueError(f"'keep' is no number from {DEFAULT_KEEP} to {MAX_KEEP}")
         if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
             raise ValueError("'pinned' is no list of digests")
+        if not isinstance(has_fallback, bool):
+            raise ValueError("'fallback-entry' is neither true nor false")
     try:
-        return KeepPolicy(keep, tuple(parse_digest(one, what=what) for one in pinned))
+        return KeepPolicy(keep, tuple(parse_digest(one, what=what) for one in pinned), has_fallback)
     except InvalidStateError as error:
         error.hint = name_hint("boot.toml")
         raise

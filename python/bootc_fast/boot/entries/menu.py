@@ -11,16 +11,15 @@ from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.damage import find_damage, hint_for_damage
 from bootc_fast.boot.entries.reader import (
     ENTRIES,
-    GRUB_DIRECTORY,
     OWN_LEFTOVER,
     OWN_NAME,
     STAGED_ENTRIES,
     USER_CFG,
-    USER_CFG_STAGED,
     MenuReader,
     StagedRename,
     find_rule,
 )
+from bootc_fast.boot.entries.user_cfg_menu import read_user_cfg
 from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, Outside, find_default
@@ -54,6 +53,7 @@ class LiveMenu:
         names: All names there.
         chunks: ``user.cfg``; empty where it is absent.
         user_cfg: Content of ``user.cfg``; None where absent.
+        fallback: What GRUB shows from ``custom.cfg`` since that is gone or empty.
         unread_overrides: What may pick another entry, in words, and cannot be read.
         environment: GRUB's variables that keep their values on disk.
     """
@@ -67,6 +67,7 @@ class LiveMenu:
     names: frozenset[bytes] = frozenset()
     chunks: tuple[Chunk, ...] = ()
     user_cfg: bytes | None = None
+    fallback: MenuEntry | None = None
     unread_overrides: tuple[str, ...] = ()
     environment: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -178,6 +179,11 @@ class BootMenu:
         return self.live.choice.entry
 
     @property
+    def next_boot(self) -> MenuEntry | None:
+        """What boots next: the fallback entry, which is no part of the set and chooses itself, or the default."""
+        return self.live.fallback or self.default
+
+    @property
     def names(self) -> frozenset[bytes]:
         """All names in ``entries`` and ``entries.staged``: none of them is given again."""
         return self.live.names | self.staged.names
@@ -249,7 +255,7 @@ def read_volumes(
     staged = reader.read_set(STAGED_ENTRIES)
     files = [reader.find_missing(entry, available) for entry in live[0]] if live else []
     staged_files = [reader.find_missing(entry, available) for entry in staged[0]] if staged else []
-    chunks, staged_chunks, user_cfg, has_staged_cfg = _read_user_cfg(reader, record, available)
+    cfg = read_user_cfg(reader, record, available)
     is_beside_loader = settings is None
     files = [_hide(entry, rule, variables, is_beside_loader=is_beside_loader) for entry in files]
     staged_files = [_hide(entry, rule, variables, is_beside_loader=is_beside_loader) for entry in staged_files]
@@ -257,7 +263,7 @@ def read_volumes(
     names = reader.list_images(rule), other.list_images(rule) if other else []
     foreign += reader.read_images(rule, names[0])
     foreign += other.read_images(rule, names[1]) if other else []
-    entries = sort_menu(chunks, [*files, *foreign], rule)
+    entries = sort_menu(cfg.chunks, [*files, *foreign], rule)
     content = reader.read_settings(rule)
     overrides = rule.collect_overrides(content, variables)
     outside = rule.find_outside([*names[0], *names[1]], variables, overrides, OWN_NAME, [*files, *foreign])
@@ -287,18 +293,19 @@ def read_volumes(
             elsewhere=tuple(foreign),
             files=tuple(files),
             names=frozenset(live_names),
-            chunks=chunks,
-            user_cfg=user_cfg,
+            chunks=cfg.chunks,
+            user_cfg=cfg.raw,
+            fallback=cfg.fallback,
             unread_overrides=unread_overrides,
             environment=tuple(record.read_variables(content).items()),
         ),
         staged=StagedMenu(
-            entries=sort_menu(staged_chunks, staged_files, rule),
+            entries=sort_menu(cfg.staged_chunks, staged_files, rule),
             files=tuple(staged_files),
             names=frozenset(staged_names),
-            chunks=staged_chunks,
+            chunks=cfg.staged_chunks,
             renames=renames,
-            is_present=has_staged_cfg or (staged is not None and _has_staged(staged_names)),
+            is_present=cfg.has_staged or (staged is not None and _has_staged(staged_names)),
         ),
         odd=OddMenu(
             warnings=warnings,
@@ -336,28 +343,6 @@ def _find_leftovers(boot: BootVolume, names: Sequence[bytes]) -> tuple[bytes, ..
     """
     found = tuple(name for name in names if OWN_LEFTOVER.fullmatch(name))
     return () if found and boot.is_fat() else found
-
-
-def _read_user_cfg(
-    reader: MenuReader, record: LoaderRecord, available: frozenset[bytes]
-) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...], bytes | None, bool]:
-    from bootc_fast.boot.loaders.user_cfg import MAX_USER_CFG_BYTES, parse_user_cfg
-
-    if not record.has_user_cfg:
-        return (), (), None, False
-    live = reader.read_optional(GRUB_DIRECTORY, USER_CFG, MAX_USER_CFG_BYTES)
-    staged = reader.read_optional(GRUB_DIRECTORY, USER_CFG_STAGED, MAX_USER_CFG_BYTES)
-
-    def parse(raw: bytes | None) -> tuple[Chunk, ...]:
-        chunks = parse_user_cfg(raw or b"", known=reader.known)
-        return tuple(
-            replace(chunk, entry=reader.find_missing(chunk.entry, available))
-            if chunk.entry is not None and chunk.entry.is_own
-            else chunk
-            for chunk in chunks
-        )
-
-    return parse(live), parse(staged), live, staged is not None
 
 
 def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderVariables | None = None) -> BootMenu:

@@ -240,9 +240,14 @@ def lacks_esp(chunks: Sequence[Chunk]) -> bool:
     for chunk in chunks:
         if chunk.entry is None:
             before += chunk.raw
-        elif _ESP_VARIABLE in chunk.raw and not sets_esp(before):
+        elif needs_esp(chunk.raw) and not sets_esp(before):
             return True
     return False
+
+
+def needs_esp(menuentry: bytes) -> bool:
+    """Whether a menuentry finds the ESP by bootc's variable."""
+    return _ESP_VARIABLE in menuentry
 
 
 def sets_esp(text: bytes) -> bool:

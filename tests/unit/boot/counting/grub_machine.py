@@ -92,7 +92,8 @@ class GrubMachine:
         return chosen if chosen is not None else next(iter(menu), None)
 
     def _list_menu(self) -> list[MenuEntry]:
-        cfg = self._read(b"user.cfg") or b""
+        # What stands in custom.cfg stands there for the case that user.cfg is gone.
+        cfg = self._read(b"user.cfg") or self._read(b"custom.cfg") or b""
         items = [chunk.entry for chunk in parse_user_cfg(cfg, known=self.known) if chunk.entry is not None]  # type: ignore[arg-type]
         files = []
         directory = self.volume.open_directory(b"loader/entries")
@@ -182,6 +183,10 @@ class GrubMachine:
         if b"-a" in words[2:]:
             at = words.index(b"-a", 2)
             return self._test(words[:at]) and self._test(words[at + 1 :])
+        if words[0] == b"!":
+            return not self._test(words[1:])
+        if words[0] == b"-s":
+            return bool(self._read(words[1].rpartition(b"/")[2]))
         if words[0] == b"-f":
             return self._read(words[1].rpartition(b"/")[2]) is not None
         if words[0] == b"-n":
