@@ -149,8 +149,8 @@ def put_fallback(custom: bytes | None, entry: MenuEntry | None) -> bytes | None:
         None where there is no file, and none is needed.
 
     Raises:
-        ValueError: Why GRUB would not come to it, that the entry's name cannot be chosen, or that what is there of ours is
-            not as it was written.
+        ValueError: Why GRUB would not come to it, that the entry's name cannot be chosen, or that what is there of ours
+            is not as it was written.
     """
     if custom is None and entry is None:
         return None

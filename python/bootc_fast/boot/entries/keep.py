@@ -27,6 +27,7 @@ from bootc_fast.machine.policy_file import (
     read_policy_file,
     refuse_unknown_keys,
     refusing,
+    take_flag,
 )
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import reason_of
@@ -97,14 +98,12 @@ def parse_keep_policy(text: str, *, what: str, base: KeepPolicy | None = None) -
     with refusing(what, "boot.toml"):
         table = tomllib.loads(text)
         keep, pinned = table.pop("keep", base.keep), table.pop("pinned", list(base.pinned))
-        has_fallback = table.pop("fallback-entry", base.has_fallback)
+        has_fallback = take_flag(table, "fallback-entry", default=base.has_fallback)
         refuse_unknown_keys(table, [key.name for key in KEYS])
         if not isinstance(keep, int) or isinstance(keep, bool) or not DEFAULT_KEEP <= keep <= MAX_KEEP:
             raise ValueError(f"'keep' is no number from {DEFAULT_KEEP} to {MAX_KEEP}")
         if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
             raise ValueError("'pinned' is no list of digests")
-        if not isinstance(has_fallback, bool):
-            raise ValueError("'fallback-entry' is neither true nor false")
     try:
         return KeepPolicy(keep, tuple(parse_digest(one, what=what) for one in pinned), has_fallback)
     except InvalidStateError as error:

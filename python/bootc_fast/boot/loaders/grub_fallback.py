@@ -1,7 +1,7 @@
 """A fallback entry: what GRUB shows, from ``custom.cfg``, where ``user.cfg`` is gone or empty.
 
-It is the one second place for an entry that costs no space and that nobody writes while the entries are replaced. As long
-as ``user.cfg`` has something in it the block does nothing: no place in the menu moves, and no name is there twice.
+It is the one second place for an entry that costs no space and that nobody writes while the entries are replaced. As
+long as ``user.cfg`` has something in it the block does nothing: no place in the menu moves, and no name is there twice.
 
 Source:
     bootupd, ``src/grub2``: both files are sourced, ``custom.cfg`` last and after a menuentry for the firmware's own
