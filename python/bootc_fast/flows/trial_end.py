@@ -69,6 +69,7 @@ class _End:
         is_restored: The order changes since the loader gave up on the first one.
         clears: What counts beside the entries is cleared.
         is_blessed: What runs was on trial, and has come up.
+        stays: What runs is on trial still: what counts its boots could not be cleared.
     """
 
     order: tuple[VerityDigest, ...] = ()
@@ -76,6 +77,7 @@ class _End:
     is_restored: bool = False
     clears: bool = False
     is_blessed: bool = False
+    stays: bool = False
 
     @property
     def is_nothing(self) -> bool:
@@ -225,6 +227,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
                 with steps.run("end", "Ending trials on the boot partition", timeout_s=COMMIT_TIMEOUT_S):
                     end, more = await _end_on_disk(host, survey, is_complete=is_complete)
                 warnings += more
+                is_ended = not end.stays
                 outcome = replace(
                     outcome,
                     is_blessed=end.is_blessed,
@@ -303,7 +306,12 @@ async def _end_on_disk(host: Host, survey: Survey, *, is_complete: bool) -> tupl
                     )
                     warnings += published.warnings
             if end.clears:
-                warnings += await run_blocking(view.counter.end, view.context)
+                failures = await run_blocking(view.counter.end, view.context)
+                warnings += [f"{one}; it is tried again at the next boot" for one in failures]
+                running = view.trials.get(survey.booted.digest)
+                if failures and end.is_blessed and running is not None and running.method is CountMethod.GRUBENV:
+                    # GRUB goes on counting, and falls back once no tries are left: nothing of that is over.
+                    end = replace(end, is_blessed=False, stays=True)
     return end, warnings
 
 
