@@ -19,7 +19,8 @@ from bootc_fast.boot.entries.garbage import find_lost_names, list_named_paths
 from bootc_fast.boot.entries.reader import UKI_DIRECTORIES
 from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest, parse_entry
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.boot.loaders.user_cfg import drop_torn_end, lacks_esp, parse_user_cfg
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
+from bootc_fast.boot.loaders.user_cfg_mend import drop_torn_end, has_zeros, lacks_esp
 from bootc_fast.composefs.boot_files import BootSnapshot, check_boot_files, hash_kernel
 from bootc_fast.composefs.recover import (
     Recovered,
@@ -296,6 +297,9 @@ def _check_menu(found: Diagnosis) -> None:
         _add_menu(found, "entry-torn", f"loader/entries/{escape_bytes(name)} is empty or torn", "remove it")
     if drop_torn_end(menu.live.chunks, known=menu.known) != tuple(menu.live.chunks):
         _add_menu(found, "entry-torn", "grub2/user.cfg ends within a menuentry", "remove what is there of it")
+    if has_zeros(menu.live.chunks):
+        detail = "grub2/user.cfg has zeros in it, where sectors never arrived"
+        _add_menu(found, "entry-torn", detail, "remove them, and what they have left of a menuentry")
     for name in menu.odd.leftovers:
         _add_menu(found, "leftover", f"loader/entries/{escape_bytes(name)} was left by a cut", "remove it")
     for digest, number in count_duplicates(menu, found.wanted).items():

@@ -17,7 +17,8 @@ from bootc_fast.boot.entries.mentions import GRUB_DIRECTORIES, MAX_TEXT_BYTES
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_volumes
 from bootc_fast.boot.loaders.grub_fallback import without_fallback
-from bootc_fast.boot.loaders.user_cfg import mend_text, parse_user_cfg, sets_esp
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, sets_esp
+from bootc_fast.boot.loaders.user_cfg_mend import mend_text
 from bootc_fast.composefs.recover import write_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError
 from bootc_fast.records import dataclass, replace

@@ -242,6 +242,27 @@ def test_a_user_cfg_that_ends_within_a_menuentry_is_mended(
     assert lab.boot(case.host).digest == case.staged
 
 
+@pytest.mark.parametrize("sector", [0, 1, 2])
+def test_a_user_cfg_of_which_a_sector_never_arrived_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sector: int
+) -> None:
+    """As a cut of bootc's sequence leaves it: to GRUB a line ends at a zero, and a block goes on behind it."""
+    case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
+    path = case.host.boot_dir / "grub2/user.cfg"
+    whole = path.read_bytes()
+    admins = b"# an admin's\nset color_normal=white/blue\n"
+    path.write_bytes(whole[: sector * 512] + bytes(512) + whole[sector * 512 + 512 :] + admins)
+    code, planned = _doctor(case, capsys)
+    assert (code, "entry-torn" in [one["kind"] for one in planned["findings"]]) == (7, True)  # type: ignore[attr-defined]
+    code, mended = _doctor(case, capsys, "--repair")
+    assert (mended["remaining"], code) == ([], 0), mended
+    text = path.read_bytes()
+    # What is behind zeros may be half a line.
+    assert (b"\0" in text, admins.splitlines(keepends=True)[1] in text) == (False, True)
+    assert lab.boot(case.host).digest in (case.booted, case.staged)
+    assert "Next boot: cannot" not in run(capsys, "status", "--root", case.root)[1]
+
+
 @pytest.mark.parametrize("begin", [b"", b"\0" * 64 + b"\n", b"# an admin's\nset color_normal=white/blue\n"])
 def test_a_user_cfg_that_has_lost_its_beginning_is_mended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], begin: bytes

@@ -57,11 +57,21 @@ def has_open_end(raw: bytes) -> bool:
     return walk.is_open or raw.endswith((b"\\", b"\\\n"))
 
 
+def find_stray_end(raw: bytes) -> int | None:
+    """Return where a script ends something that it has not begun, behind the word; None where it does not."""
+    walk = _Walk(raw)
+    for _command in walk.run():
+        if walk.stray_at is not None:
+            break
+    return walk.stray_at
+
+
 class _Walk:
     def __init__(self, raw: bytes) -> None:
         self.scanner = ScriptScanner(raw)
         self.depth = 0
         self.blocks = 0
+        self.stray_at: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +93,7 @@ class _Walk:
             elif char in b"\r\n;{}":
                 self.blocks += {ord("{"): 1, ord("}"): -1}.get(char, 0)
                 scanner.at += 1
+                self._note_stray()
                 if words:
                     yield Command(tuple(words), self.depth > 0)
                 words = []
@@ -96,4 +107,9 @@ class _Walk:
     def _is_keyword(self, word: bytes) -> bool:
         """Say whether a first word is no command; ``for`` counts as one."""
         self.depth += (word in _OPENS) - (word in _CLOSES)
+        self._note_stray()
         return word in _KEYWORDS or word in _CLOSES
+
+    def _note_stray(self) -> None:
+        if self.stray_at is None and min(self.depth, self.blocks) < 0:
+            self.stray_at = self.scanner.at

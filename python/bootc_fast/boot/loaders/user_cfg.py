@@ -27,7 +27,6 @@ fi
 _ESP_VARIABLE = b"EFI_PART_UUID"
 _SPACE = b" \t"
 _WORD_END = b" \t\r\n;{}"
-_MENUENTRY_LINE = re.compile(rb"(?m)^[ \t]*menuentry(?=[ \t])")
 _CHAINLOADER = re.compile(rb"(?m)^[ \t]*chainloader[ \t]+([^\r\n]*)")
 
 
@@ -123,7 +122,7 @@ class ScriptScanner:
         return False
 
 
-def _read_menuentry(scanner: ScriptScanner) -> tuple[list[bytes], int] | None:
+def read_menuentry(scanner: ScriptScanner) -> tuple[list[bytes], int] | None:
     """Read a menuentry behind its keyword; returns its arguments and its end, None where it is malformed."""
     arguments: list[bytes] = []
     while True:
@@ -193,9 +192,9 @@ def parse_user_cfg(raw: bytes, *, known: Collection[VerityDigest]) -> tuple[Chun
             word = scanner.read_word()
             found = None
             if at_command and word == b"submenu":
-                _read_menuentry(scanner)
+                read_menuentry(scanner)
             elif at_command and word == b"menuentry":
-                found = _read_menuentry(scanner)
+                found = read_menuentry(scanner)
             at_command = word in (b"then", b"else", b"do") or found is not None
             if found is not None:
                 line_start = raw.rfind(b"\n", 0, start) + 1
@@ -211,40 +210,6 @@ def parse_user_cfg(raw: bytes, *, known: Collection[VerityDigest]) -> tuple[Chun
     return tuple(chunks)
 
 
-def drop_torn_end(chunks: Sequence[Chunk], *, known: Collection[VerityDigest]) -> tuple[Chunk, ...]:
-    """Leave out a menuentry of ours at the end that never closes, as a cut of bootc's writing leaves it.
-
-    GRUB reads nothing from its beginning on, and nothing that is put behind it.
-
-    Args:
-        chunks: The file.
-        known: Digests by which it is ours; a file system's zeros say so, too.
-    """
-    if not chunks or chunks[-1].entry is not None:
-        return tuple(chunks)
-    raw = chunks[-1].raw
-    for match in _MENUENTRY_LINE.finditer(raw):
-        scanner = ScriptScanner(raw)
-        scanner.at = match.end()
-        tail = raw[match.start() :]
-        is_ours = b"\0" in tail or any(digest.encode() in tail for digest in known)
-        if _read_menuentry(scanner) is None and is_ours:
-            rest = raw[: match.start()]
-            return (*chunks[:-1], *([Chunk(rest)] if rest else []))
-    return tuple(chunks)
-
-
-def lacks_esp(chunks: Sequence[Chunk]) -> bool:
-    """Whether a menuentry finds the ESP by bootc's variable, and nothing before it in the file sets that."""
-    before = b""
-    for chunk in chunks:
-        if chunk.entry is None:
-            before += chunk.raw
-        elif needs_esp(chunk.raw) and not sets_esp(before):
-            return True
-    return False
-
-
 def needs_esp(menuentry: bytes) -> bool:
     """Whether a menuentry finds the ESP by bootc's variable."""
     return _ESP_VARIABLE in menuentry
@@ -253,18 +218,6 @@ def needs_esp(menuentry: bytes) -> bool:
 def sets_esp(text: bytes) -> bool:
     """Whether a text of GRUB's sets the variable by which bootc's menuentries find the ESP."""
     return b"efiuuid.cfg" in text or _ESP_VARIABLE + b"=" in text
-
-
-def mend_text(chunks: Sequence[Chunk], *, known: Collection[VerityDigest], has_esp: bool) -> tuple[Chunk, ...]:
-    """Make of what cuts of bootc's writing left a file that GRUB can use to its end.
-
-    Args:
-        chunks: The file.
-        known: Digests by which a torn menuentry at the end is ours.
-        has_esp: Another file says which partition the ESP is.
-    """
-    whole = drop_torn_end(chunks, known=known)
-    return whole if has_esp or not lacks_esp(whole) else (Chunk(ESP_HEADER), *whole)
 
 
 def _ensure_line_end(raw: bytes) -> bytes:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.boot.scenarios import HEADER, KNOWN, A, B, C, menuentry, uki_path
 
 from bootc_fast.boot.loaders.entry import MenuEntry
-from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg
+from bootc_fast.boot.loaders.grub_commands import has_open_end
+from bootc_fast.boot.loaders.user_cfg import parse_user_cfg, render_user_cfg, sets_esp
+from bootc_fast.boot.loaders.user_cfg_mend import mend_text
 
 
 def _entries(raw: bytes) -> list[MenuEntry]:
@@ -83,3 +88,43 @@ def test_any_text_is_split_without_loss(pieces: list[bytes]) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_split_without_loss(raw: bytes) -> None:
     assert b"".join(chunk.raw for chunk in parse_user_cfg(raw, known=KNOWN)) == raw
+
+
+ADMINS = b"# an admin's\nset color_normal=white/blue\n"
+
+
+@pytest.mark.parametrize("sector", [64, 100, 512])
+@pytest.mark.parametrize("text", [b"", ADMINS], ids=["bootc's", "with an admin's"])
+def test_whatever_sectors_never_arrived_what_is_whole_stays_and_grub_can_read_the_rest(
+    sector: int, text: bytes
+) -> None:
+    entries = [menuentry(A), menuentry(B, "It's {another}")]
+    whole = text + HEADER + entries[0] + b"# between\n" + entries[1]
+    pieces = [whole[at : at + sector] for at in range(0, len(whole), sector)]
+    rng = Random(7)  # noqa: S311 - to be had again
+    masks = range(1, 1 << len(pieces)) if len(pieces) < 9 else [rng.randrange(1, 1 << len(pieces)) for _ in range(400)]
+    for mask in masks:
+        lost = [bytes(len(one)) if mask >> number & 1 else one for number, one in enumerate(pieces)]
+        raw = b"".join(lost)
+        chunks = mend_text(parse_user_cfg(raw, known=KNOWN), known=KNOWN, has_esp=False)
+        mended = b"".join(chunk.raw for chunk in chunks)
+        assert b"\0\0" not in mended, mended
+        assert not has_open_end(mended), mended
+        assert mended.count(b"{\n") == len(re.findall(rb"(?m)^\}$", mended)), mended
+        found = [chunk.entry.raw for chunk in chunks if chunk.entry is not None]
+        for entry in entries:
+            assert (entry in found) is (entry in raw), (mask, raw)
+        assert all(entry in entries for entry in found)
+        assert not found or sets_esp(mended.split(b"menuentry", 1)[0])
+        assert (text in mended) is (text in raw)
+        outside = b"".join(chunk.raw for chunk in chunks if chunk.entry is None)
+        assert b"chainloader" not in outside, mended
+        again = mend_text(parse_user_cfg(mended, known=KNOWN), known=KNOWN, has_esp=False)
+        assert b"".join(chunk.raw for chunk in again) == mended
+
+
+def test_a_zero_alone_is_somebodys() -> None:
+    raw = b"menuentry 'mine' {\n echo \0\n}\n"
+    assert (
+        b"".join(chunk.raw for chunk in mend_text(parse_user_cfg(raw, known=KNOWN), known=KNOWN, has_esp=True)) == raw
+    )
