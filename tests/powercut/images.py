@@ -50,6 +50,26 @@ def lay_out(one: Configuration, host: Path, tree: Path) -> None:
             (tree / directory / f"FILL{number:02d}").write_text("x")
 
 
+def fill_fat(image: Path, tree: Path, *, first: str = "") -> None:
+    """Copy a tree into a FAT, in the order of the names: a directory lists them in that of the copying.
+
+    Args:
+        image: The file system.
+        tree: What is copied.
+        first: A name at the top that comes before the others.
+    """
+    for path in sorted(tree.iterdir(), key=lambda path: (path.name != first, path.name)):
+        if path.is_dir():
+            below = (found for found in sorted((path, *path.rglob("*"))) if found.is_dir())
+            for directory in below:
+                where = f"::{directory.relative_to(tree)}"
+                _run("mmd", "-i", image, where)
+                if files := sorted(found for found in directory.iterdir() if found.is_file()):
+                    _run("mcopy", "-i", image, *files, where)
+        else:
+            _run("mcopy", "-i", image, path, "::")
+
+
 def make_image(one: Configuration, tree: Path, image: Path) -> None:
     """Make the boot partition with a tree on it."""
     with image.open("wb") as file:
@@ -58,7 +78,7 @@ def make_image(one: Configuration, tree: Path, image: Path) -> None:
         _run("mkfs.ext4", "-q", "-b", "4096", "-d", tree, image)
         return
     _run("mkfs.vfat", *one.options, "-i", _VOLUME_ID, image)
-    _run("mcopy", "-s", "-i", image, *sorted(tree.iterdir(), key=lambda path: path.name != "loader"), "::")
+    fill_fat(image, tree, first="loader")
     if one.free is not None or one.holes:
         _take_clusters(image, one)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from powercut.fat import Fat
+from powercut.images import fill_fat
 
 STATES = Path(__file__).parent / "states"
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "MTOOLS_SKIP_CHECK": "1"}
@@ -29,7 +30,7 @@ def image_of(tree: Path, image: Path, size_mib: int, *options: str) -> bytes:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     run("mkfs.vfat", *options, image)
-    run("mcopy", "-s", "-i", image, *sorted(tree.iterdir()), "::")
+    fill_fat(image, tree)
     return image.read_bytes()
 
 
