@@ -57,6 +57,7 @@ fuzz: setup build ## Fuzz every Python parser for FUZZ_SECONDS (30) each, two at
 
 bench: setup build ## Benchmarks against the peers, release build; BENCH="--etc-files=1000 --rounds=3" for less
 	cargo build -q --release -p bootc-fast-crosscheck --example composefs-dump
+	cargo build -q --release -p bootc-fast-crosscheck-oci --example etc-merge-peer
 	$(BIN)/python -m pytest benches -o timeout=0 -o python_files='bench_*.py' -o python_functions='bench_*' $(BENCH)
 	$(BIN)/python -m benches.report build/bench.json docs/benchmarks.md
 	cargo bench -q -p bootc-fast-core

@@ -24,6 +24,13 @@ EDITS = 50
 _LIBRARY = "/usr/lib/bootc-fast"
 
 
+# As run_and_exit does it, so that nothing but the work is the difference.
+_FINALIZE = (
+    "import gc, os; gc.set_threshold(200_000, 10, 10); import trio, anyio._backends._trio, bootc_fast.cli.runtime, "
+    "bootc_fast.cli.cmd_finalize, bootc_fast.flows.finalize; os._exit(0)"
+)
+
+
 def _run(*argv: str | Path) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
@@ -53,7 +60,8 @@ def bench_startup(hold_contest: Callable[..., None], memory_directory: Path, pyt
     files: int = pytestconfig.getoption("--finalize-files")
     (work / "large").mkdir()
     staged, copy = make_staged_host(work / "large", files, EDITS), work / "copy"
-    trio = f"import sys; sys.path.insert(0, '{work / 'image'}{_LIBRARY}'); import trio"
+    path = f"import sys; sys.path.insert(0, '{work / 'image'}{_LIBRARY}'); "
+    trio, finalize = f"{path}import trio", f"{path}{_FINALIZE}"
 
     def ours(name: str, word: str, *argv: str | Path, prepare: Callable[[], None] | None = None) -> Contestant:
         return Contestant(name, lambda: _run(program, *argv), _says(word), prepare, is_ours=True)
@@ -68,6 +76,7 @@ def bench_startup(hold_contest: Callable[..., None], memory_directory: Path, pyt
         peer("pass"),
         peer("import argparse"),
         peer(trio, "import trio"),
+        Contestant("what a finalize imports, alone", lambda: _run("/usr/bin/python3", "-ISc", finalize), is_ours=True),
         ours("`bootc-fast --version`", "bootc-fast", "--version"),
         ours("`bootc-fast finalize`, nothing staged", "Nothing is staged", "--root", host, "finalize"),
         ours("`bootc-fast status`", "Booted", "--root", host, "status"),

@@ -21,6 +21,7 @@ _contests = pytest.StashKey[list[Contest]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sizes of the benchmarks")
     group.addoption("--etc-files", default="1000,10000,100000", help="files in /etc to plan for, comma-separated")
+    group.addoption("--merge-files", type=int, default=100_000, help="files in the /etc whose merge is written")
     group.addoption("--finalize-files", type=int, default=2000, help="files in /etc of the host that is finalized")
     group.addoption("--digest-mib", type=int, default=1024, help="size of the large file")
     group.addoption("--image-entries", type=int, default=1_000_000, help="entries of the image that is dumped")

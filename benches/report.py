@@ -1,7 +1,7 @@
 """Make ``docs/benchmarks.md`` and its plot of what was measured: ``python -m benches.report RESULTS DOCUMENT``.
 
-With ``--only`` behind it the tables of these results take the places of those with the same titles (as far as a comma),
-with what they were measured on; the other tables and the plot stay.
+With ``--only`` behind it the tables of these results take the places of those with the same titles (the whole title, or
+as far as a comma), with what they were measured on; the other tables and the plot stay, and what is new comes last.
 """
 
 from __future__ import annotations
@@ -101,9 +101,13 @@ def replace_tables(text: str, contests: list[dict[str, Any]]) -> str:
     for contest in contests:
         measured = f"Measured apart, {datetime.now(UTC).date().isoformat()}: {describe_machine()}."
         lines = make_table({**contest, "note": f"{contest['note'] or ''}\n\n{measured}".strip()})
-        topic = contest["title"].partition(",")[0]
-        (index,) = [number for number, one in enumerate(sections) if one.startswith(topic)]
-        sections[index] = "\n".join(lines).removeprefix("## ")
+        topic, text = contest["title"].partition(",")[0], "\n".join(lines).removeprefix("## ")
+        same = [number for number, one in enumerate(sections) if one.startswith(f"{contest['title']}\n")]
+        index = next(iter(same or [number for number, one in enumerate(sections) if one.startswith(topic)]), None)
+        if index is None:
+            sections.append(text)
+        else:
+            sections[index] = text
     return "\n## ".join((head, *sections)).rstrip() + "\n"
 
 
