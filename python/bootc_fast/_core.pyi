@@ -77,7 +77,7 @@ class TreeEntry:
 @final
 class Tree:
     @staticmethod
-    def scan(dir_fd: int, *, check: _Check = None) -> Tree: ...
+    def scan(dir_fd: int, *, progress: _Progress = None, check: _Check = None) -> Tree: ...
     @property
     def mounts(self) -> list[bytes]: ...  # mount points that the scan met and left out; none for an image
     def __len__(self) -> int: ...
@@ -224,6 +224,7 @@ def plan_etc(
     preferences: Sequence[tuple[bytes, str]] = ...,
     pristine_image: Image | None = None,
     new_image: Image | None = None,
+    progress: _Progress = None,
     check: _Check = None,
 ) -> EtcPlan:
     """Decide a merge; writes nothing, and leaves nothing behind when `check` ends it.
@@ -241,6 +242,7 @@ def plan_etc(
             one's content is kept beside it) or ``machine-made`` (new, and nothing is kept); the first counts.
         pristine_image: The whole booted image, to see which links lead somewhere now.
         new_image: The whole new image, to see which of them lead nowhere then.
+        progress: Told how many of the files that have to be read are, every 8 ms.
         check: See the top of this file.
 
     Raises:
@@ -273,14 +275,29 @@ class EtcApplied:
     def plan(self) -> EtcPlan | None:
         """What was written instead, where files had changed since the scan; None where nothing had."""
 
-def list_etc_operations(plan: EtcPlan, dest_fd: int, *, check: _Check = None) -> list[_EtcOperationRow]:
+def list_etc_operations(
+    plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check: _Check = None
+) -> list[_EtcOperationRow]:
     """List what would turn a directory into the result, conflicts or not; changes nothing.
+
+    Args:
+        plan: The result.
+        dest_fd: The directory, ``O_PATH`` is enough.
+        progress: Told entries found in it, with a total of 0, then how many of its files are read, every 8 ms.
+        check: See the top of this file.
 
     Raises:
         FileSystemError: The directory cannot be looked at; ``__cause__`` is the OSError.
     """
 
-def apply_etc(plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check: _Check = None) -> EtcApplied:
+def apply_etc(
+    plan: EtcPlan,
+    dest_fd: int,
+    *,
+    comparing: _Progress = None,
+    progress: _Progress = None,
+    check: _Check = None,
+) -> EtcApplied:
     """Turn a directory into the result and sync its file system.
 
     Content and attributes of a file come from one look: where a file is not what the scan saw, the directories are
@@ -293,6 +310,7 @@ def apply_etc(plan: EtcPlan, dest_fd: int, *, progress: _Progress = None, check:
     Args:
         plan: What is written.
         dest_fd: The directory, ``O_PATH`` is enough.
+        comparing: Told what ``list_etc_operations`` tells its `progress`, before the first operation.
         progress: Told operations done and their number, at most every 50 ms, and at the end.
         check: See the top of this file.
 

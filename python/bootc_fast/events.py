@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step began; `step` is a name such as ``"look"`` or ``"look.etc"``."""
+    """A step began; `step` is a name such as ``"look"``, or ``"look.etc"`` for a part of another step."""
 
     step: str
     message: str

@@ -149,6 +149,8 @@ def escape(text: str) -> str:
 
     A name in an error may come from an image that nobody has vetted yet. Bytes appear as ``\xff``.
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else _escape_char(char) for char in text)
 
 
@@ -179,6 +181,9 @@ def shorten_digests(text: str) -> str:
     In a path ``*`` stands for the rest, which a shell finds again: what is shown can be pasted. A path between quotes,
     where a shell looks for nothing, stays whole.
     """
+    if len(text) < min(_DIGEST_LENGTHS):
+        # A report has a line for each change in /etc, most of them shorter than any digest.
+        return text
     # Here: whoever prints nothing starts without.
     import re
 

@@ -278,7 +278,7 @@ def test_the_verdict_tells_what_lacks_the_required_verity(
         f"""
 from contextlib import AsyncExitStack
 import bootc_fast.restart.soft as softreboot
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 answers = iter({measured})
 softreboot._core.measure_fd = lambda fd: next(answers)

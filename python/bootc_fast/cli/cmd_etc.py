@@ -129,23 +129,25 @@ def run(arguments: argparse.Namespace) -> int:
     from bootc_fast.cli.runtime import run_async
 
     with show_progress(arguments, has_lines=False) as on_event:
-        # What is read first tells nothing of itself; what is written has a step of its own.
+        # The whole; what takes long in it has steps of its own.
         on_event(StepStarted("compare", "Comparing /etc"))
         code: int = run_async(lambda: arguments.run_etc(arguments, on_event))
     return code
 
 
-async def _run_diff(arguments: argparse.Namespace, _on_event: EventSink) -> int:
+async def _run_diff(arguments: argparse.Namespace, on_event: EventSink) -> int:
     from bootc_fast.etc.merge import diff_etc
     from bootc_fast.flows.host_etc import diff_host
 
     paths = [*arguments.more_paths, *arguments.paths]
     if not _want_named(arguments):
-        diff = await diff_host(arguments.root, patch=arguments.patch, paths=paths)
+        diff = await diff_host(arguments.root, patch=arguments.patch, paths=paths, on_event=on_event)
     else:
         async with AsyncExitStack() as stack:
-            trees = await _open_trees(arguments, stack)
-            diff = await diff_etc(trees.pristine, trees.current, trees.new, patch=arguments.patch, paths=paths)
+            trees = await _open_trees(arguments, stack, on_event)
+            diff = await diff_etc(
+                trees.pristine, trees.current, trees.new, patch=arguments.patch, paths=paths, on_event=on_event
+            )
     _print_diff(diff, as_json=arguments.json)
     return int(arguments.exit_code and diff.has_differences)
 
@@ -171,12 +173,13 @@ async def _run_merge(arguments: argparse.Namespace, on_event: EventSink) -> int:
     from bootc_fast.machine.native import run_blocking
 
     async with AsyncExitStack() as stack:
-        trees = await _open_trees(arguments, stack)
+        trees = await _open_trees(arguments, stack, on_event)
         if trees.new is None:
             raise UsageError("merging /etc: there is no new image", hint="stage one, or name one with --new")
         if trees.dest_fd is not None:
             await run_blocking(check_destination, trees.dest_fd, (trees.pristine, trees.current, trees.new))
-        plan = stack.enter_context(await plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy))
+        planning = plan_etc_merge(trees.pristine, trees.current, trees.new, policy=trees.policy, on_event=on_event)
+        plan = stack.enter_context(await planning)
         try:
             plan.refuse_conflicts()
         except EtcConflictError as error:
@@ -196,7 +199,7 @@ async def _carry_out(
     if dest_fd is None:
         return plan.report, ()
     if dry_run:
-        return plan.report, tuple(await plan.list_operations(dest_fd))
+        return plan.report, tuple(await plan.list_operations(dest_fd, on_event=on_event))
     applied = await plan.apply_listing(dest_fd, on_event=on_event)
     return applied.report, applied.operations
 
@@ -223,7 +226,7 @@ def _want_named(arguments: argparse.Namespace) -> bool:
     return any([arguments.pristine, arguments.current, arguments.new])
 
 
-async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> Trees:
+async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack, on_event: EventSink) -> Trees:
     from bootc_fast.machine.native import run_blocking
 
     if not _want_named(arguments):
@@ -234,7 +237,12 @@ async def _open_trees(arguments: argparse.Namespace, stack: AsyncExitStack) -> T
             into_fd = await run_blocking(lambda: open_path(arguments.into, stack, kind=stat.S_IFDIR))
         strategy = parse_choice(arguments.on_conflict)
         return await open_merge_trees(
-            arguments.root, stack, on_conflict=strategy, into_fd=into_fd, dry_run=arguments.dry_run
+            arguments.root,
+            stack,
+            on_conflict=strategy,
+            into_fd=into_fd,
+            dry_run=arguments.dry_run,
+            on_event=on_event,
         )
     if arguments.pristine is None or arguments.current is None:
         raise UsageError("reading the command line: --pristine and --current go together")

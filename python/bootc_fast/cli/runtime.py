@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import contextmanager
 
 from bootc_fast.cli.failure import encode_error, exit_code_of, want_json
 from bootc_fast.cli.render import SCREEN, drop_stream, print_error, print_json, write_stdout
@@ -13,7 +14,7 @@ from bootc_fast.errors import BootcFastError, CancelledByUserError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import FrameType
     from typing import NoReturn, TypeVar
 
@@ -73,7 +74,8 @@ def run_async(function: Callable[[], Awaitable[T]]) -> T:
     Raises:
         CancelledByUserError: A signal ended it.
     """
-    import trio
+    with _finding_threads_library():
+        import trio
 
     received: list[str] = []
     before = [
@@ -116,6 +118,24 @@ async def _run_until_signal(function: Callable[[], Awaitable[T]], received: list
     if finished:
         return finished[0]
     raise CancelledByUserError(f"cancelled by {received[0]}", hint="run the command again to continue")
+
+
+@contextmanager
+def _finding_threads_library() -> Generator[None]:
+    """Find libpthread, by which trio names its threads when it is imported, without asking ldconfig.
+
+    That is a process of its own at every start, and a tenth of what importing trio takes. Where there is no such file,
+    trio leaves its threads without names.
+    """
+    import ctypes.util
+
+    names = vars(ctypes.util)
+    find = names["find_library"]
+    names["find_library"] = lambda name: "libpthread.so.0" if name == "pthread" else find(name)
+    try:
+        yield
+    finally:
+        names["find_library"] = find
 
 
 def _raise_cancelled(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -15,7 +15,7 @@ from bootc_fast.text import escape_bytes, reason_of, shorten_digest
 
 if TYPE_CHECKING:
     from bootc_fast.boot.area.directory import BootVolume
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.types import VerityDigest
 
 GLOBAL_DIRECTORY = b"loader/addons"

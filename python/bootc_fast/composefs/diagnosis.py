@@ -21,7 +21,7 @@ from bootc_fast.boot.loaders.entry import ARTIFACT_PREFIX, parse_artifact_digest
 from bootc_fast.boot.loaders.table import record_of
 from bootc_fast.boot.loaders.user_cfg import parse_user_cfg
 from bootc_fast.boot.loaders.user_cfg_mend import drop_torn_end, has_zeros, lacks_esp
-from bootc_fast.composefs.boot_files import BootSnapshot, check_boot_files, hash_kernel
+from bootc_fast.composefs.boot_files import check_boot_files, hash_kernel
 from bootc_fast.composefs.recover import (
     Recovered,
     kernel_base,
@@ -41,6 +41,7 @@ from bootc_fast.types import BootType
 
 if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest

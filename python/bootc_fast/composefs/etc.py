@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from bootc_fast.composefs.survey import check_staged_pieces, open_image
 from bootc_fast.errors import MountError
-from bootc_fast.etc.merge import DirectorySource, ImageSource, find_missing_changes, plan_etc_merge
+from bootc_fast.etc.plan import plan_etc_merge
 from bootc_fast.etc.policy import read_merge_policy
+from bootc_fast.etc.trees import DirectorySource, ImageSource
+from bootc_fast.events import ignore_event
 from bootc_fast.machine.directories import hold_directory, hold_opened
 from bootc_fast.machine.mounts import clone_directory
 from bootc_fast.machine.native import run_blocking
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
     from bootc_fast.composefs.survey import OpenImage
     from bootc_fast.etc.diff import EtcDiffEntry
-    from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.etc.plan import EtcPlan
     from bootc_fast.etc.policy import ConflictChoice
+    from bootc_fast.events import EventSink
     from bootc_fast.machine.held import Held
     from bootc_fast.machine.host import Host
     from bootc_fast.types import Strategy, VerityDigest
@@ -79,6 +82,7 @@ async def plan_merge(
     stack: AsyncExitStack,
     *,
     on_conflict: Strategy | ConflictChoice | None = None,
+    on_event: EventSink = ignore_event,
 ) -> EtcPlan:
     """Plan the merge of the running /etc into a new deployment; writes nothing.
 
@@ -90,6 +94,7 @@ async def plan_merge(
         new: The staged image.
         stack: Closes what the plan needs open.
         on_conflict: Wins over the policy files.
+        on_event: Gets the steps of ``plan_etc_merge``.
     """
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
     objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
@@ -99,12 +104,18 @@ async def plan_merge(
         DirectorySource(current_fd),
         ImageSource(new.fd, objects_fd),
         policy=policy,
+        on_event=on_event,
     )
     return stack.enter_context(plan)
 
 
 async def list_missing_changes(
-    host: Host, booted: VerityDigest, target: VerityDigest, stack: AsyncExitStack
+    host: Host,
+    booted: VerityDigest,
+    target: VerityDigest,
+    stack: AsyncExitStack,
+    *,
+    on_event: EventSink = ignore_event,
 ) -> tuple[EtcDiffEntry, ...]:
     """List what was changed in /etc since the booted image and is not in another deployment's /etc; writes nothing.
 
@@ -117,10 +128,13 @@ async def list_missing_changes(
         InvalidStateError, VerityMismatchError: The booted image is missing or another one.
         FileSystemError: Something cannot be read.
     """
+    # Here: a finalize lists nothing of that, and starts without.
+    from bootc_fast.etc.merge import find_missing_changes
+
     image = await open_image(host, booted, stack)
     objects_fd = await stack.enter_async_context(hold_directory(host, host.objects))
     current_fd = await open_etc(host, stack)
     target_fd = await stack.enter_async_context(hold_directory(host, host.state_dir(target) / "etc"))
     return await find_missing_changes(
-        ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd)
+        ImageSource(image.fd, objects_fd), DirectorySource(current_fd), DirectorySource(target_fd), on_event=on_event
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bootc_fast import _core
 from bootc_fast.boot.loaders.entry import parse_text
-from bootc_fast.composefs.boot_files import hash_files, read_boot_uki
+from bootc_fast.composefs.boot_snapshot import hash_files, read_boot_uki
 from bootc_fast.errors import BootcFastError, BootEntryError
 from bootc_fast.machine.cmdline import split_cmdline
 from bootc_fast.machine.native import run_blocking, run_native
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.efi.uki import Uki
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.types import VerityDigest
 

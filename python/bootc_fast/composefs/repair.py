@@ -80,6 +80,7 @@ def repair_volumes(
     *,
     read_menu: Callable[[], BootMenu],
     set_variable: VariableSetter | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
     """Carry a repair out; blocks.
 
@@ -89,6 +90,7 @@ def repair_volumes(
         repair: What is to be done.
         read_menu: Reads the menu, again after the boot files are there.
         set_variable: As for ``publish_menu``.
+        progress: Told before every boot file how many bytes of how many are written.
 
     Returns:
         What was left as it was, and why.
@@ -98,7 +100,11 @@ def repair_volumes(
         BootEntryError: The set did not become what was wanted; likewise.
     """
     warnings: tuple[str, ...] = ()
+    done, total = 0, sum(len(data) for _, data in repair.files)
     for path, data in repair.files:
+        if progress:
+            progress(done, total)
+        done += len(data)
         try:
             write_boot_file(boot, path, data)
         except BootEntryError as error:

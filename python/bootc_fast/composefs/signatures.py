@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bootc_fast.boot.efi.firmware import read_secure_boot_state
 from bootc_fast.boot.efi.pe import PeFile, parse_pe
 from bootc_fast.boot.efi.secureboot import HINT, verify_uki
-from bootc_fast.composefs.boot_files import reading_boot_file
+from bootc_fast.composefs.boot_snapshot import reading_boot_file
 from bootc_fast.errors import BootEntryError, FileSystemError, SignatureError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import escape_bytes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.machine.host import Host
+    from bootc_fast.machine.native import Tally
     from bootc_fast.types import Booted, Deployment, Origin, StagedMarker, VerityDigest
 
 T = TypeVar("T")
@@ -238,11 +239,19 @@ def judge_kernel_verity(survey: Survey, digest: VerityDigest, images: Iterable[O
     return ("an image has no fs-verity: its digest was computed instead, and matches",)
 
 
-async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) -> OpenImage:
+async def open_image(
+    host: Host, digest: VerityDigest, stack: AsyncExitStack, *, tally: Tally | None = None
+) -> OpenImage:
     """Open a deployment's image and verify it before a byte of it is believed.
 
     Takes the kernel's measurement where the file has fs-verity, else reads the whole file.
     Cancellation: within 50 ms; the descriptor belongs to `stack`.
+
+    Args:
+        host: Whose.
+        digest: Of the image.
+        stack: Closes it.
+        tally: Told how many of its bytes are read, where they are.
 
     Raises:
         InvalidStateError: There is no such image.
@@ -257,11 +266,15 @@ async def open_image(host: Host, digest: VerityDigest, stack: AsyncExitStack) ->
         # Without waiting, in case somebody put a FIFO there.
         fd = await run_blocking(host.open_file, path, os.O_RDONLY | os.O_NONBLOCK)
         stack.callback(os.close, fd)
-        if not stat.S_ISREG((await run_blocking(os.fstat, fd)).st_mode):
+        status = await run_blocking(os.fstat, fd)
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidStateError(f"opening the image {path}: it is not a regular file")
         measured = await run_blocking(_core.measure_fd, fd)
         algorithm = Algorithm.SHA256 if len(digest) == _SHA256_HEX_CHARS else Algorithm.SHA512
-        found = await run_native(_core.digest_fd, fd, algorithm=algorithm) if measured is None else measured
+        found = measured
+        if found is None:
+            progress = tally.add(status.st_size) if tally else None
+            found = await run_native(_core.digest_fd, fd, algorithm=algorithm, progress=progress)
     except FileNotFoundError as error:
         raise InvalidStateError(f"opening the image {path}: there is no such file") from error
     except OSError as error:

@@ -48,6 +48,7 @@ async def diff_etc(
     *,
     patch: PatchSide | None = None,
     paths: Iterable[str | bytes] = (),
+    on_event: EventSink = ignore_event,
 ) -> EtcDiff:
     """Find out what the admin changed, and what a merge with a new image would make of it.
 
@@ -61,6 +62,7 @@ async def diff_etc(
             that the new image changed.
         paths: Only these, each with all below it; ``/etc`` in front of them may be left out. What the new image changed
             of them is told as well.
+        on_event: Gets the steps ``etc.scan`` and ``etc.plan``.
 
     Returns:
         Changes sorted by path.
@@ -75,14 +77,14 @@ async def diff_etc(
     if patch == "new" and new is None:
         raise UsageError("comparing /etc: there is no new image", hint="stage one, or name one with --new")
     wanted = PathFilter.of(paths)
-    opened = await open_trees(pristine, current, pristine if new is None else new)
+    opened = await open_trees(pristine, current, pristine if new is None else new, on_event=on_event)
     try:
         trees = opened.trees
-        entries, warnings = await _list_changes(trees["pristine"], trees["current"], wanted)
+        entries, warnings = await _list_changes(trees["pristine"], trees["current"], wanted, on_event)
         image: tuple[EtcDiffEntry, ...] = ()
         if new is not None and (wanted.paths or patch == "new"):
-            image, _ = await _list_changes(trees["pristine"], trees["new"], wanted)
-        merge = None if new is None else wanted.narrow(await _report_of(opened))
+            image, _ = await _list_changes(trees["pristine"], trees["new"], wanted, on_event)
+        merge = None if new is None else wanted.narrow(await _report_of(opened, on_event))
         patches: tuple[EtcPatch, ...] = ()
         if patch is not None:
             changed = entries if patch == "current" else image
@@ -92,23 +94,23 @@ async def diff_etc(
         opened.close()
 
 
-async def _report_of(opened: OpenTrees) -> EtcReport:
+async def _report_of(opened: OpenTrees, on_event: EventSink) -> EtcReport:
     """Plan a merge for what it tells."""
-    with await plan_opened(opened, MergePolicy()) as plan:
+    with await plan_opened(opened, MergePolicy(), on_event=on_event) as plan:
         return plan.report
 
 
 async def _list_changes(
-    pristine: OpenTree, other: OpenTree, wanted: PathFilter
+    pristine: OpenTree, other: OpenTree, wanted: PathFilter, on_event: EventSink
 ) -> tuple[tuple[EtcDiffEntry, ...], tuple[EtcChange, ...]]:
     """List what is changed from one tree to another: what a merge with an image that changed nothing keeps."""
     own = OpenTrees({"pristine": pristine, "current": other, "new": pristine})
-    report = await _report_of(own)
+    report = await _report_of(own, on_event)
     return await run_blocking(list_entries, wanted.narrow(report), pristine, other), report.warnings
 
 
 async def find_missing_changes(
-    pristine: EtcSource, current: DirectorySource, other: EtcSource
+    pristine: EtcSource, current: DirectorySource, other: EtcSource, *, on_event: EventSink = ignore_event
 ) -> tuple[EtcDiffEntry, ...]:
     """Find what was changed since the image and is not in another /etc as well; writes nothing.
 
@@ -118,6 +120,7 @@ async def find_missing_changes(
         pristine: /etc of the booted image.
         current: The running /etc.
         other: /etc of another deployment.
+        on_event: Gets the steps ``etc.scan`` and ``etc.plan``.
 
     Returns:
         Changes sorted by path.
@@ -125,9 +128,9 @@ async def find_missing_changes(
     Raises:
         As ``diff_etc``.
     """
-    opened = await open_trees(pristine, current, other)
+    opened = await open_trees(pristine, current, other, on_event=on_event)
     try:
-        report = await _report_of(opened)
+        report = await _report_of(opened, on_event)
         return await run_blocking(list_entries, report, opened.trees["pristine"], opened.trees["current"])
     finally:
         opened.close()
@@ -166,10 +169,10 @@ async def merge_etc(
         InvalidStateError: An image has no such directory, or an object is missing.
     """
     await run_blocking(check_destination, dest_fd, (pristine, current, new))
-    with await plan_etc_merge(pristine, current, new, policy=policy) as plan:
+    with await plan_etc_merge(pristine, current, new, policy=policy, on_event=on_event) as plan:
         plan.refuse_conflicts()
         if not dry_run:
             return await plan.apply_listing(dest_fd, on_event=on_event)
-        operations = tuple(await plan.list_operations(dest_fd))
+        operations = tuple(await plan.list_operations(dest_fd, on_event=on_event))
         counts = {**plan.report.counts, "operations": len(operations)}
         return AppliedMerge(replace(plan.report, counts=counts), operations)

@@ -20,7 +20,7 @@ from bootc_fast.etc.destination import check_destination, find_places
 from bootc_fast.etc.policy import MergePolicy
 from bootc_fast.etc.trees import DirectorySource, open_trees, open_whole_image
 from bootc_fast.events import StepDone, StepProgress, StepStarted, ignore_event
-from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.machine.native import run_blocking, run_native, tally_step
 from bootc_fast.records import dataclass, replace
 from bootc_fast.text import count
 from bootc_fast.types import EtcAction, EtcChange, EtcConflict, EtcOperation, EtcReport, Strategy
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     _ConflictRow: TypeAlias = tuple[bytes, str, str, str, bytes | None]
 
 APPLY_STEP = "prepare.etc"
-"""Name of the step in progress events."""
+"""Name of the step in progress events: writing. So are the next two."""
+PLAN_STEP = "etc.plan"
+COMPARE_STEP = "etc.compare"
+_COMPARING = "Reading what is in the new /etc"
 
 _SIDES = ("pristine", "current", "new")
 
@@ -116,7 +119,9 @@ class EtcPlan:
                 hint="settle them in /etc, or choose with --on-conflict=current|new or in /etc/bootc-fast/merge.toml",
             )
 
-    async def list_operations(self, dest_fd: int) -> list[EtcOperation]:
+    async def list_operations(
+        self, dest_fd: int, *, on_event: EventSink = ignore_event, step: str = COMPARE_STEP
+    ) -> list[EtcOperation]:
         """Find out what ``apply`` would do to a directory, and change nothing.
 
         Reads every file of the directory that could stay, in a worker thread.
@@ -124,6 +129,8 @@ class EtcPlan:
 
         Args:
             dest_fd: The directory.
+            on_event: Gets a step: entries found in it, then how many of its files are read.
+            step: Its name.
 
         Returns:
             Operations in the order in which they would be carried out; none where nothing is to be done.
@@ -133,7 +140,8 @@ class EtcPlan:
             UsageError: It is one of the merged directories, or inside one, or has one inside.
         """
         await run_blocking(check_destination, dest_fd, self._places)
-        rows = await run_native(_core.list_etc_operations, self._native, dest_fd)
+        with tally_step(on_event, step, _COMPARING) as tally:
+            rows = await run_native(_core.list_etc_operations, self._native, dest_fd, progress=tally.add())
         return await run_blocking(_to_operations, rows)
 
     async def apply(self, dest_fd: int, *, on_event: EventSink = ignore_event) -> EtcReport:
@@ -145,7 +153,8 @@ class EtcPlan:
 
         Args:
             dest_fd: The directory: empty, a copy of the new image's, or what an interrupted run left.
-            on_event: Gets the step ``prepare.etc``, whose progress comes at most every 50 ms.
+            on_event: Gets the step ``prepare.etc``, operations, and as the first part of it ``prepare.etc.compare``, as
+                from ``list_operations``. Progress of each comes at most every 50 ms.
 
         Returns:
             The plan's report with counts, bytes, warnings and times of the writing.
@@ -167,13 +176,22 @@ class EtcPlan:
         self.refuse_conflicts()
         await run_blocking(check_destination, dest_fd, self._places)
 
+        compare = ExitStack()
+
+        def tell(done: int, total: int) -> None:
+            # The first operation ends the comparing.
+            compare.close()
+            on_event(StepProgress(APPLY_STEP, done, total))
+
         def send_progress(done: int, total: int) -> None:
-            anyio.from_thread.run_sync(on_event, StepProgress(APPLY_STEP, done, total))
+            anyio.from_thread.run_sync(tell, done, total)
 
         on_event(StepStarted(APPLY_STEP, "Writing /etc"))
         started = anyio.current_time()
+        tally = compare.enter_context(tally_step(on_event, f"{APPLY_STEP}.compare", _COMPARING))
         progress = None if on_event is ignore_event else send_progress
-        applied = await run_native(_core.apply_etc, self._native, dest_fd, progress=progress)
+        applied = await run_native(_core.apply_etc, self._native, dest_fd, comparing=tally.add(), progress=progress)
+        compare.close()
         on_event(StepDone(APPLY_STEP, anyio.current_time() - started))
         plan = self.report
         if applied.plan is not None:
@@ -208,6 +226,7 @@ async def plan_etc_merge(
     new: EtcSource,
     *,
     policy: MergePolicy | None = None,
+    on_event: EventSink = ignore_event,
 ) -> EtcPlan:
     """Read three trees and decide the result; writes nothing.
 
@@ -220,6 +239,7 @@ async def plan_etc_merge(
         current: The running /etc (C).
         new: /etc of the staged image (N).
         policy: What happens on conflicts; by default they are fatal.
+        on_event: Gets the steps ``etc.scan`` (entries found) and ``etc.plan`` (files read, of those that have to be).
 
     Returns:
         The plan, which the caller closes; its report lists conflicts whatever their strategy.
@@ -233,14 +253,14 @@ async def plan_etc_merge(
     Source:
         Spec etc-merge.md, "The rules, per path".
     """
-    opened = await open_trees(pristine, current, new)
+    opened = await open_trees(pristine, current, new, on_event=on_event)
     try:
-        return await plan_opened(opened, policy or MergePolicy())
+        return await plan_opened(opened, policy or MergePolicy(), on_event=on_event)
     finally:
         opened.close()
 
 
-async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
+async def plan_opened(opened: OpenTrees, policy: MergePolicy, *, on_event: EventSink = ignore_event) -> EtcPlan:
     """Decide the result for trees that are open already, else like ``plan_etc_merge``."""
     start = time.monotonic()
     trees = opened.trees
@@ -251,15 +271,17 @@ async def plan_opened(opened: OpenTrees, policy: MergePolicy) -> EtcPlan:
             images[name] = await open_whole_image(trees[name].source)
             made.enter_context(images[name] or nullcontext())
         sides = [made.enter_context(closing(_to_side(trees[name]))) for name in _SIDES]
-        native = await run_native(
-            _core.plan_etc,
-            *sides,
-            rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
-            default=str(policy.default),
-            preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
-            pristine_image=images["pristine"],
-            new_image=images["new"],
-        )
+        with tally_step(on_event, PLAN_STEP, "Comparing /etc") as tally:
+            native = await run_native(
+                _core.plan_etc,
+                *sides,
+                rules=[(rule.pattern.encode(), str(rule.strategy)) for rule in policy.rules],
+                default=str(policy.default),
+                preferences=[(rule.pattern.encode(), str(rule.preference)) for rule in policy.preferences],
+                pristine_image=images["pristine"],
+                new_image=images["new"],
+                progress=tally.add(),
+            )
     with ExitStack() as made:
         made.enter_context(closing(native))
         # A row for each of 100,000 changes: not on the event loop.

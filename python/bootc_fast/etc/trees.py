@@ -12,12 +12,20 @@ import anyio
 
 from bootc_fast import _core
 from bootc_fast.errors import BootcFastError, FileSystemError, UsageError
-from bootc_fast.machine.native import run_blocking, run_native
+from bootc_fast.events import ignore_event
+from bootc_fast.machine.native import run_blocking, run_native, tally_step
 from bootc_fast.records import dataclass
 from bootc_fast.text import describe_error, escape_bytes, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bootc_fast._core import Image, Tree, TreeEntry
+    from bootc_fast.events import EventSink
+    from bootc_fast.machine.native import Tally
+
+SCAN_STEP = "etc.scan"
+"""Name of the step in progress events."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
@@ -64,10 +72,14 @@ class OpenTree:
     source: EtcSource
 
 
-async def open_source(source: EtcSource) -> OpenTree:
+async def open_source(source: EtcSource, *, progress: Callable[[int, int], None] | None = None) -> OpenTree:
     """Walk an image or scan a directory.
 
     Cancellation: within 50 ms; nothing is left behind.
+
+    Args:
+        source: Which.
+        progress: Told how many entries a scan has found; nobody knows how many there are.
 
     Raises:
         ImageFormatError: The image is malformed, or of a kind that cannot be walked.
@@ -75,7 +87,7 @@ async def open_source(source: EtcSource) -> OpenTree:
         InvalidStateError: The image has no such directory.
     """
     if isinstance(source, DirectorySource):
-        return OpenTree(await run_native(_core.Tree.scan, source.dir_fd), source)
+        return OpenTree(await run_native(_core.Tree.scan, source.dir_fd, progress=progress), source)
     with await run_blocking(_core.Image.open, source.image_fd) as image:
         return OpenTree(await run_native(image.tree, source.subdir), source)
 
@@ -101,10 +113,18 @@ class OpenTrees:
             self.clone_fd = -1
 
 
-async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSource) -> OpenTrees:
+async def open_trees(
+    pristine: EtcSource, current: DirectorySource, new: EtcSource, *, on_event: EventSink = ignore_event
+) -> OpenTrees:
     """Open three trees at the same time, in worker threads; the current one below what is mounted in it.
 
     Cancellation: within 50 ms; nothing is left behind.
+
+    Args:
+        pristine: /etc of the booted image.
+        current: The running /etc.
+        new: /etc of the staged image.
+        on_event: Gets the step ``etc.scan``: how many entries were found in directories.
 
     Returns:
         The trees; the caller closes them.
@@ -115,9 +135,10 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
     opened = OpenTrees({})
     start = time.monotonic()
 
-    async def load(name: str, source: EtcSource) -> None:
+    async def load(name: str, source: EtcSource, tally: Tally) -> None:
+        progress = tally.add() if isinstance(source, DirectorySource) else None
         try:
-            opened.trees[name] = await open_source(source)
+            opened.trees[name] = await open_source(source, progress=progress)
         except OSError as error:
             raise FileSystemError(f"reading the {name} /etc: {describe_error(error)}") from error
         except BootcFastError as error:
@@ -126,11 +147,12 @@ async def open_trees(pristine: EtcSource, current: DirectorySource, new: EtcSour
             raise
 
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(load, "pristine", pristine)
-            tasks.start_soon(load, "current", current)
-            if new != pristine:
-                tasks.start_soon(load, "new", new)
+        with tally_step(on_event, SCAN_STEP, "Reading /etc") as tally:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(load, "pristine", pristine, tally)
+                tasks.start_soon(load, "current", current, tally)
+                if new != pristine:
+                    tasks.start_soon(load, "new", new, tally)
     except BaseExceptionGroup as group:
         # One failure is enough to say what is wrong; the others are mostly the cancellation that it caused.
         first = group.exceptions[0]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.events import EventSink
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
     from bootc_fast.restart.ways import SoftRebootMode, Ways
@@ -100,11 +101,11 @@ class Backend(Protocol):
         """Find the update that has to be finalized before; refuse where the way cannot lead to it."""
         ...
 
-    async def check_target(self, *, verify: bool) -> None:
+    async def check_target(self, *, verify: bool, on_event: EventSink) -> None:
         """Refuse a target that would not boot; with `verify` one that is not what was staged, too."""
         ...
 
-    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+    async def list_missing_changes(self, on_event: EventSink) -> tuple[EtcDiffEntry, ...] | None:
         """List the local changes that the target's /etc does not have; None where they are gone anyway."""
         ...
 

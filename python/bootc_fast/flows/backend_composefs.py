@@ -12,7 +12,8 @@ from bootc_fast.boot.entries.ahead import check_ahead
 from bootc_fast.boot.entries.choose import is_next_boot, name_entry
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import check_boot_files, confirm_next_boot, list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.etc import list_missing_changes
 from bootc_fast.composefs.survey import judge_kernel_verity, open_image, read_survey
@@ -24,7 +25,7 @@ from bootc_fast.flows.trial_notes import note_rolled_back
 from bootc_fast.machine.booted import is_etc_transient
 from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
-from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.native import Tally, run_blocking, tally_step
 from bootc_fast.records import replace
 from bootc_fast.report.boots import remember_withdrawn
 from bootc_fast.report.finalize import note_withdrawn
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.events import EventSink
     from bootc_fast.flows.counting import BootTrial
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
@@ -153,12 +155,13 @@ class ComposefsBackend:
             await make_composefs_ways(survey, boot, marker.digest, self.stack, mode=mode).prepare(dry_run=True)
         return marker.digest
 
-    async def check_target(self, *, verify: bool) -> None:
+    async def check_target(self, *, verify: bool, on_event: EventSink) -> None:
         """Refuse a damaged image, kernel, initrd or UKI, or a missing origin: what a finalize would not take either."""
         if not verify:
             return
         survey, boot = self._snapshot
-        await self._check_image(survey, self._chosen.target)
+        with tally_step(on_event, "check.image", "Verifying the image", unit="bytes") as tally:
+            await self._check_image(survey, self._chosen.target, tally)
         if self._trial is not None:
             protected, plan = list_protected(survey, boot.menu), self._trial.decision.plan
             await run_blocking(check_ahead, boot.area, boot.menu, plan, protected=protected)
@@ -170,11 +173,12 @@ class ComposefsBackend:
             role="the rollback target",
             hint=_DAMAGED_HINT,
             through_disk=not self._read_only,
+            tally=Tally(on_event, "check", unit="bytes"),
         )
 
-    async def _check_image(self, survey: Survey, target: VerityDigest) -> None:
+    async def _check_image(self, survey: Survey, target: VerityDigest, tally: Tally) -> None:
         try:
-            image = await open_image(self.host, target, self.stack)
+            image = await open_image(self.host, target, self.stack, tally=tally)
         except VerityMismatchError as error:
             error.hint = _DAMAGED_HINT
             raise
@@ -185,11 +189,12 @@ class ComposefsBackend:
             what = "; ".join(reasons) or "its origin is missing"
             raise InvalidStateError(f"rolling back to {shorten_digest(target)}: {what}", hint=_DAMAGED_HINT)
 
-    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+    async def list_missing_changes(self, on_event: EventSink) -> tuple[EtcDiffEntry, ...] | None:
         """Compare the running /etc with the target's state."""
         if await run_blocking(is_etc_transient, self.host):
             return None
-        return await list_missing_changes(self.host, self._chosen.booted, self._chosen.target, self.stack)
+        chosen = self._chosen
+        return await list_missing_changes(self.host, chosen.booted, chosen.target, self.stack, on_event=on_event)
 
     def make_ways(self, mode: SoftRebootMode | None) -> Ways[None]:
         """Make the ways into the target."""

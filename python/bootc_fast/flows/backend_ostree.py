@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from bootc_fast.etc.diff import EtcDiffEntry
+    from bootc_fast.events import EventSink
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
     from bootc_fast.ostree.sysroot import OstreeDeployment, OstreeSurvey
@@ -109,17 +110,17 @@ class OstreeBackend:
     async def find_due(self, mode: SoftRebootMode) -> VerityDigest | None:
         """Nothing: libostree finalizes on the way."""
 
-    async def check_target(self, *, verify: bool) -> None:
+    async def check_target(self, *, verify: bool, on_event: EventSink) -> None:
         """Refuse a target whose kernel, initrd or tree is missing."""
-        del verify
+        del verify, on_event
         survey, target = self._looked
         if target != survey.booted:
             await run_blocking(check_bootable, self.host, target)
 
-    async def list_missing_changes(self) -> tuple[EtcDiffEntry, ...] | None:
+    async def list_missing_changes(self, on_event: EventSink) -> tuple[EtcDiffEntry, ...] | None:
         """Compare the booted deployment's etc with the target's."""
         survey, target = self._looked
-        return await list_missing_ostree_changes(self.host, survey.booted, target)
+        return await list_missing_ostree_changes(self.host, survey.booted, target, on_event=on_event)
 
     def make_ways(self, mode: SoftRebootMode | None) -> Ways[OstreeOrder]:
         """Make the ways into the target."""

@@ -17,7 +17,8 @@ from bootc_fast.boot.entries.duplicates import count_duplicates
 from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
-from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.deployments import drop_outdated_marker, read_origin
 from bootc_fast.composefs.survey import Survey, SurveyPart, look_at_deployments, read_survey
 from bootc_fast.errors import BootcFastError, BootEntryError, NotBootcHostError, TrialFailedError
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.machine.host import Host
     from bootc_fast.report.finalize import OutcomeRecord
     from bootc_fast.types import VerityDigest

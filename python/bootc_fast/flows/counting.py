@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.area.directory import BootVolume
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.trial.states import TrialRecord

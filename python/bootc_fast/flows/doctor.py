@@ -19,7 +19,8 @@ from bootc_fast.boot.area.real import RealVolume
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.diagnosis import Diagnosis, Finding, diagnose
 from bootc_fast.composefs.repair import Repair, repair_volumes
 from bootc_fast.composefs.survey import read_survey
@@ -28,7 +29,7 @@ from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
-from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.native import Tally, run_blocking
 from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ async def doctor(
                 return _make_outcome(found, found, repaired=False)
             with steps.run("repair", "Mending the boot entries", timeout_s=STEP_TIMEOUT_S):
                 with anyio.CancelScope(shield=True):
-                    warnings = await _apply(host, found)
+                    warnings = await _apply(host, found, on_event)
                 survey = await read_survey(host)
                 after = await open_boot_snapshot(survey, stack, loader=loader, read_only=True)
                 left = await diagnose(host, survey, after, is_ours_writable=True)
@@ -124,7 +125,7 @@ def _make_outcome(
     )
 
 
-async def _apply(host: Host, found: Diagnosis) -> tuple[str, ...]:
+async def _apply(host: Host, found: Diagnosis, on_event: EventSink) -> tuple[str, ...]:
     if found.is_fat_unsafe:
         return ("nothing was written: the file system has to be checked first, unmounted",)
     if found.is_read_only:
@@ -150,4 +151,5 @@ async def _apply(host: Host, found: Diagnosis) -> tuple[str, ...]:
         return read_menu(area, known=survey.known, variables=look.variables)
 
     setter = make_variable_setter(host)
-    return await run_blocking(repair_volumes, boot, esp, repair, read_menu=read, set_variable=setter)
+    progress = Tally(on_event, "repair", unit="bytes").add()
+    return await run_blocking(repair_volumes, boot, esp, repair, read_menu=read, set_variable=setter, progress=progress)

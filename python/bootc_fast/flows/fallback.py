@@ -13,7 +13,7 @@ import anyio
 
 from bootc_fast.boot.counting.table import counter_of
 from bootc_fast.boot.entries.keep import read_keep_policy
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.errors import BootcFastError
 from bootc_fast.flows.counting import make_count_context
 from bootc_fast.flows.steps import single_error

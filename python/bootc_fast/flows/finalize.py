@@ -263,7 +263,7 @@ async def _decide(run: FinalizeRun, snapshot: Snapshot) -> tuple[BootTrial, bool
         # Only a second run asks whether the merge, too, is what it would be.
         return trial, True
     async with hold_staged_etc(run.host, snapshot.staged) as dest_fd:
-        return trial, bool(await plan.list_operations(dest_fd))
+        return trial, bool(await plan.list_operations(dest_fd, on_event=run.steps.on_event, step="decide.etc"))
 
 
 async def _prepare(run: FinalizeRun, snapshot: Snapshot) -> EtcReport | None:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bootc_fast.composefs.boot_files import check_boot_files, open_boot_snapshot
+from bootc_fast.composefs.boot_files import check_boot_files
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.etc import plan_merge
 from bootc_fast.composefs.kernel import find_lost_arguments
 from bootc_fast.composefs.survey import check_staged_pieces, judge_kernel_verity, open_image
 from bootc_fast.errors import BootcFastError
 from bootc_fast.etc.policy import to_choice
 from bootc_fast.machine.booted import is_etc_transient
-from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.native import Tally, run_blocking
 from bootc_fast.records import dataclass, field, replace
 from bootc_fast.text import describe_error
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AsyncExitStack
 
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import OpenImage, Survey
-    from bootc_fast.etc.merge import EtcPlan
+    from bootc_fast.etc.plan import EtcPlan
     from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.flows.steps import Steps
     from bootc_fast.machine.host import Host
@@ -126,6 +127,7 @@ async def take_snapshot(run: FinalizeRun, snapshot: Snapshot) -> None:
                     snapshot.boot,
                     verify_signatures=run.options.verify_signatures,
                     through_disk=not run.options.dry_run,
+                    tally=Tally(run.steps.on_event, "look.boot", unit="bytes"),
                 )
 
 
@@ -133,9 +135,10 @@ async def _look_etc(run: FinalizeRun, snapshot: Snapshot) -> None:
     booted, staged = snapshot.survey.booted, snapshot.staged
     with run.steps.run("look.images", "Verifying the images", timeout_s=LOOK_PART_TIMEOUT_S):
         opened: dict[VerityDigest, OpenImage] = {}
+        tally = Tally(run.steps.on_event, "look.images", unit="bytes")
 
         async def open_one(digest: VerityDigest) -> None:
-            opened[digest] = await open_image(run.host, digest, snapshot.stack)
+            opened[digest] = await open_image(run.host, digest, snapshot.stack, tally=tally)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(open_one, booted.digest)
@@ -146,7 +149,14 @@ async def _look_etc(run: FinalizeRun, snapshot: Snapshot) -> None:
         return
     pristine, new = opened[booted.digest], opened[staged]
     with run.steps.run("look.etc", "Comparing /etc", timeout_s=LOOK_PART_TIMEOUT_S):
-        snapshot.plan = await plan_merge(run.host, pristine, new, snapshot.stack, on_conflict=run.options.on_conflict)
+        snapshot.plan = await plan_merge(
+            run.host,
+            pristine,
+            new,
+            snapshot.stack,
+            on_conflict=run.options.on_conflict,
+            on_event=run.steps.on_event,
+        )
     if run.is_strategy_recalled and snapshot.plan.report.conflicts:
         run.warnings.append(
             "conflicts in /etc: as an earlier run for this update, "

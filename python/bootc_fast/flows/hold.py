@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.marker_lock import write_lock
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, InvalidStateError

@@ -18,7 +18,7 @@ from bootc_fast.machine.directories import hold_directory
 from bootc_fast.machine.host import open_host
 from bootc_fast.machine.lock import hold_lock
 from bootc_fast.machine.mounts import open_writable
-from bootc_fast.machine.native import run_blocking
+from bootc_fast.machine.native import run_blocking, tally_step
 from bootc_fast.records import dataclass
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bootc_fast.etc.trees import EtcSource
     from bootc_fast.events import EventSink
     from bootc_fast.machine.host import Host
-    from bootc_fast.types import Strategy, VerityDigest
+    from bootc_fast.types import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,11 @@ class Trees:
 
 
 async def diff_host(
-    root: Path | str = "/", *, patch: PatchSide | None = None, paths: Iterable[str | bytes] = ()
+    root: Path | str = "/",
+    *,
+    patch: PatchSide | None = None,
+    paths: Iterable[str | bytes] = (),
+    on_event: EventSink = ignore_event,
 ) -> EtcDiff:
     """Find what was changed in a host's /etc since it was installed, and what the next merge makes of it.
 
@@ -63,6 +67,7 @@ async def diff_host(
         root: ``/``, or a directory laid out like a host.
         patch: Also make unified diffs of text files, as ``diff_etc`` does.
         paths: Only these, as ``diff_etc`` takes them.
+        on_event: Gets progress.
 
     Returns:
         The changes; with `merge` where an update is staged.
@@ -76,8 +81,8 @@ async def diff_host(
     with single_error():
         async with AsyncExitStack() as stack:
             host = await run_blocking(open_host, root)
-            trees = await _open_sources(host, await read_survey(host), stack)
-            return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch, paths=paths)
+            trees = await _open_sources(host, await read_survey(host), stack, on_event)
+            return await diff_etc(trees.pristine, trees.current, trees.new, patch=patch, paths=paths, on_event=on_event)
 
 
 async def merge_host(
@@ -109,7 +114,9 @@ async def merge_host(
     """
     with single_error():
         async with AsyncExitStack() as stack:
-            trees = await open_merge_trees(root, stack, on_conflict=on_conflict, into_fd=None, dry_run=dry_run)
+            trees = await open_merge_trees(
+                root, stack, on_conflict=on_conflict, into_fd=None, dry_run=dry_run, on_event=on_event
+            )
             if trees.new is None or trees.dest_fd is None:
                 raise UsageError("merging /etc: nothing is staged", hint="stage an update with `bootc upgrade`")
             return await merge_etc(
@@ -130,6 +137,7 @@ async def open_merge_trees(
     on_conflict: Strategy | ConflictChoice | None,
     into_fd: int | None,
     dry_run: bool,
+    on_event: EventSink = ignore_event,
 ) -> Trees:
     """Open what a merge on a host works on, for as long as `stack` lives.
 
@@ -141,6 +149,7 @@ async def open_merge_trees(
         on_conflict: Wins over the policy files.
         into_fd: Where it is written; None for the staged deployment's /etc.
         dry_run: Nothing will be written.
+        on_event: Gets the step ``look.images``.
 
     Raises:
         UsageError: There is nothing to merge here.
@@ -153,7 +162,7 @@ async def open_merge_trees(
     survey = await read_survey(host)
     if await run_blocking(is_etc_transient, host):
         raise UsageError("merging /etc: it is transient here, so the new deployment starts with its image's /etc")
-    trees = await _open_sources(host, survey, stack)
+    trees = await _open_sources(host, survey, stack, on_event)
     policy = await run_blocking(read_merge_policy, host, on_conflict=on_conflict)
     dest_fd = into_fd
     if into_fd is None and survey.marker is not None:
@@ -161,14 +170,12 @@ async def open_merge_trees(
     return Trees(trees.pristine, trees.current, trees.new, policy, dest_fd)
 
 
-async def _open_sources(host: Host, survey: Survey, stack: AsyncExitStack) -> Trees:
+async def _open_sources(host: Host, survey: Survey, stack: AsyncExitStack, on_event: EventSink) -> Trees:
     objects = await stack.enter_async_context(hold_directory(host, host.objects))
-    pristine = await _open_image(host, survey.booted.digest, objects, stack)
     staged = survey.marker.digest if survey.marker else None
-    new = None if staged is None else await _open_image(host, staged, objects, stack)
+    with tally_step(on_event, "look.images", "Verifying the images", unit="bytes") as tally:
+        pristine = ImageSource((await open_image(host, survey.booted.digest, stack, tally=tally)).fd, objects)
+        new = None
+        if staged is not None:
+            new = ImageSource((await open_image(host, staged, stack, tally=tally)).fd, objects)
     return Trees(pristine, DirectorySource(await open_etc(host, stack)), new, MergePolicy())
-
-
-async def _open_image(host: Host, digest: VerityDigest, objects: int, stack: AsyncExitStack) -> ImageSource:
-    image = await open_image(host, digest, stack)
-    return ImageSource(image.fd, objects)

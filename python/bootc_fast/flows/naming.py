@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.entries.choose import choose_entry
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.container import parse_image_reference, read_image_facts
 from bootc_fast.errors import BootcFastError, UsageError
 from bootc_fast.flows.steps import single_error

@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from bootc_fast.boot.entries.choose import choose_entry
 from bootc_fast.boot.entries.keep import read_keep_policy, read_pins, write_pins
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootEntryError, UsageError
 from bootc_fast.events import ignore_event

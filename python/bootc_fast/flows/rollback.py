@@ -176,7 +176,7 @@ async def _roll_back(backend: Backend, options: RollbackOptions, steps: Steps) -
     ways: Ways[Any] = Ways(backend.host, (), target=change.target)
     if not change.is_revert:
         with steps.run("check", "Checking what the target boots from", timeout_s=CHECK_TIMEOUT_S):
-            await backend.check_target(verify=options.verify)
+            await backend.check_target(verify=options.verify, on_event=steps.on_event)
         missing = await _list_etc_changes(backend, steps)
         if options.wants_restart:
             ways = backend.make_ways(options.soft_reboot)
@@ -222,7 +222,7 @@ async def _list_etc_changes(backend: Backend, steps: Steps) -> tuple[EtcDiffEntr
     """List what was changed in /etc since the booted image and is not in the target's /etc."""
     try:
         with single_error(), steps.run("compare", "Comparing /etc", timeout_s=COMPARE_TIMEOUT_S):
-            return await backend.list_missing_changes()
+            return await backend.list_missing_changes(steps.on_event)
     except (BootcFastError, OSError, ExceptionGroup) as error:
         # For information: what a rollback is for is the broken system.
         backend.warnings += [f"/etc was not compared: {describe_error(leaf)}" for leaf in flatten(error)]

@@ -14,7 +14,8 @@ import anyio
 from bootc_fast.boot.entries.choose import is_rollback_queued
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.composefs.addons import find_stray_addons
-from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import check_boot_files, choose_finalized_order, list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import Survey, SurveyPart, check_staged_pieces, look_at_deployments, open_image
 from bootc_fast.errors import BootcFastError, EtcConflictError
 from bootc_fast.flows.counting import decide_trial
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.etc.diff import EtcDiffEntry
     from bootc_fast.etc.policy import ConflictChoice
     from bootc_fast.machine.host import Host

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.counting.records import RunningTrial
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.trial.states import States, TrialRecord

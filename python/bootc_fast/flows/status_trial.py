@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.counting.records import CountContext, RunningTrial
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest

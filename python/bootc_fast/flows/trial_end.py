@@ -20,7 +20,8 @@ from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import set_counters
 from bootc_fast.boot.loaders.order import sort_entries
-from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import SurveyPart, look_at_deployments
 from bootc_fast.errors import BootcFastError
 from bootc_fast.events import ignore_event
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.counting.records import CountContext, Counter, RunningTrial
     from bootc_fast.boot.entries.menu import BootMenu
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.machine.host import Host

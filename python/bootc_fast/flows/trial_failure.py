@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from bootc_fast.boot.counting.table import counter_of
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, NotBootcHostError
 from bootc_fast.flows.counting import make_count_context

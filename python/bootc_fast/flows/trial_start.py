@@ -19,7 +19,8 @@ from bootc_fast.boot.entries.plan import plan_menu
 from bootc_fast.boot.entries.publish import publish_menu
 from bootc_fast.boot.entries.variables import make_variable_setter
 from bootc_fast.boot.loaders.entry import strip_counters
-from bootc_fast.composefs.boot_files import list_protected, open_boot_snapshot
+from bootc_fast.composefs.boot_files import list_protected
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, NotBootcHostError
 from bootc_fast.flows.counting import make_count_context
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bootc_fast.boot.entries.plan import MenuPlan
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest

@@ -20,7 +20,7 @@ from bootc_fast.boot.entries.garbage import collect_garbage
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.boot.entries.staged_set import find_naming, remove_staged_set
-from bootc_fast.composefs.boot_files import open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import open_boot_snapshot
 from bootc_fast.composefs.deployments import remove_staged_marker
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.composefs.unstaging import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.entries.menu import BootMenu
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.events import EventSink
     from bootc_fast.types import Loader, VerityDigest

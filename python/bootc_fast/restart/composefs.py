@@ -10,7 +10,7 @@ import os
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
-from bootc_fast.composefs.boot_files import open_boot_file
+from bootc_fast.composefs.boot_snapshot import open_boot_file
 from bootc_fast.composefs.deployments import drop_outdated_marker
 from bootc_fast.composefs.kernel import read_command_line, read_entry_uki, require_entry
 from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, MountError, SoftRebootError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bootc_fast.boot.efi.uki import Uki
     from bootc_fast.boot.loaders.entry import MenuEntry
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.restart.soft import PreparedRoot
     from bootc_fast.restart.ways import SoftRebootMode

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AsyncExitStack
 
-    from bootc_fast.composefs.boot_files import BootSnapshot
+    from bootc_fast.composefs.boot_snapshot import BootSnapshot
     from bootc_fast.composefs.survey import Survey
     from bootc_fast.machine.host import Host
     from bootc_fast.types import VerityDigest

@@ -72,6 +72,11 @@ impl<'a> Ticker<'a> {
         self.done = self.done.saturating_add(units);
     }
 
+    /// Notes how many units are done in all, where several threads do them.
+    pub fn set_done(&mut self, units: u64) {
+        self.done = units;
+    }
+
     /// Polls if it is time to.
     ///
     /// # Errors

@@ -53,11 +53,12 @@ pub struct EtcApplied {
 
 /// Lists what would turn the directory into the merge result; changes nothing.
 #[pyfunction]
-#[pyo3(signature = (plan, dest_fd, *, check = None))]
+#[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
 pub fn list_etc_operations(
     py: Python<'_>,
     plan: &EtcPlan,
     dest_fd: RawFd,
+    progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<Vec<OperationRow>> {
     let dir = duplicate(dest_fd)?;
@@ -67,7 +68,7 @@ pub fn list_etc_operations(
         with_contents(plan, &sources, |merged| compare(result, merged, dir.as_fd(), cancel))
     };
     let Difference { operations, before, .. } =
-        call::detached(py, check, work, |py, error| apply_error(py, plan, &error))?;
+        call::detached_telling(py, check, progress, work, |py, error| apply_error(py, plan, &error))?;
     Ok(rows(py, &operations, result, &before))
 }
 
@@ -80,17 +81,19 @@ fn with_contents<T>(plan: &EtcPlan, sources: &Sources, work: impl FnOnce(&Merged
 ///
 /// Where a file of the sides was replaced or changed since the scan, the sides are scanned and merged again, and the
 /// result of that is written, up to [`MAX_PASSES`] times; a file that changed once more is then taken as it is.
-/// `progress(done, total)` is called now and then; an exception of it ends the writing like one of `check`.
+/// `comparing(done, total)` is called now and then with entries found and files read of the directory,
+/// `progress(done, total)` with operations; an exception of either ends the writing like one of `check`.
 #[pyfunction]
-#[pyo3(signature = (plan, dest_fd, *, progress = None, check = None))]
+#[pyo3(signature = (plan, dest_fd, *, comparing = None, progress = None, check = None))]
 pub fn apply_etc(
     py: Python<'_>,
     plan: &EtcPlan,
     dest_fd: RawFd,
+    comparing: Option<Py<PyAny>>,
     progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcApplied> {
-    let mut writing = Writing { dir: duplicate(dest_fd)?, progress, check, done: 0 };
+    let mut writing = Writing { dir: duplicate(dest_fd)?, comparing, progress, check, done: 0 };
     let first = writing.write(py, plan, Pass::First)?;
     let mut is_stale = !first.stale.is_empty();
     let mut all = EtcApplied::new(py, plan, &first);
@@ -113,6 +116,7 @@ pub fn apply_etc(
 /// One call of [`apply_etc`].
 struct Writing {
     dir: File,
+    comparing: Option<Py<PyAny>>,
     progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
     /// Operations of passes before.
@@ -145,8 +149,9 @@ impl Writing {
             let raised = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
             raised.unwrap_or_else(|| apply_error(py, plan, &error))
         };
-        let check = self.check.as_ref().map(|check| check.clone_ref(py));
-        let applied = call::detached(py, check, work, map)?;
+        let [comparing, check] =
+            [&self.comparing, &self.check].map(|asked| asked.as_ref().map(|asked| asked.clone_ref(py)));
+        let applied = call::detached_telling(py, check, comparing, work, map)?;
         self.done = before.saturating_add(applied.operations.len());
         Ok(applied)
     }

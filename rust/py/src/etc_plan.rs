@@ -66,15 +66,16 @@ impl EtcPlan {
         py: Python<'_>,
         sources: Sources,
         policy: &Arc<Policy>,
+        progress: Option<&Py<PyAny>>,
         check: Option<&Py<PyAny>>,
     ) -> PyResult<Self> {
-        let mut plan = Self::decide(py, sources, Arc::clone(policy), check, false)?;
+        let mut plan = Self::decide(py, sources, Arc::clone(policy), progress, check, false)?;
         for count in 2..=MAX_PLANS {
             if !plan.merged.is_stale {
                 break;
             }
             let sources = plan.sources()?.scanned_again(py, check)?;
-            plan = Self::decide(py, sources, Arc::clone(policy), check, count == MAX_PLANS)?;
+            plan = Self::decide(py, sources, Arc::clone(policy), progress, check, count == MAX_PLANS)?;
         }
         Ok(plan)
     }
@@ -83,6 +84,7 @@ impl EtcPlan {
         py: Python<'_>,
         sources: Sources,
         policy: Arc<Policy>,
+        progress: Option<&Py<PyAny>>,
         check: Option<&Py<PyAny>>,
         is_last: bool,
     ) -> PyResult<Self> {
@@ -101,8 +103,8 @@ impl EtcPlan {
             new_image,
         };
         let work = |cancel: &dyn Cancel| plan(&input, cancel);
-        let check = check.map(|check| check.clone_ref(py));
-        let merged = call::detached(py, check, work, |_, error| plan_error(error))?;
+        let [progress, check] = [progress, check].map(|asked| asked.map(|asked| asked.clone_ref(py)));
+        let merged = call::detached_telling(py, check, progress, work, |_, error| plan_error(error))?;
         let side_lengths = sources.inputs().map(|input| input.tree.len());
         Ok(Self { merged, side_lengths, policy, sources: Held::new(Arc::new(sources), "plan") })
     }
@@ -110,7 +112,7 @@ impl EtcPlan {
     /// The same merge of the sides as they are now.
     pub fn again(&self, py: Python<'_>, check: Option<&Py<PyAny>>) -> PyResult<Self> {
         let sources = self.sources()?.scanned_again(py, check)?;
-        Self::settle(py, sources, &self.policy, check)
+        Self::settle(py, sources, &self.policy, None, check)
     }
 
     /// R and where its contents come from.
@@ -272,7 +274,7 @@ impl EtcPlan {
 #[pyfunction]
 #[pyo3(signature = (
     pristine, current, new, *, rules = Vec::new(), default = "fail", preferences = Vec::new(),
-    pristine_image = None, new_image = None, check = None,
+    pristine_image = None, new_image = None, progress = None, check = None,
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments of a Python function; a struct would have as many.
 #[allow(clippy::needless_pass_by_value)] // PyO3 makes the arguments, and nobody else has them.
@@ -286,6 +288,7 @@ pub fn plan_etc(
     preferences: Vec<(Vec<u8>, String)>,
     pristine_image: Option<Py<Image>>,
     new_image: Option<Py<Image>>,
+    progress: Option<Py<PyAny>>,
     check: Option<Py<PyAny>>,
 ) -> PyResult<EtcPlan> {
     let preferences = preferences
@@ -306,7 +309,7 @@ pub fn plan_etc(
         sides: [place(pristine)?, place(current)?, place(new)?],
         images: [image(pristine_image)?, image(new_image)?],
     };
-    EtcPlan::settle(py, sources, &policy, check.as_ref())
+    EtcPlan::settle(py, sources, &policy, progress.as_ref(), check.as_ref())
 }
 
 /// Whether a pattern of a merge policy matches a whole path below /etc.

@@ -34,7 +34,7 @@ impl Place {
     pub fn scanned_again(this: &Arc<Self>, py: Python<'_>, check: Option<Py<PyAny>>) -> PyResult<Arc<Self>> {
         let Some(dir) = &this.dir else { return Ok(Arc::clone(this)) };
         let objects = this.objects.as_ref().map(OwnedFd::try_clone).transpose()?;
-        let tree = Py::new(py, Tree::scan(py, dir.as_raw_fd(), check)?)?;
+        let tree = Py::new(py, Tree::scan(py, dir.as_raw_fd(), None, check)?)?;
         Ok(Arc::new(Self { tree, dir: Some(dir.try_clone()?), objects }))
     }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
+use bootc_fast_core::cancel::Cancel;
 use bootc_fast_core::erofs::{Image, Inode, ViewContent};
 use bootc_fast_core::tree::{self, Content, Flagged, Node, Scan, ScanError, Stat};
 use pyo3::prelude::*;
@@ -49,11 +50,16 @@ impl Tree {
 impl Tree {
     /// Scans a live directory; files are not opened, symlinks not followed, mounts not crossed.
     #[staticmethod]
-    #[pyo3(signature = (dir_fd, *, check = None))]
-    pub fn scan(py: Python<'_>, dir_fd: RawFd, check: Option<Py<PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (dir_fd, *, progress = None, check = None))]
+    pub fn scan(
+        py: Python<'_>,
+        dir_fd: RawFd,
+        progress: Option<Py<PyAny>>,
+        check: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let dir = duplicate(dir_fd)?;
-        let Scan { tree, report } =
-            call::detached(py, check, |cancel| tree::scan(dir.as_fd(), cancel), scan_error)?;
+        let work = |cancel: &dyn Cancel| tree::scan(dir.as_fd(), cancel);
+        let Scan { tree, report } = call::detached_telling(py, check, progress, work, scan_error)?;
         Ok(Self { inner: Arc::new(tree), mounts: report.mounts, flagged: report.flagged })
     }
 

@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 from terminals import play
 
+import bootc_fast
 from bootc_fast import _core, lab
 from bootc_fast.events import Event, StepDone, StepProgress, StepStarted
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 COMMAND = [sys.executable, "-m", "bootc_fast"]
 FILES = 20_000
+ETC_FILES = 5000
+INITRD_BYTES = 16 << 20
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,11 @@ def host(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> lab.LabHost:
 
 def _check(events: list[Event], step: str, at_least: int) -> None:
     """The step counted, upwards and never above its total, more than once."""
-    counts = [(one.done, one.total) for one in events if isinstance(one, StepProgress) and one.step == step]
+    told = [(one.done, one.total) for one in events if isinstance(one, StepProgress) and one.step == step]
+    # What is found first, as long as nobody knows how much that is; then what is done of it.
+    found, counts = [one for one in told if not one[1]], [one for one in told if one[1]]
+    assert told == [*found, *counts]
+    assert found == sorted(found)
     assert len(counts) > 1, (step, events)
     assert counts == sorted(counts)
     assert all(0 <= done <= total for done, total in counts if total)
@@ -151,6 +159,94 @@ def test_a_merge_of_many_edits_counts_them(tmp_path: Path) -> None:
     bars = [line for line in played.screen.drawn if "%" in line]
     assert any(re.search(rf"Writing /etc  \[[#-]+\] +\d+%  [\d,]+/{FILES + 1:,}  0:\d\d", one) for one in bars), bars
     assert played.screen.lines == [""]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> tuple[lab.LabHost, str]:
+    """A host with many files in /etc, a large initrd, and an update to be finalized."""
+    work = tmp_path_factory.mktemp("staged")
+    root = work / "root"
+    modules = root / "usr/lib/modules/6.9"
+    modules.mkdir(parents=True)
+    (modules / "vmlinuz").write_bytes(b"kernel")
+    (modules / "initramfs.img").write_bytes(os.urandom(1 << 16) * (INITRD_BYTES >> 16))
+    (root / "usr/lib/os-release").write_text("ID=lab\nVERSION_ID=1\n")
+    for directory in range(ETC_FILES // 500):
+        below = root / f"etc/{directory}"
+        below.mkdir(parents=True)
+        # Too long to be in the image itself.
+        for number in range(500):
+            (below / f"{number}").write_text(f"{directory} {number}\n" * 99)
+    made = lab.create(work / "host", source=root)
+    (root / "usr/lib/os-release").write_text("ID=lab\nVERSION_ID=2\n")
+    return made, lab.stage(made.root, source=root)
+
+
+def _progress(events: list[Event], step: str) -> list[StepProgress]:
+    """What a step told: upwards, and at most every 50 ms; it has begun and ended."""
+    told = [one for one in events if isinstance(one, StepProgress) and one.step == step]
+    # What is found first, with no end known; then what is done of it.
+    assert told == sorted(told, key=lambda one: (one.total > 0, one.done))
+    kinds = [type(one) for one in events if one.step == step]
+    assert (kinds[0], kinds[-1]) == (StepStarted, StepDone)
+    return told
+
+
+async def test_a_finalize_counts_what_it_reads(staged: tuple[lab.LabHost, str]) -> None:
+    host, update = staged
+    events: list[Event] = []
+    await bootc_fast.finalize_staged(host.root, dry_run=True, on_event=events.append)
+    scanned = _progress(events, "etc.scan")
+    assert scanned
+    # How many entries there are shows when all are found; each file of /etc then has to be read.
+    assert {one.total for one in scanned} == {0}
+    assert scanned[-1].done == ETC_FILES + ETC_FILES // 500 + 1
+    for step, unit, total in [("etc.plan", "items", ETC_FILES), ("look.boot", "bytes", INITRD_BYTES + len(b"kernel"))]:
+        told = _progress(events, step)
+        assert {(one.unit, one.total) for one in told} == {(unit, total)}
+        assert told[-1].done == total
+    sizes = [(host.repository / "images" / name).stat().st_size for name in (host.booted, update)]
+    told = _progress(events, "look.images")
+    assert told[-1] == StepProgress("look.images", sum(sizes), sum(sizes), "bytes")
+    # What is in the new /etc already is read as well, all of it.
+    told = _progress(events, "decide.etc")
+    assert told[-1] == StepProgress("decide.etc", ETC_FILES, ETC_FILES)
+
+
+async def test_a_rollback_counts_the_bytes_of_what_it_boots(staged: tuple[lab.LabHost, str]) -> None:
+    host, _ = staged
+    await bootc_fast.finalize_staged(host.root)
+    lab.boot(host)
+    events: list[Event] = []
+    await bootc_fast.rollback(host.root, dry_run=True, on_event=events.append)
+    size = INITRD_BYTES + len(b"kernel")
+    assert _progress(events, "check")[-1] == StepProgress("check", size, size, "bytes")
+    assert _progress(events, "etc.plan")[-1] == StepProgress("etc.plan", ETC_FILES, ETC_FILES)
+
+
+@pytest.mark.parametrize("side", ["image", "directory"])
+async def test_a_comparison_of_etc_counts_files_that_must_be_read_or_entries(
+    tmp_path: Path, staged: tuple[lab.LabHost, str], side: str
+) -> None:
+    host, _ = staged
+    shutil.copytree(host.root / "etc", tmp_path / "etc", symlinks=True)
+    events: list[Event] = []
+    with ExitStack() as stack:
+        fds = [
+            os.open(path, os.O_RDONLY) for path in (host.root / "etc", tmp_path / "etc", host.repository / "objects")
+        ]
+        fds.append(os.open(host.repository / "images" / host.booted, os.O_RDONLY))
+        for fd in fds:
+            stack.callback(os.close, fd)
+        current, copy, objects, image = fds
+        pristine = bootc_fast.ImageSource(image, objects) if side == "image" else bootc_fast.DirectorySource(copy)
+        await bootc_fast.diff_etc(pristine, bootc_fast.DirectorySource(current), on_event=events.append)
+    assert {one.total for one in _progress(events, "etc.scan")} == {0}
+    told = _progress(events, "etc.plan")
+    # An image says which files must be read; of two directories each entry is looked at.
+    entries = ETC_FILES if side == "image" else sum(1 for _ in (tmp_path / "etc").rglob("*")) + 1
+    assert {one.total for one in told} == {entries}
+    assert told[-1].done == entries
 
 
 @pytest.mark.parametrize("words", [["image", "dump"], ["image", "ls", "-R"], ["image", "verify"]])

@@ -54,3 +54,20 @@ def test_under_grub_status_imports_how_grub_counts_alone(tmp_path: Path) -> None
     ours = {name.removeprefix(_OURS) for name in _imported("--root", host.root, "status", site=True)}
     assert "boot.loaders.grub" in ours
     assert "boot.counting.systemd_boot" not in ours
+
+
+def test_a_command_starts_no_process_of_its_own_and_names_its_threads(tmp_path: Path) -> None:
+    host = lab.make_host(tmp_path / "host")
+    code = (
+        "import sys; sys.addaudithook(lambda event, what: event in ('subprocess.Popen', 'os.fork', 'os.posix_spawn') "
+        "and sys.exit(f'{event} {what}')); "
+        f"{_CODE}; import trio._core._thread_cache as cache; print(cache.set_os_thread_name is not None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-Ic", code, SOURCE, "--root", host.root, "status"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"

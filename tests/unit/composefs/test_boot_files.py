@@ -12,7 +12,7 @@ import flowkit
 import pytest
 
 from bootc_fast.boot.efi import firmware
-from bootc_fast.composefs import boot_files
+from bootc_fast.composefs import boot_files, boot_snapshot
 from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import FileSystemError
 from bootc_fast.machine.host import Host, open_host
@@ -25,8 +25,8 @@ SPARSE_BYTES = 3 << 30
 MAX_MEMORY_BYTES = 8 << 20
 
 
-def _stretch(look: boot_files.BootSnapshot, path: bytes) -> None:
-    fd = boot_files.open_boot_file(look, path)
+def _stretch(look: boot_snapshot.BootSnapshot, path: bytes) -> None:
+    fd = boot_snapshot.open_boot_file(look, path)
     try:
         os.truncate(f"/proc/self/fd/{fd}", SPARSE_BYTES)
     finally:
@@ -41,7 +41,7 @@ async def test_no_file_that_an_entry_names_is_read_past_its_limit(
     survey = await read_survey(open_host(case.root))
     assert survey.marker is not None
     async with AsyncExitStack() as stack:
-        look = await boot_files.open_boot_snapshot(survey, stack, loader=None, read_only=False)
+        look = await boot_snapshot.open_boot_snapshot(survey, stack, loader=None, read_only=False)
         entry = look.find_entry(survey.marker.digest)
         assert entry is not None
         _stretch(look, entry.paths[0])
@@ -69,7 +69,7 @@ async def test_a_look_reads_each_variable_once_and_never_on_the_event_loop(
     original = firmware.read_variable
     monkeypatch.setattr(firmware, "read_variable", read_variable)
     async with AsyncExitStack() as stack:
-        await boot_files.open_boot_snapshot(survey, stack, loader=None, read_only=True)
+        await boot_snapshot.open_boot_snapshot(survey, stack, loader=None, read_only=True)
     names = [name for name, _thread in read]
     assert "LoaderInfo" in names
     assert len(names) == len(set(names))

@@ -16,7 +16,7 @@ import trio
 
 from bootc_fast import lab, message_ids
 from bootc_fast.boot.efi.uki import parse_uki
-from bootc_fast.composefs.boot_files import BootSnapshot, open_boot_snapshot
+from bootc_fast.composefs.boot_snapshot import BootSnapshot, open_boot_snapshot
 from bootc_fast.composefs.kernel import comparable_arguments
 from bootc_fast.composefs.survey import Survey, read_survey
 from bootc_fast.errors import InvalidStateError, SoftRebootError

@@ -1,7 +1,7 @@
 //! The whole of planning: read what must be compared, decide R, make it a tree, look at where its links lead.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 
@@ -103,12 +103,13 @@ pub struct PlanInput<'a> {
 /// Decides R. Nothing is written; files of C are read where only their bytes tell.
 ///
 /// Cost: one step an entry of the three trees, each file of C read at most once for each algorithm; time and
-/// memory linear in the entries. Polls `cancel` on the calling thread every 8 ms.
+/// memory linear in the entries. Polls `cancel` on the calling thread every 8 ms, and tells it how many of the files that
+/// have to be read are, or, where no digest tells that before, how many entries are decided.
 ///
 /// # Errors
 /// [`PlanError`]. Conflicts are none: [`MergeReport::fatal_conflicts`] lists them.
 pub fn plan(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
-    let shared = SharedCancel { inner: cancel, stop: AtomicBool::new(false) };
+    let shared = SharedCancel::new(cancel);
     thread::scope(|scope| {
         let (sender, receiver) = channel();
         let shared = &shared;
@@ -122,11 +123,17 @@ pub fn plan(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, P
             .map_err(PlanError::Thread)?;
         loop {
             match receiver.recv_timeout(Ticker::INTERVAL) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) if cancel.check().is_err() => {
-                    shared.stop.store(true, Ordering::Relaxed);
+                Ok(result) => {
+                    shared.pass_on();
+                    cancel.check()?;
+                    return result;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    shared.pass_on();
+                    if cancel.check().is_err() {
+                        shared.stop.store(true, Ordering::Relaxed);
+                    }
+                }
                 // The worker panicked; leaving the scope passes that on.
                 Err(RecvTimeoutError::Disconnected) => return Err(Cancelled.into()),
             }
@@ -134,13 +141,33 @@ pub fn plan(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, P
     })
 }
 
-/// What worker threads ask: the caller's answer, given on its own thread, or their own.
+/// What worker threads ask: the caller's answer, given on its own thread, or their own. What they tell is passed on there.
 struct SharedCancel<'a> {
     inner: &'a dyn Cancel,
     stop: AtomicBool,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl<'a> SharedCancel<'a> {
+    fn new(inner: &'a dyn Cancel) -> Self {
+        Self { inner, stop: AtomicBool::new(false), done: AtomicU64::new(0), total: AtomicU64::new(0) }
+    }
+
+    fn pass_on(&self) {
+        let total = self.total.load(Ordering::Acquire);
+        if total > 0 {
+            self.inner.progress(self.done.load(Ordering::Relaxed), total);
+        }
+    }
 }
 
 impl Cancel for SharedCancel<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        self.done.fetch_max(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Release);
+    }
+
     fn check(&self) -> Result<(), Cancelled> {
         if self.stop.load(Ordering::Relaxed) { Err(Cancelled) } else { self.inner.check() }
     }
@@ -148,7 +175,11 @@ impl Cancel for SharedCancel<'_> {
 
 fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, PlanError> {
     let [p, c, n] = [input.pristine, input.current, input.new].map(|from| from.side().reading(input.is_last));
-    prefetch(&p, &c, &n, cancel)?;
+    let trees = [p.tree, c.tree, n.tree];
+    let expected = trees.iter().map(|tree| tree.len()).max().unwrap_or_default();
+    let has_read = prefetch(&p, &c, &n, cancel)? > 0;
+    // Where directories are compared with each other, files are read as the rules come to them.
+    let ticker = if has_read { Ticker::new(cancel) } else { Ticker::counting(cancel, expected as u64) };
     let mut merger = Merger {
         p: &p,
         c: &c,
@@ -159,13 +190,12 @@ fn decide(input: &PlanInput<'_>, cancel: &dyn Cancel) -> Result<MergeResult, Pla
         labels_kept: None,
         path: Vec::new(),
         cancel,
-        ticker: Ticker::new(cancel),
+        ticker,
     };
     let root = merger.root()?;
+    merger.ticker.finish()?;
     let mut report = merger.report;
     let mut ticker = Ticker::new(cancel);
-    let trees = [p.tree, c.tree, n.tree];
-    let expected = trees.iter().map(|tree| tree.len()).max().unwrap_or_default();
     let has_links = trees.iter().any(|tree| tree.has_links());
     let (tree, content_from) = draft::build(&root, expected, has_links, &mut ticker)?;
     let new = Root { etc: &tree, image: input.new_image };

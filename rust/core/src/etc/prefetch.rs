@@ -1,6 +1,6 @@
 //! Reading what has to be compared before the rules ask for it: on several threads, each file once.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use super::content::{ContentError, Side};
@@ -15,14 +15,17 @@ const SERIAL_FILES: usize = 256;
 /// Files a thread takes at once.
 const BATCH_FILES: usize = 64;
 
-/// Computes the digests of all files of C that the rules will have to compare with an object.
+/// Computes the digests of all files of C that the rules will have to compare with an object; tells how many are done,
+/// and returns how many there were.
 pub(super) fn prefetch(
     p: &Side<'_>,
     c: &Side<'_>,
     n: &Side<'_>,
     cancel: &dyn Cancel,
-) -> Result<(), ContentError> {
-    digest_all(c, &candidates(Some(p.tree), c.tree, n.tree, cancel)?, cancel)
+) -> Result<usize, ContentError> {
+    let wanted = candidates(Some(p.tree), c.tree, n.tree, cancel)?;
+    digest_all(c, &wanted, cancel)?;
+    Ok(wanted.len())
 }
 
 /// Computes the digests of all files of `found` that may be the objects that `wanted` has under their names.
@@ -37,10 +40,11 @@ pub(super) fn prefetch_against(
 fn digest_all(c: &Side<'_>, wanted: &[(Node<'_>, &Digest)], cancel: &dyn Cancel) -> Result<(), ContentError> {
     let threads = if wanted.len() < SERIAL_FILES { 1 } else { default_threads() };
     let next = AtomicUsize::new(0);
+    let done = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let work = || -> Result<(), ContentError> {
         let mut folder = Folder::default();
-        let mut ticker = Ticker::new(cancel);
+        let mut ticker = Ticker::counting(cancel, wanted.len() as u64);
         loop {
             let start = next.fetch_add(BATCH_FILES, Ordering::Relaxed);
             let batch = wanted.get(start..wanted.len().min(start.saturating_add(BATCH_FILES)));
@@ -52,6 +56,8 @@ fn digest_all(c: &Side<'_>, wanted: &[(Node<'_>, &Digest)], cancel: &dyn Cancel)
             for run in batch.chunk_by(|(_, one), (_, two)| one.algorithm() == two.algorithm()) {
                 c.digest_batch(run, &mut folder, cancel)?;
             }
+            let read = batch.len() as u64;
+            ticker.set_done(done.fetch_add(read, Ordering::Relaxed).saturating_add(read));
             ticker.tick_slow()?;
         }
     };
@@ -66,7 +72,11 @@ fn digest_all(c: &Side<'_>, wanted: &[(Node<'_>, &Digest)], cancel: &dyn Cancel)
         let own = work();
         let results = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Cancelled.into())));
         results.fold(own, Result::and)
-    })
+    })?;
+    if !wanted.is_empty() {
+        Ticker::counting(cancel, wanted.len() as u64).finish()?;
+    }
+    Ok(())
 }
 
 /// Files of C whose type and size leave open whether they are P's; or N's, where they cannot be P's.

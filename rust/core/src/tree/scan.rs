@@ -110,6 +110,7 @@ pub struct Scan {
 ///
 /// Names of one inode share a link group. Where anything changes meanwhile, all is looked at again; what then vanishes
 /// is absent. With more than a few thousand entries several threads work, which changes node ids and nothing else.
+/// `cancel` is told how many entries were found; how many there are shows in the end.
 ///
 /// # Errors
 /// [`ScanError`]; [`ScanError::Io`] with `ENOENT` where `/proc` is not mounted and there are entries.
@@ -164,15 +165,21 @@ impl Assembly {
 
     fn run(&mut self, dir: BorrowedFd<'_>, cancel: &dyn Cancel) -> Result<(), ScanError> {
         let mut lister = Lister::new(self.mount);
-        let mut ticker = Ticker::new(cancel);
+        let mut ticker = Ticker::counting(cancel, 0);
         while let Some(work) = self.pending.pop() {
             let listing = lister.list(dir, work, &mut ticker)?;
             self.take(listing)?;
+            ticker.set_done(self.found());
             if self.builder.len() > SERIAL_ENTRIES && !self.pending.is_empty() {
                 return scan_threads::run(self, dir, cancel);
             }
         }
-        Ok(())
+        Ok(ticker.finish()?)
+    }
+
+    /// Entries found so far.
+    pub(super) fn found(&self) -> u64 {
+        self.builder.len() as u64
     }
 
     /// Adds what a listing found to the tree and to what is left to look at.

@@ -108,19 +108,21 @@ fn assemble(
     cancel: &dyn Cancel,
 ) -> Result<(), ScanError> {
     let mut outstanding = 0usize;
-    let mut ticker = Ticker::new(cancel);
+    let mut ticker = Ticker::counting(cancel, 0);
     loop {
         outstanding = outstanding.saturating_add(assembly.pending.len());
         queue.add(&mut assembly.pending);
         if outstanding == 0 {
-            return Ok(());
+            return Ok(ticker.finish()?);
         }
         // Only this thread may be able to see a cancellation (cancel.rs), so it never waits long.
         match receiver.recv_timeout(Ticker::INTERVAL) {
             Ok(listing) => {
                 outstanding = outstanding.saturating_sub(1);
                 assembly.take(listing?)?;
-                ticker.tick()?;
+                ticker.set_done(assembly.found());
+                // A listing is of a whole directory: none is too short for a look at the clock.
+                ticker.tick_slow()?;
             }
             Err(RecvTimeoutError::Timeout) => cancel.check()?,
             // Every worker died; scope() reports the panic that did it.

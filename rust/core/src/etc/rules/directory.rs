@@ -133,6 +133,7 @@ impl<'a> Merger<'a> {
 
     fn report_below(&mut self, c: Node<'a>) -> Result<(), ContentError> {
         for child in c.children() {
+            self.ticker.count(1);
             self.ticker.tick()?;
             let parent_len = self.enter(child.name());
             if counts(&child) {

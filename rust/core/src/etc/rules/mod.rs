@@ -66,6 +66,7 @@ impl<'a> Merger<'a> {
 
     /// Decides one name of the directory at `self.path`.
     fn entry(&mut self, names: Triple<'a>, out: &mut Drafts<'a>) -> Result<(), ContentError> {
+        self.ticker.count(1);
         self.ticker.tick()?;
         let at_root = self.path.is_empty();
         if at_root && names.name == UPDATED {
