@@ -130,7 +130,7 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seconds: 
 @pytest.mark.parametrize(
     ("step", "limit", "call"),
     [
-        ("look.boot", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.boot_files", "read_menu")),
+        ("look.boot", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.boot_snapshot", "read_menu")),
         ("look.images", "LOOK_PART_TIMEOUT_S", ("bootc_fast._core", "measure_fd")),
         ("look.etc", "LOOK_PART_TIMEOUT_S", ("bootc_fast.composefs.etc", "read_merge_policy")),
         ("look", "LOOK_TIMEOUT_S", ("bootc_fast.flows.finalize_run", "check_staged_pieces")),
