@@ -230,7 +230,7 @@ async def _check_absent_entries(found: Diagnosis) -> None:
         if isinstance(recovered, str):
             found.findings.append(Finding("entry-missing", f"{detail}; {recovered}"))
             continue
-        _make_entry(found, digest, recovered)
+        await run_blocking(_make_entry, found, digest, recovered)
         found.findings.append(Finding("entry-missing", detail, "write one from its image and the running command line"))
         found.needs_menu = True
 
