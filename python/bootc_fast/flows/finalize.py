@@ -28,7 +28,14 @@ from bootc_fast.composefs.survey import read_survey
 from bootc_fast.errors import BootcFastError, FileSystemError, StepTimeoutError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.counting import BootTrial, decide_trial
-from bootc_fast.flows.finalize_run import LOOK_TIMEOUT_S, FinalizeOptions, FinalizeRun, Snapshot, take_snapshot
+from bootc_fast.flows.finalize_run import (
+    LOOK_TIMEOUT_S,
+    TIMEOUT_S,
+    FinalizeOptions,
+    FinalizeRun,
+    Snapshot,
+    take_snapshot,
+)
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.machine.booted import read_booted
 from bootc_fast.machine.host import open_host
@@ -66,7 +73,7 @@ async def finalize_staged(
     *,
     on_conflict: Strategy | ConflictChoice | None = None,
     dry_run: bool = False,
-    timeout_s: float = 240.0,
+    timeout_s: float = TIMEOUT_S,
     loader: Loader | None = None,
     verify_signatures: bool = True,
     verify: bool = True,
@@ -117,7 +124,7 @@ async def finalize_staged(
         raise TypeError("finalize_staged() takes options, or keywords in their place")
     options = options or named
     host = await run_blocking(open_host, root)
-    steps = Steps(on_event, flow="finalizing", timeout_s=options.timeout_s)
+    steps = Steps(on_event, flow="finalizing", timeout_s=options.timeout_s, usual_s=TIMEOUT_S)
     run = FinalizeRun(host, options, steps, FinalizeOutcome(Result.INTERRUPTED))
     try:
         with single_error(), steps.limit_all():

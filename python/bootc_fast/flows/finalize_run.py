@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bootc_fast.report.finalize import Recall
     from bootc_fast.types import EtcReport, FinalizeOutcome, Loader, Result, Strategy, VerityDigest
 
+TIMEOUT_S = 240.0
 LOOK_TIMEOUT_S = 120.0
 # Less than the whole look, so that the error names what hangs.
 LOOK_PART_TIMEOUT_S = 100.0
@@ -52,7 +53,7 @@ class FinalizeOptions:
 
     on_conflict: Strategy | ConflictChoice | None = None
     dry_run: bool = False
-    timeout_s: float = 240.0
+    timeout_s: float = TIMEOUT_S
     loader: Loader | None = None
     verify_signatures: bool = True
     verify: bool = True

@@ -17,19 +17,29 @@ if TYPE_CHECKING:
     from bootc_fast.events import EventSink
 
 
+_HINT = "give it more time with --timeout"
+PROMPT_S = 10.0
+"""A step of no more than that has nothing to wait for: with more time for the whole it gets none."""
+
+
 class Steps:
     """What has run, for how long, and what may still.
+
+    Who gives the whole more time than usual gives each step so much more: else ``--timeout`` would be no help where one
+    is slow.
 
     Args:
         on_event: Gets the events.
         flow: What the whole is called in errors, e.g. ``"finalizing"``.
         timeout_s: For the whole flow, in seconds.
+        usual_s: What it usually is; None: the steps' limits stay as they are.
     """
 
-    def __init__(self, on_event: EventSink, *, flow: str, timeout_s: float) -> None:
+    def __init__(self, on_event: EventSink, *, flow: str, timeout_s: float, usual_s: float | None = None) -> None:
         self.on_event = on_event
         self.flow = flow
         self.timeout_s = timeout_s
+        self._patience = max(1.0, timeout_s / usual_s) if usual_s else None
         self.seconds: dict[str, float] = {}
         self._interrupted: list[str] = []
 
@@ -49,7 +59,7 @@ class Steps:
                 f"{self.flow}: not done after {self.timeout_s:g} s{where}",
                 step=interrupted[0] if interrupted else "",
                 timeout_s=self.timeout_s,
-                hint="give it more time with --timeout",
+                hint=_HINT,
             )
 
     @contextmanager
@@ -62,7 +72,7 @@ class Steps:
         Args:
             name: For events and ``phase_s``.
             message: For people, e.g. ``"Reading boot entries"``.
-            timeout_s: For this step, in seconds.
+            timeout_s: For this step, in seconds, where the whole has its usual time.
 
         Raises:
             StepTimeoutError: The step took longer.
@@ -70,12 +80,18 @@ class Steps:
         """
         self.on_event(StepStarted(name, message))
         started = anyio.current_time()
+        grows = self._patience is not None and timeout_s > PROMPT_S
+        if self._patience is not None and grows:
+            timeout_s *= self._patience
         try:
             with anyio.move_on_after(timeout_s) as scope:
                 yield
             if scope.cancelled_caught:
                 raise StepTimeoutError(
-                    f"{self.flow}: step '{name}' took longer than {timeout_s:g} s", step=name, timeout_s=timeout_s
+                    f"{self.flow}: step '{name}' took longer than {timeout_s:g} s",
+                    step=name,
+                    timeout_s=timeout_s,
+                    hint=_HINT if grows else None,
                 )
         except BaseException as error:
             # Trio wraps the cancellations of a nursery's tasks in a group.
