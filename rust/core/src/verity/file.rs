@@ -29,7 +29,8 @@ pub fn default_threads() -> usize {
 
 /// Digest of a file from its current position to its end; the position afterwards is not specified.
 ///
-/// Anything but a large regular file is read to its end by this thread alone.
+/// Anything but a large regular file is read to its end by this thread alone. Of a regular file it is told how many
+/// bytes of how many are done, the end always.
 ///
 /// # Errors
 /// What reading returns; [`io::ErrorKind::UnexpectedEof`] for a large file that shrinks meanwhile;
@@ -47,7 +48,9 @@ pub fn digest_file(
     let start = file.stream_position()?;
     let size = metadata.len().saturating_sub(start);
     if size < MIN_PARALLEL_BYTES {
-        return digest_reader(params, file, cancel);
+        let digest = digest_reader(params, file, cancel)?;
+        cancel.progress(size, size);
+        return Ok(digest);
     }
     // One thread, too: where the end is known, no group of blocks is copied aside because it might be the last.
     digest_parallel(params, &Part { start, size }, file, threads.max(1), cancel)
