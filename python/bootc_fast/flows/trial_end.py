@@ -26,7 +26,7 @@ from bootc_fast.composefs.survey import SurveyPart, look_at_deployments
 from bootc_fast.errors import BootcFastError
 from bootc_fast.events import ignore_event
 from bootc_fast.flows.counting import make_count_context
-from bootc_fast.flows.fallback import keep_fallback
+from bootc_fast.flows.fallback import FallbackLook, keep_fallback, look_at_fallback
 from bootc_fast.flows.steps import Steps, single_error
 from bootc_fast.flows.trial_notes import is_boot_complete, note_boot
 from bootc_fast.machine.host import open_host
@@ -216,6 +216,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
     survey = await run_blocking(_look, host, warnings)
     outcome = BlessOutcome(survey.booted.digest, is_complete)
     given_up: dict[VerityDigest, int] | None = None
+    fallback: FallbackLook | None = None
     is_ended = True
     try:
         with single_error():
@@ -223,6 +224,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
                 with steps.run("look", "Looking at trials", timeout_s=LOOK_TIMEOUT_S):
                     view = await _view(survey, stack, read_only=True)
                     end = _plan(view, is_complete=is_complete)
+                    fallback = await run_blocking(look_at_fallback, host, view.context)
                     given_up = await run_blocking(_sort_out, host, view.given_up)
             if not end.is_nothing:
                 with steps.run("end", "Ending trials on the boot partition", timeout_s=COMMIT_TIMEOUT_S):
@@ -248,9 +250,9 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
             warnings += said
         except (BootcFastError, OSError) as error:
             warnings.append(f"noting how trials ended: {describe_error(error)}")
-    if is_complete and is_ended:
-        with steps.run("fallback", "Looking at the fallback entry", timeout_s=COMMIT_TIMEOUT_S):
-            warnings += await keep_fallback(host, survey)
+    if is_complete and is_ended and fallback is not None:
+        with steps.run("fallback", "Looking after the fallback entry", timeout_s=COMMIT_TIMEOUT_S):
+            warnings += await keep_fallback(host, survey, fallback)
     if outcome.is_blessed or outcome.is_restored:
         await run_blocking(send_trial_ended, host, outcome)
     return replace(outcome, warnings=tuple(warnings))
