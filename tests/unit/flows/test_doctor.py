@@ -216,6 +216,21 @@ def test_entries_and_user_cfg_are_made_anew_for_ukis_that_are_whole(
     assert lab.boot(case.host).digest == case.staged
 
 
+_ADMINS = b"# an admin's\nset color_normal=white/blue\n"
+
+
+def _mend_user_cfg(case: Case, capsys: pytest.CaptureFixture[str], damaged: bytes, kind: str) -> bytes:
+    """Have a user.cfg told as such a finding, and mended; return what is there then."""
+    path = case.host.boot_dir / "grub2/user.cfg"
+    path.write_bytes(damaged)
+    code, planned = _doctor(case, capsys)
+    assert code == 7
+    assert kind in [one["kind"] for one in planned["findings"]]  # type: ignore[attr-defined]
+    code, mended = _doctor(case, capsys, "--repair")
+    assert (mended["remaining"], code) == ([], 0), mended
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 @pytest.mark.parametrize("end", [b"", bytes(512)])
 def test_a_user_cfg_that_ends_within_a_menuentry_is_mended(
@@ -223,20 +238,12 @@ def test_a_user_cfg_that_ends_within_a_menuentry_is_mended(
 ) -> None:
     """As a cut of bootc's rollback leaves it: GRUB would read nothing from there on."""
     case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
-    path = case.host.boot_dir / "grub2/user.cfg"
-    whole = path.read_bytes()
+    whole = (case.host.boot_dir / "grub2/user.cfg").read_bytes()
     starts = [found.start() for found in re.finditer(rb"(?m)^menuentry ", whole)]
-    admins = b"# an admin's\nset color_normal=white/blue\n"
-    torn = admins + whole[: starts[kept] + 200]
+    torn = _ADMINS + whole[: starts[kept] + 200]
     assert torn.count(b"menuentry ") == kept + 1
-    path.write_bytes(torn + end)
-    code, planned = _doctor(case, capsys)
-    assert code == 7
-    assert "entry-torn" in [one["kind"] for one in planned["findings"]]  # type: ignore[attr-defined]
-    code, mended = _doctor(case, capsys, "--repair")
-    assert (mended["remaining"], code) == ([], 0), mended
-    text = path.read_bytes()
-    assert text.startswith(admins)
+    text = _mend_user_cfg(case, capsys, torn + end, "entry-torn")
+    assert text.startswith(_ADMINS)
     assert b"\0" not in text
     assert len(re.findall(rb"(?m)\{$", text)) == len(re.findall(rb"(?m)^\}$", text)) >= 1
     assert lab.boot(case.host).digest == case.staged
@@ -248,37 +255,24 @@ def test_a_user_cfg_of_which_a_sector_never_arrived_is_mended(
 ) -> None:
     """As a cut of bootc's sequence leaves it: to GRUB a line ends at a zero, and a block goes on behind it."""
     case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
-    path = case.host.boot_dir / "grub2/user.cfg"
-    whole = path.read_bytes()
-    admins = b"# an admin's\nset color_normal=white/blue\n"
-    path.write_bytes(whole[: sector * 512] + bytes(512) + whole[sector * 512 + 512 :] + admins)
-    code, planned = _doctor(case, capsys)
-    assert (code, "entry-torn" in [one["kind"] for one in planned["findings"]]) == (7, True)  # type: ignore[attr-defined]
-    code, mended = _doctor(case, capsys, "--repair")
-    assert (mended["remaining"], code) == ([], 0), mended
-    text = path.read_bytes()
+    whole = (case.host.boot_dir / "grub2/user.cfg").read_bytes()
+    damaged = whole[: sector * 512] + bytes(512) + whole[sector * 512 + 512 :] + _ADMINS
+    text = _mend_user_cfg(case, capsys, damaged, "entry-torn")
     # What is behind zeros may be half a line.
-    assert (b"\0" in text, admins.splitlines(keepends=True)[1] in text) == (False, True)
+    assert (b"\0" in text, _ADMINS.splitlines(keepends=True)[1] in text) == (False, True)
     assert lab.boot(case.host).digest in (case.booted, case.staged)
     assert "Next boot: cannot" not in run(capsys, "status", "--root", case.root)[1]
 
 
-@pytest.mark.parametrize("begin", [b"", b"\0" * 64 + b"\n", b"# an admin's\nset color_normal=white/blue\n"])
+@pytest.mark.parametrize("begin", [b"", b"\0" * 64 + b"\n", _ADMINS])
 def test_a_user_cfg_that_has_lost_its_beginning_is_mended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], begin: bytes
 ) -> None:
     """As a cut leaves it whose first sector never arrived: GRUB would look for the UKIs on its own partition."""
     case = _ready(tmp_path, capsys, Loader.GRUB, BootType.UKI)
-    path = case.host.boot_dir / "grub2/user.cfg"
-    whole = path.read_bytes()
+    whole = (case.host.boot_dir / "grub2/user.cfg").read_bytes()
     assert b"efiuuid.cfg" in whole
-    path.write_bytes(begin + whole[whole.index(b"menuentry ") :])
-    code, planned = _doctor(case, capsys)
-    assert code == 7
-    assert "user-cfg-header" in [one["kind"] for one in planned["findings"]]  # type: ignore[attr-defined]
-    code, mended = _doctor(case, capsys, "--repair")
-    assert (mended["remaining"], code) == ([], 0), mended
-    text = path.read_bytes()
+    text = _mend_user_cfg(case, capsys, begin + whole[whole.index(b"menuentry ") :], "user-cfg-header")
     assert 0 <= text.index(b"source ${config_directory}/efiuuid.cfg") < text.index(b"menuentry ")
     assert begin.strip(b"\0\n") in text
     assert lab.boot(case.host).digest == case.staged
