@@ -224,7 +224,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
                 with steps.run("look", "Looking at trials", timeout_s=LOOK_TIMEOUT_S):
                     view = await _view(survey, stack, read_only=True)
                     end = _plan(view, is_complete=is_complete)
-                    fallback = await run_blocking(look_at_fallback, host, view.context)
+                    fallback = await run_blocking(look_at_fallback, host, view.context) if is_complete else None
                     given_up = await run_blocking(_sort_out, host, view.given_up)
             if not end.is_nothing:
                 with steps.run("end", "Ending trials on the boot partition", timeout_s=COMMIT_TIMEOUT_S):
@@ -250,7 +250,7 @@ async def end_trials(host: Host, *, is_complete: bool, steps: Steps) -> BlessOut
             warnings += said
         except (BootcFastError, OSError) as error:
             warnings.append(f"noting how trials ended: {describe_error(error)}")
-    if is_complete and is_ended and fallback is not None:
+    if is_ended and fallback is not None:
         with steps.run("fallback", "Looking after the fallback entry", timeout_s=COMMIT_TIMEOUT_S):
             warnings += await keep_fallback(host, survey, fallback)
     if outcome.is_blessed or outcome.is_restored:
