@@ -35,8 +35,8 @@ lint: setup build ## All linters; warnings are errors
 test: setup build ## All checks and tests
 	tools/test
 
-test-machines: setup build ## The machine stories that CI has no time for: units, sandboxes, automounts
-	unshare --mount --propagation private $(BIN)/python -m pytest -m machines tests
+test-machines: setup build ## The machine stories that CI has no time for, as many at a time as there are processors; STORIES="tests/sdboot"
+	tools/test-machines $(STORIES)
 
 faults: setup build ## Every system call of finalize and rollback fails once, with every error; prints the outcomes
 	BOOTC_FAST_FAULTS=all $(BIN)/python -m pytest -s tests/faults

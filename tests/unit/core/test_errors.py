@@ -226,7 +226,8 @@ def test_a_closed_descriptor_is_named_by_its_place_not_by_a_number(function: str
 def test_a_file_that_shrinks_while_it_is_hashed_has_an_errno(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"")
-    os.truncate(path, 64 << 20)
+    # Long enough, also in memory, that it is not hashed before somebody first asks.
+    os.truncate(path, 1 << 30)
     with opened(path, os.O_RDWR) as fd:
         polls: list[None] = []
 

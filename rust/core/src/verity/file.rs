@@ -82,6 +82,8 @@ fn digest_parallel(
     let blocks = BlockHasher::new(params.clone());
     let mut hasher = VerityHasher::with_blocks(blocks.clone());
     let mut rest = *whole;
+    // One for all parts: a quick processor has done each before it is time to ask.
+    let mut ticker = Ticker::new(cancel);
     while rest.size > 0 {
         let share =
             rest.size.div_ceil(threads as u64).next_multiple_of(READ_BYTES as u64).min(MAX_PART_BYTES);
@@ -91,7 +93,7 @@ fn digest_parallel(
             parts.push(part);
             rest = after;
         }
-        let digests = hash_parts(&blocks, file, &parts, cancel)?;
+        let digests = hash_parts(&blocks, file, &parts, &mut ticker, cancel)?;
         for (part, digests) in parts.iter().zip(&digests) {
             hasher.push_data_digests(part.size, digests);
         }
@@ -105,6 +107,7 @@ fn hash_parts(
     blocks: &BlockHasher,
     file: &File,
     parts: &[Part],
+    ticker: &mut Ticker<'_>,
     cancel: &dyn Cancel,
 ) -> io::Result<Vec<Vec<u8>>> {
     let stop = AtomicBool::new(false);
@@ -120,7 +123,7 @@ fn hash_parts(
             });
         }
         drop(sender);
-        let results = collect_parts(blocks, file, parts, &receiver, cancel);
+        let results = collect_parts(blocks, file, parts, &receiver, ticker, cancel);
         stop.store(true, Ordering::Relaxed);
         results
     })?;
@@ -134,9 +137,9 @@ fn collect_parts(
     file: &File,
     parts: &[Part],
     receiver: &Receiver<io::Result<(usize, Vec<u8>)>>,
+    ticker: &mut Ticker<'_>,
     cancel: &dyn Cancel,
 ) -> io::Result<Vec<(usize, Vec<u8>)>> {
-    let mut ticker = Ticker::new(cancel);
     let mut results = Vec::with_capacity(parts.len());
     for own in parts.iter().take(1) {
         results.push((0, hash_part(blocks, file, *own, || ticker.tick().map(|()| true))?));
