@@ -38,8 +38,8 @@ test: setup build ## All checks and tests
 test-machines: setup build ## The machine stories that CI has no time for, as many at a time as there are processors; STORIES="tests/sdboot"
 	tools/test-machines $(STORIES)
 
-faults: setup build ## Every system call of finalize and rollback fails once, with every error; prints the outcomes
-	BOOTC_FAST_FAULTS=all $(BIN)/python -m pytest -s tests/faults
+faults: setup build ## Every system call of finalize and rollback fails once, errors in turn; FAULTS=all: with every error, hours
+	tools/faults $(FAULTS)
 
 soak: setup build ## 200 updates and rollbacks in one process, and a /etc of a million files: figures that must not grow
 	BOOTC_FAST_SOAK=200 $(BIN)/python -m pytest -s tests/soak

@@ -19,10 +19,12 @@ class Scratch:
     Attributes:
         path: The directory.
         plays_all: Not a sample (`make faults`).
+        every_error: Each call gets every error, and not one of them in turn.
     """
 
     path: Path
     plays_all: bool
+    every_error: bool
 
 
 @pytest.fixture
@@ -30,5 +32,7 @@ def scratch() -> Iterator[Scratch]:
     """A directory of its own for a test."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     path = Path(tempfile.mkdtemp(prefix="bootc-fast-faults.", dir=where))
-    yield Scratch(path, os.environ.get("BOOTC_FAST_FAULTS") == "all")
+    plays = os.environ.get("BOOTC_FAST_FAULTS", "")
+    assert plays in {"", "once", "all"}
+    yield Scratch(path, plays_all=plays != "", every_error=plays == "all")
     shutil.rmtree(path, ignore_errors=True)

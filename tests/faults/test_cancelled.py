@@ -1,6 +1,6 @@
 """finalize and rollback cancelled at each step that trio lets a task make: the old set whole, or the new one.
 
-Here at a few of them, other ones for every flow and loader; with ``BOOTC_FAST_FAULTS=all`` (`make faults`) at each.
+Here at a few of them, other ones for every flow and loader; with `make faults` at each.
 """
 
 from __future__ import annotations

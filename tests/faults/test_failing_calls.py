@@ -1,7 +1,8 @@
 """Every system call of finalize and rollback on a host's files fails once, or the program is killed before it.
 
 The calls are counted in an undisturbed run. Here a stride takes a sample, at other calls for every error; with
-``BOOTC_FAST_FAULTS=all`` (`make faults`) every call gets every error. What has to hold is `scene.py`'s to say.
+``BOOTC_FAST_FAULTS=once`` (`make faults`) every call fails once, the errors taking turns, with ``all`` it gets every
+error. What has to hold is `scene.py`'s to say.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ SAMPLE = 5
 """How many calls get an error where not all do."""
 
 
-def _numbers(calls: int, which: int, *, plays_all: bool) -> range:
-    """Which calls are disturbed, of about so many."""
-    stride = 1 if plays_all else max(1, calls // SAMPLE)
+def _numbers(calls: int, name: str, scratch: Scratch) -> range:
+    """Which calls are disturbed in this way, of about so many."""
+    which = [*ERRORS, "KILL"].index(name)
+    if scratch.plays_all:
+        in_turn = name in ERRORS and not scratch.every_error
+        return range(1 + which, calls + 3, len(ERRORS)) if in_turn else range(1, calls + 3)
+    stride = max(1, calls // SAMPLE)
     # Beyond the last, since calls of threads come in another number every time.
     return range(1 + which * stride // (len(ERRORS) + 1), calls + 3, stride)
 
@@ -40,9 +45,9 @@ def test_whatever_fails_or_kills_the_host_boots_whole_and_a_rerun_converges(
     with Runner(scratch.path) as runner:
         scene = Scene.build(runner, scratch.path, form, flow)
         faults = [(name, getattr(errno, name), CHANGES | READS) for name in ERRORS] + [("KILL", 0, CHANGES)]
-        for which, (name, number, kinds) in enumerate(faults):
+        for name, number, kinds in faults:
             calls = scene.calls if kinds & READS else scene.changes
-            for at in _numbers(calls, which, plays_all=scratch.plays_all):
+            for at in _numbers(calls, name, scratch):
                 ran, outcome, wrong = scene.disturb(at=at, error=number, kinds=kinds)
                 if not ran.call:
                     break

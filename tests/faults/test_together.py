@@ -1,6 +1,6 @@
 """finalize while another process rewrites /etc, and several runs at once.
 
-Here a few rounds; with ``BOOTC_FAST_FAULTS=all`` (`make faults`) a hundred.
+Here a few rounds; with `make faults` a hundred.
 """
 
 from __future__ import annotations

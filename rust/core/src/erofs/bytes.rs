@@ -17,6 +17,15 @@ pub struct Bytes<'a> {
 enum Whole<'a> {
     Memory(&'a [u8]),
     Pages(&'a Pages),
+    Read(Part<'a>),
+}
+
+/// A part that was read.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    data: &'a [u8],
+    start: u64,
+    image_len: u64,
 }
 
 impl Whole<'_> {
@@ -24,6 +33,7 @@ impl Whole<'_> {
         match self {
             Self::Memory(data) => data.len() as u64,
             Self::Pages(pages) => pages.len() as u64,
+            Self::Read(part) => part.image_len,
         }
     }
 }
@@ -65,15 +75,29 @@ impl<'a> Bytes<'a> {
         self.base
     }
 
+    /// The same part, read now: for who takes many fields out of a small one.
+    ///
+    /// # Errors
+    /// [`ErofsError::Unreadable`].
+    pub fn loaded(&self) -> Result<Self, ErofsError> {
+        let part = Part { data: self.read()?, start: self.base, image_len: self.image.len() };
+        Ok(Self { image: Whole::Read(part), ..*self })
+    }
+
     /// The bytes themselves.
     ///
     /// # Errors
     /// [`ErofsError::Unreadable`].
+    #[inline]
     pub fn read(&self) -> Result<&'a [u8], ErofsError> {
         let range = usize::try_from(self.base).ok().zip(usize::try_from(self.len).ok());
         let found = range.and_then(|(start, len)| match self.image {
             Whole::Memory(data) => data.get(start..start.checked_add(len)?).map(Ok),
             Whole::Pages(pages) => pages.get(start, len),
+            Whole::Read(part) => {
+                let at = start.checked_sub(usize::try_from(part.start).ok()?)?;
+                part.data.get(at..at.checked_add(len)?).map(Ok)
+            }
         });
         match found {
             Some(Ok(data)) => Ok(data),
@@ -93,6 +117,7 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// [`ErofsError::OutOfBounds`] naming `what`.
+    #[inline]
     pub fn part(&self, what: &'static str, offset: u64, len: u64) -> Result<Self, ErofsError> {
         let base = self.base.saturating_add(offset);
         match offset.checked_add(len) {
@@ -144,6 +169,7 @@ impl<'a> Bytes<'a> {
         self.array(what, offset).map(u64::from_le_bytes)
     }
 
+    #[inline]
     fn array<const N: usize>(&self, what: &'static str, offset: u64) -> Result<[u8; N], ErofsError> {
         let part = self.part(what, offset, N as u64)?;
         let data = part.read()?;

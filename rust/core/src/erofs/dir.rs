@@ -105,7 +105,7 @@ impl Image {
         let len = directory.data_bytes.saturating_sub(offset).min(block_bytes);
         match self.extent_at(directory, offset)? {
             Some(Extent::Data(data)) => {
-                let block = data.part("a directory block", 0, len)?;
+                let block = data.part("a directory block", 0, len)?.loaded()?;
                 DirBlock::new(block, directory.offset)
             }
             _ => Err(ErofsError::BadValue {

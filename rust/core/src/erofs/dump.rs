@@ -4,15 +4,17 @@
 //! that composefs added left out. Source: composefs-dump(5); the composefs crate's `dumpfile.rs`.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::Write;
 
 use super::dir::lossy;
 use super::error::ErofsError;
 use super::image::Image;
 use super::inode::{DataLayout, Inode, Nid};
 use super::layout::composefs;
-use super::view::{ViewXattr, metacopy_digest, redirect_digest, unescaped, value_of};
+use super::view::{metacopy_digest, redirect_digest, value_of};
 use super::walk::Walk;
+use super::xattr::XattrRef;
+use super::xattr_name::Name;
 use crate::cancel::{Cancel, Ticker};
 use crate::limits::MAX_DUMP_CONTENT_BYTES;
 use crate::tree::FileType;
@@ -65,7 +67,7 @@ struct Entry<'i> {
     image: &'i Image,
     walk: &'i Walk,
     inode: &'i Inode,
-    xattrs: Vec<ViewXattr<'i>>,
+    xattrs: Vec<XattrRef<'i>>,
 }
 
 impl Entry<'_> {
@@ -87,7 +89,7 @@ impl Entry<'_> {
             }
             first_names.insert(inode.nid, path.to_vec());
         }
-        self.write_numbers(line, is_escaped)?;
+        self.write_numbers(line, is_escaped);
         if is_escaped {
             line.extend_from_slice(b"- - -");
         } else {
@@ -98,7 +100,7 @@ impl Entry<'_> {
         Ok(())
     }
 
-    fn write_numbers(&self, line: &mut Vec<u8>, is_escaped: bool) -> io::Result<()> {
+    fn write_numbers(&self, line: &mut Vec<u8>, is_escaped: bool) {
         let stat = &self.inode.stat;
         let (mode, size) = if is_escaped {
             (stat.mode & !TYPE_MASK | TYPE_CHAR_DEVICE, 0)
@@ -106,8 +108,22 @@ impl Entry<'_> {
             (stat.mode, stat.size_bytes)
         };
         let (nlink, uid, gid, rdev) = (stat.nlink, stat.uid, stat.gid, stat.rdev);
-        let (secs, nanos) = (stat.mtime.secs, stat.mtime.nanos);
-        write!(line, " {size} {mode:o} {nlink} {uid} {gid} {rdev} {secs}.{nanos} ")
+        line.push(b' ');
+        push_number::<10>(line, size);
+        line.push(b' ');
+        push_number::<8>(line, mode.into());
+        for number in [nlink.into(), uid.into(), gid.into(), rdev] {
+            line.push(b' ');
+            push_number::<10>(line, number);
+        }
+        line.push(b' ');
+        if stat.mtime.secs < 0 {
+            line.push(b'-');
+        }
+        push_number::<10>(line, stat.mtime.secs.unsigned_abs());
+        line.push(b'.');
+        push_number::<10>(line, stat.mtime.nanos.into());
+        line.push(b' ');
     }
 
     /// Target or object path, inline content, digest.
@@ -154,20 +170,16 @@ impl Entry<'_> {
     }
 
     fn write_xattrs(&self, line: &mut Vec<u8>) {
-        let mut shown: Vec<(Vec<u8>, &[u8])> = Vec::new();
-        for (name, value) in &self.xattrs {
-            if ADDED.contains(&name.as_slice()) {
-                continue;
-            }
-            if let Some(name) = unescaped(name) {
-                shown.push((name, value));
-            }
-        }
+        let is_added = |name: Name<'_>| ADDED.iter().any(|added| name.is(added));
+        let shown = self.xattrs.iter().filter_map(|xattr| Some((xattr, xattr.name.unescaped()?)));
+        let mut shown: Vec<(Name<'_>, &[u8])> = shown
+            .filter_map(|(xattr, name)| (!is_added(xattr.name)).then_some((name, xattr.value)))
+            .collect();
         // Unescaping can change the order.
         shown.sort_unstable();
         for (name, value) in shown {
             line.push(b' ');
-            push_escaped(line, &name, true);
+            name.parts().for_each(|part| push_escaped(line, part, true));
             line.push(b'=');
             push_escaped(line, value, true);
         }
@@ -193,19 +205,44 @@ fn push_field(line: &mut Vec<u8>, field: &[u8]) {
     }
 }
 
+/// Seven of them a line: what formats anything takes a fifth of a dump.
+fn push_number<const BASE: u8>(line: &mut Vec<u8>, number: u64) {
+    // 2^64 has 20 decimal, 22 octal digits.
+    let mut digits = [b'0'; 22];
+    let mut rest = number;
+    let mut len = 0usize;
+    for digit in digits.iter_mut().rev() {
+        let (more, last) = (rest.checked_div(BASE.into()), rest.checked_rem(BASE.into()));
+        *digit = b'0'.saturating_add(last.and_then(|last| u8::try_from(last).ok()).unwrap_or(0));
+        len = len.saturating_add(1);
+        rest = more.unwrap_or(0);
+        if rest == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(digits.get(digits.len().saturating_sub(len)..).unwrap_or_default());
+}
+
 fn push_escaped(line: &mut Vec<u8>, bytes: &[u8], escape_equals: bool) {
     const HEX: [u8; 16] = *b"0123456789abcdef";
-    for byte in bytes.iter().copied() {
+    let is_plain =
+        |byte: u8| matches!(byte, b'!'..=b'~') && byte != b'\\' && (byte != b'=' || !escape_equals);
+    let mut rest = bytes;
+    loop {
+        let plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+        let (plain, special) = rest.split_at_checked(plain).unwrap_or((rest, b""));
+        line.extend_from_slice(plain);
+        let Some((byte, after)) = special.split_first() else { return };
         match byte {
             b'\\' => line.extend_from_slice(b"\\\\"),
             b'\n' => line.extend_from_slice(b"\\n"),
             b'\r' => line.extend_from_slice(b"\\r"),
             b'\t' => line.extend_from_slice(b"\\t"),
-            b'!'..=b'~' if byte != b'=' || !escape_equals => line.push(byte),
             _ => {
                 let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or_default();
                 line.extend_from_slice(&[b'\\', b'x', digit(byte >> 4), digit(byte & 15)]);
             }
         }
+        rest = after;
     }
 }

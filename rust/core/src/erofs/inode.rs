@@ -67,7 +67,7 @@ impl Inode {
     /// [`ErofsError`] where it is outside the image or a field has no meaning.
     pub(super) fn read(image: &Bytes<'_>, sb: &Superblock, nid: Nid) -> Result<Self, ErofsError> {
         let offset = sb.meta_offset.saturating_add(nid.0.saturating_mul(SLOT_BYTES));
-        let compact = image.part("an inode", offset, field::COMPACT_BYTES)?;
+        let compact = image.part("an inode", offset, field::COMPACT_BYTES)?.loaded()?;
         let format = compact.u16("inode format", field::FORMAT)?;
         if format & !field::FORMAT_KNOWN != 0 {
             return Err(ErofsError::Unsupported { feature: "inode format bits", value: format.into() });
@@ -80,7 +80,8 @@ impl Inode {
         let (stat, header_bytes) = if format & field::FORMAT_EXTENDED == 0 {
             (compact_stat(&compact, sb)?, field::COMPACT_BYTES)
         } else {
-            (extended_stat(&image.part("an inode", offset, field::EXTENDED_BYTES)?)?, field::EXTENDED_BYTES)
+            let extended = image.part("an inode", offset, field::EXTENDED_BYTES)?.loaded()?;
+            (extended_stat(&extended)?, field::EXTENDED_BYTES)
         };
         let data_bytes = stat.size_bytes;
         if i64::try_from(data_bytes).is_err() {

@@ -17,6 +17,7 @@ mod view;
 mod walk;
 mod write;
 mod xattr;
+mod xattr_name;
 
 pub use bytes::Bytes;
 pub use data::Extent;

@@ -9,6 +9,7 @@ use super::error::ErofsError;
 use super::image::Image;
 use super::inode::Inode;
 use super::layout::{composefs, metacopy};
+use super::xattr::XattrRef as Stored;
 use crate::limits::{MAX_INODE_XATTR_BYTES, MAX_SYMLINK_BYTES};
 use crate::tree::FileType;
 use crate::verity::{Algorithm, Digest};
@@ -73,9 +74,10 @@ impl Image {
             _ => ViewContent::None,
         };
         if !is_composefs {
-            return Ok(View { xattrs: stored, content });
+            let xattrs = stored.into_iter().map(|xattr| (xattr.name.to_vec(), xattr.value)).collect();
+            return Ok(View { xattrs, content });
         }
-        let shown = |(name, value): ViewXattr<'i>| unescaped(&name).map(|name| (name, value));
+        let shown = |xattr: Stored<'i>| xattr.name.unescaped().map(|name| (name.to_vec(), xattr.value));
         let mut xattrs: Vec<ViewXattr<'_>> = stored.into_iter().filter_map(shown).collect();
         // Unescaping can change the order.
         xattrs.sort_unstable();
@@ -83,26 +85,24 @@ impl Image {
     }
 
     /// The attributes as stored, by name, each once; with `all` also those that the kernel does not show.
-    pub(super) fn stored_xattrs(&self, inode: &Inode, all: bool) -> Result<Vec<ViewXattr<'_>>, ErofsError> {
-        let mut xattrs: Vec<ViewXattr<'_>> = Vec::new();
+    pub(super) fn stored_xattrs(&self, inode: &Inode, all: bool) -> Result<Vec<Stored<'_>>, ErofsError> {
+        let mut xattrs: Vec<Stored<'_>> = Vec::new();
         let mut total = 0usize;
         for xattr in self.xattrs(inode)? {
             let xattr = xattr?;
             if !all && !xattr.is_shown() {
                 continue;
             }
-            let mut name = Vec::new();
-            xattr.push_name(&mut name);
-            total = total.saturating_add(name.len()).saturating_add(xattr.value.len());
+            total = total.saturating_add(xattr.name.len()).saturating_add(xattr.value.len());
             if total > MAX_INODE_XATTR_BYTES {
                 let (limit, found) = (MAX_INODE_XATTR_BYTES as u64, total as u64);
                 return Err(ErofsError::Limit { name: "MAX_INODE_XATTR_BYTES", limit, found });
             }
-            xattrs.push((name, xattr.value));
+            xattrs.push(xattr);
         }
         // Stable: of two with one name the first stays, which is what `getxattr` finds.
-        xattrs.sort_by(|left, right| left.0.cmp(&right.0));
-        xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
+        xattrs.sort_by_key(|xattr| xattr.name);
+        xattrs.dedup_by_key(|xattr| xattr.name);
         Ok(xattrs)
     }
 
@@ -120,22 +120,13 @@ impl Image {
     }
 }
 
-/// The name that the overlay shows; `None` for its own (`ovl_listxattr`): escaped ones lose one `overlay.`.
-pub(super) fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
-    match name.strip_prefix(composefs::OVERLAY_ESCAPED_PREFIX) {
-        Some(rest) => Some([composefs::OVERLAY_PREFIX, rest].concat()),
-        None if name.starts_with(composefs::OVERLAY_PREFIX) => None,
-        None => Some(name.to_vec()),
-    }
-}
-
-pub(super) fn value_of<'i>(xattrs: &[ViewXattr<'i>], name: &[u8]) -> Option<&'i [u8]> {
-    let index = xattrs.binary_search_by(|xattr| xattr.0.as_slice().cmp(name)).ok()?;
-    xattrs.get(index).map(|xattr| xattr.1)
+/// The value of an attribute; of these there are a few.
+pub(super) fn value_of<'i>(xattrs: &[Stored<'i>], name: &[u8]) -> Option<&'i [u8]> {
+    xattrs.iter().find(|xattr| xattr.name.is(name)).map(|xattr| xattr.value)
 }
 
 /// A file's content: without `metacopy` its own bytes, else the object that `redirect` names.
-fn object(xattrs: &[ViewXattr<'_>], path: &[u8]) -> Result<ViewContent<'static>, ErofsError> {
+fn object(xattrs: &[Stored<'_>], path: &[u8]) -> Result<ViewContent<'static>, ErofsError> {
     let Some(value) = value_of(xattrs, composefs::METACOPY) else {
         return Ok(ViewContent::InImage);
     };

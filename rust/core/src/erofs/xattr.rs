@@ -5,27 +5,19 @@ use super::error::ErofsError;
 use super::image::Image;
 use super::inode::Inode;
 use super::layout::xattr as field;
+use super::xattr_name::Name;
 use crate::limits::MAX_NAME_BYTES;
 
-/// An attribute as stored: its name is the concatenation of three parts.
+/// An attribute as stored.
 #[derive(Debug, Clone, Copy)]
 pub struct XattrRef<'i> {
     index: u8,
-    prefix: &'static [u8],
-    infix: &'i [u8],
-    suffix: &'i [u8],
+    pub(super) name: Name<'i>,
     /// The value.
     pub value: &'i [u8],
 }
 
 impl XattrRef<'_> {
-    /// Appends the whole name.
-    pub fn push_name(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix);
-        out.extend_from_slice(self.infix);
-        out.extend_from_slice(self.suffix);
-    }
-
     /// Whether the kernel shows it: it has no handler for names without a prefix, nor for `lustre.`.
     #[must_use]
     pub fn is_shown(&self) -> bool {
@@ -106,6 +98,7 @@ impl Image {
         if area.is_empty() {
             return Ok(Xattrs { image: self, own: area, shared: area, is_broken: false });
         }
+        let area = area.loaded()?;
         let count = u64::from(area.u8("the xattr header", field::SHARED_COUNT)?);
         let shared_bytes = count.saturating_mul(field::WORD_BYTES);
         let own_start = field::HEADER_BYTES.saturating_add(shared_bytes);
@@ -131,7 +124,8 @@ impl Image {
             offset: bytes.base(),
             found: index.into(),
         })?;
-        let len = prefix.len().saturating_add(infix.len()).saturating_add(suffix.len());
+        let name = Name::new(prefix, infix, suffix);
+        let len = name.len();
         if len == 0 || len > MAX_NAME_BYTES || suffix.contains(&0) || infix.contains(&0) {
             let what = "the name of an xattr (1 to 255 bytes without NUL); its length";
             return Err(ErofsError::BadValue { what, offset: bytes.base(), found: len as u64 });
@@ -139,7 +133,7 @@ impl Image {
         let end = value_start.saturating_add(value_len);
         let aligned = end.checked_next_multiple_of(field::WORD_BYTES).unwrap_or(u64::MAX);
         let base_index = self.base_index(index);
-        Ok((XattrRef { index: base_index, prefix, infix, suffix, value }, aligned))
+        Ok((XattrRef { index: base_index, name, value }, aligned))
     }
 
     fn xattr_prefix(&self, index: u8) -> Option<(&'static [u8], &[u8])> {
