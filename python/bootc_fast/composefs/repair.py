@@ -90,7 +90,7 @@ def repair_volumes(
         repair: What is to be done.
         read_menu: Reads the menu, again after the boot files are there.
         set_variable: As for ``publish_menu``.
-        progress: Told before every boot file how many bytes of how many are written.
+        progress: Told after every boot file how many bytes of how many are written.
 
     Returns:
         What was left as it was, and why.
@@ -102,9 +102,6 @@ def repair_volumes(
     warnings: tuple[str, ...] = ()
     done, total = 0, sum(len(data) for _, data in repair.files)
     for path, data in repair.files:
-        if progress:
-            progress(done, total)
-        done += len(data)
         try:
             write_boot_file(boot, path, data)
         except BootEntryError as error:
@@ -112,6 +109,9 @@ def repair_volumes(
             warnings = (*warnings, f"{escape_bytes(path)} is not written: {error}")
         except OSError as error:
             raise FileSystemError(f"writing {escape_bytes(path)}: {reason_of(error)}") from error
+        done += len(data)
+        if progress:
+            progress(done, total)
     warnings = (*warnings, *(remove_outdated(boot) if repair.removes_sets else ()))
     if repair.writes_menu:
         warnings = (*warnings, *_write_menu(boot, esp, repair, read_menu(), set_variable))

@@ -224,6 +224,24 @@ async def test_a_rollback_counts_the_bytes_of_what_it_boots(staged: tuple[lab.La
     assert _progress(events, "etc.plan")[-1] == StepProgress("etc.plan", ETC_FILES, ETC_FILES)
 
 
+async def test_a_repair_counts_the_bytes_of_the_kernels_that_it_puts_back(staged: tuple[lab.LabHost, str]) -> None:
+    host, _ = staged
+    await bootc_fast.finalize_staged(host.root)
+    area, _prefix = host.kernel_area()
+    kernels = sorted(area.glob("*/vmlinuz"))
+    for kernel in kernels:
+        shutil.rmtree(kernel.parent)
+    events: list[Event] = []
+    outcome = await bootc_fast.doctor(host.root, repair=True, on_event=events.append)
+    assert not outcome.remaining
+    assert sorted(area.glob("*/vmlinuz")) == kernels
+    told = _progress(events, "repair")
+    size = (INITRD_BYTES + len(b"kernel")) * len(kernels)
+    assert {(one.unit, one.total) for one in told} == {("bytes", size)}
+    assert told[-1].done == size
+    assert len(told) > 1
+
+
 @pytest.mark.parametrize("side", ["image", "directory"])
 async def test_a_comparison_of_etc_counts_files_that_must_be_read_or_entries(
     tmp_path: Path, staged: tuple[lab.LabHost, str], side: str
