@@ -122,6 +122,7 @@ class Deployment:
         mtime_s: Of the state directory, seconds since 1970.
         has_etc: Its ``etc`` is a directory; without it the initramfs stops.
         unread: Why image or state could not be looked at; they count as there then. None where they could.
+        origin_unread: Why the origin could not be read, where that is the disk's doing and not the file's.
     """
 
     digest: VerityDigest
@@ -131,6 +132,7 @@ class Deployment:
     mtime_s: float = 0.0
     has_etc: bool = True
     unread: str | None = None
+    origin_unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

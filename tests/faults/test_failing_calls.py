@@ -57,3 +57,24 @@ def test_whatever_fails_or_kills_the_host_boots_whole_and_a_rerun_converges(
         print(f"{scene.name} | {name} | {outcome} | {count}")  # noqa: T201 `make faults` shows it
     assert {name for name, _outcome in table} == {name for name, _number, _kinds in faults}
     assert not problems, "\n".join(problems[:20])
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("form", FORMS)
+def test_what_cannot_be_opened_is_called_unreadable_and_never_missing(scratch: Scratch, form: str) -> None:
+    """Each file and directory once, at its first opening: a sample by strides meets few of them."""
+    problems: list[str] = []
+    with Runner(scratch.path) as runner:
+        scene = Scene.build(runner, scratch.path, form, "rollback")
+        first: dict[str, int] = {}
+        for line in scene.log.splitlines():
+            number, call, path = line.split(" ", 2)
+            if call.startswith("openat"):
+                first.setdefault(path, int(number))
+        assert len(first) > 20
+        for path, at in first.items():
+            scene.fresh()
+            ran = runner.run(scene.root, ARGV["rollback"], at=at, error=errno.EIO)
+            _outcome, wrong = scene.judge(ran, errno.EIO)
+            problems += [f"{at}, {ran.call} {path}: {one}" for one in wrong]
+    assert not problems, "\n".join(problems)

@@ -11,7 +11,7 @@ from bootc_fast.boot.entries.choose import choose_entry, find_boots_instead, fin
 from bootc_fast.boot.entries.keep import read_keep_policy
 from bootc_fast.boot.entries.menu import read_menu
 from bootc_fast.composefs.boot_snapshot import hash_files, read_boot_uki, read_through_disk
-from bootc_fast.errors import BootcFastError, BootEntryError, EspError, FileSystemError, VerityMismatchError
+from bootc_fast.errors import BootcFastError, BootEntryError, FileSystemError, VerityMismatchError
 from bootc_fast.machine.native import run_blocking, run_native
 from bootc_fast.text import describe_error, escape_bytes, shorten_digest
 
@@ -130,10 +130,8 @@ async def check_boot_files(
         look.menu.odd.refuse_unread(what)
         raise BootEntryError(f"{what}: there is none in {look.area.description}", hint=hint)
     if entry.missing:
+        look.menu.odd.refuse_unopened(entry, what)
         names = ", ".join(map(escape_bytes, entry.missing))
-        if entry.uki is not None and (error := look.area.esp_error) is not None:
-            # Nothing is known of a file on a partition that could not be opened.
-            raise EspError(f"{what}: it names {names}: {error}", hint=error.hint) from error.__cause__
         recover = "" if entry.uki is not None else "; `bootc-fast doctor --repair` takes a kernel out of its image"
         raise BootEntryError(f"{what}: it names {names}, which is missing or empty", hint=f"{hint}{recover}")
     digests: dict[tuple[bytes, ...], str] = {}

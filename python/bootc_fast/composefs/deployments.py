@@ -195,10 +195,14 @@ def read_origin(host: Host, digest: VerityDigest) -> Origin:
 def _read_deployment(host: Host, digest: VerityDigest) -> Deployment:
     problems: list[str] = []
     origin: Origin | None = None
+    origin_unread: str | None = None
     try:
         origin = read_origin(host, digest)
-    except (InvalidStateError, FileSystemError) as error:
+    except InvalidStateError as error:
         problems.append(str(error))
+    except FileSystemError as error:
+        origin_unread = str(error)
+        problems.append(origin_unread)
     # What cannot be looked at is not missing: a deployment must not lose its place in the menu for it.
     has_image, has_etc, mtime_s, unread = True, True, 0.0, ""
     try:
@@ -214,7 +218,16 @@ def _read_deployment(host: Host, digest: VerityDigest) -> Deployment:
         problems.append(unread)
     if not has_image:
         problems.append(f"there is no image {host.image_file(digest)}")
-    return Deployment(digest, origin, has_image, tuple(problems), mtime_s, has_etc=has_etc, unread=unread or None)
+    return Deployment(
+        digest,
+        origin,
+        has_image,
+        tuple(problems),
+        mtime_s,
+        has_etc=has_etc,
+        unread=unread or None,
+        origin_unread=origin_unread,
+    )
 
 
 def list_deployments(host: Host) -> list[Deployment]:

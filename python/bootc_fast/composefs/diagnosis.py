@@ -268,7 +268,7 @@ def _kernel_prefix(found: Diagnosis) -> bytes:
     area, host = found.look.area, found.survey.host
     if record_of(area.loader).is_on_esp:
         return b"/EFI/Linux"
-    root = host.find_status(host.sysroot)
+    root = host.look_at(host.sysroot)
     return b"/boot" if root is not None and root.st_dev == os.fstat(area.boot_fd).st_dev else b""
 
 

@@ -185,9 +185,11 @@ class ComposefsBackend:
         self.warnings += judge_kernel_verity(survey, target, [image])
         deployment = survey.find_deployment(target)
         if deployment is None or deployment.origin is None:
+            doing = f"rolling back to {shorten_digest(target)}"
+            if deployment is not None and deployment.origin_unread is not None:
+                raise FileSystemError(f"{doing}: {deployment.origin_unread}", hint=_DAMAGED_HINT)
             reasons = [one for one in (deployment.problems if deployment else ()) if ".origin" in one]
-            what = "; ".join(reasons) or "its origin is missing"
-            raise InvalidStateError(f"rolling back to {shorten_digest(target)}: {what}", hint=_DAMAGED_HINT)
+            raise InvalidStateError(f"{doing}: {'; '.join(reasons) or 'its origin is missing'}", hint=_DAMAGED_HINT)
 
     async def list_missing_changes(self, on_event: EventSink) -> tuple[EtcDiffEntry, ...] | None:
         """Compare the running /etc with the target's state."""

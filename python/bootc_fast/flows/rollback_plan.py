@@ -132,8 +132,10 @@ def _check_target(survey: Survey, menu: BootMenu, target: VerityDigest, *, verif
     if state.unread is not None:
         raise FileSystemError(f"rolling back to {shorten_digest(target)}: {state.unread}", hint=OTHER_HINT)
     if entry.missing and verify:
+        what = f"rolling back to {shorten_digest(target)}"
+        menu.odd.refuse_unopened(entry, what)
         names = ", ".join(map(escape_bytes, entry.missing))
-        message = f"rolling back to {shorten_digest(target)}: its boot entry names {names}, which is missing or empty"
+        message = f"{what}: its boot entry names {names}, which is missing or empty"
         raise BootEntryError(message, hint=f"{OTHER_HINT}; --no-verify takes it all the same")
 
 

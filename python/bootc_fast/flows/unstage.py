@@ -172,10 +172,7 @@ def _plan(survey: Survey, look: BootSnapshot, steps: Steps, *, keep_files: bool)
         InvalidStateError, BootEntryError, FileSystemError: It must not.
     """
     host, menu, marker = survey.host, look.menu, survey.marker
-    try:
-        has_marker = host.find_status(host.staged_marker, follow=False) is not None
-    except OSError as error:
-        raise FileSystemError(f"looking at {host.staged_marker}: {reason_of(error)}") from error
+    has_marker = host.look_at(host.staged_marker, follow=False) is not None
     refuse_unstaging(menu, marker.digest if marker is not None else None)
     digests = [*([marker.digest] if marker is not None else []), *read_unstaging(host)]
     run = _Run(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootc_fast.boot.loaders.entry import MenuEntry
+    from bootc_fast.errors import BootcFastError
     from bootc_fast.lab.layout import LabHost
 
 
@@ -52,6 +53,7 @@ class _Area:
     esp_fd: int | None
     loader_fd: int | None = None
     other_fd: int | None = None
+    esp_error: BootcFastError | None = None
 
 
 def read_boot_menu(host: LabHost) -> BootMenu:

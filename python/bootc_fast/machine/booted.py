@@ -10,7 +10,7 @@ import stat
 from bootc_fast.errors import FileSystemError, InvalidStateError, NotBootcHostError
 from bootc_fast.machine.cmdline import parse_composefs_arguments, parse_digest
 from bootc_fast.machine.mountinfo import MountInfo, find_mount, parse_mountinfo
-from bootc_fast.text import escape_bytes, reason_of, shorten_digest
+from bootc_fast.text import escape, escape_bytes, reason_of, shorten_digest
 from bootc_fast.types import Booted, VerityDigest
 
 # Not from typing: importing that takes a tenth of the whole start-up.
@@ -63,15 +63,19 @@ def has_image_file(host: Host, digest: VerityDigest) -> bool:
 
 
 def _has_state(host: Host, digest: VerityDigest) -> bool:
-    found = host.find_status(host.state_dir(digest))
+    found = host.look_at(host.state_dir(digest))
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _booted_by_cmdline(host: Host, arguments: tuple[ComposefsArgument, ...]) -> Booted:
     # Only of several composefs.digest= is one chosen by what is there; a lone argument says what runs.
-    present = [
-        one for one in arguments if not one.is_versioned or len(arguments) == 1 or has_image_file(host, one.digest)
-    ]
+    try:
+        present = [
+            one for one in arguments if not one.is_versioned or len(arguments) == 1 or has_image_file(host, one.digest)
+        ]
+    except OSError as error:
+        what = f"looking at {escape(error.filename or str(host.images))}"
+        raise FileSystemError(f"finding the booted deployment: {what}: {reason_of(error)}") from error
     if not present:
         names = ", ".join(shorten_digest(one.digest) for one in arguments)
         message = f"finding the booted deployment: the command line names {names}, and none has an image here"
@@ -119,7 +123,7 @@ def read_booted(host: Host) -> Booted:
     arguments = _read_arguments(host)
     if arguments:
         return _booted_by_cmdline(host, arguments)
-    if host.find_status(host.ostree_booted) is not None:
+    if host.look_at(host.ostree_booted) is not None:
         raise NotBootcHostError("finding the booted deployment: this is an ostree host, not a composefs one")
     raise NotBootcHostError(
         "finding the booted deployment: this is not a host that bootc installed with composefs",
@@ -177,11 +181,12 @@ def is_ostree_host(host: Host) -> bool:
 
     Raises:
         InvalidStateError: The mount at / or the command line name composefs, but no digest.
+        FileSystemError: It cannot be told.
 
     Source:
         Spec host.md, "Which deployment is booted"; ostree-prepare-root, ``/run/ostree-booted``.
     """
-    if host.find_status(host.ostree_booted) is None or host.find_status(host.sysroot / "ostree/repo") is None:
+    if host.look_at(host.ostree_booted) is None or host.look_at(host.sysroot / "ostree/repo") is None:
         return False
     try:
         read_booted(host)

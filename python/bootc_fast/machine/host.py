@@ -269,6 +269,17 @@ class Host:
         finally:
             os.close(fd)
 
+    def look_at(self, path: Path, *, follow: bool = True) -> os.stat_result | None:
+        """Return what `find_status` does, for who can do nothing about an error.
+
+        Raises:
+            FileSystemError: It cannot be told.
+        """
+        try:
+            return self.find_status(path, follow=follow)
+        except OSError as error:
+            raise FileSystemError(f"looking at {path}: {reason_of(error)}") from error
+
     def make_directory(self, path: Path, mode: int = 0o755) -> None:
         """Make a directory and the missing ones above it; each is flushed with its parent's next ``fsync``."""
         for step in [*reversed(path.relative_to(self.root).parents), path.relative_to(self.root)][1:]:

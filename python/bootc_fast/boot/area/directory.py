@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from bootc_fast.boot.area.fat_look import FatLook
+    from bootc_fast.errors import BootcFastError
     from bootc_fast.types import Loader
 
 
@@ -45,6 +46,10 @@ class Area(Protocol):
     @property
     def other_fd(self) -> int | None:
         """A second partition whose entries the loader shows, and that is not written; None where there is none."""
+
+    @property
+    def esp_error(self) -> BootcFastError | None:
+        """Why there is no ESP where there is none."""
 
 
 class FileKind(enum.Enum):

@@ -24,9 +24,9 @@ from bootc_fast.boot.loaders.oddities import find_oddities, find_unknown_keys
 from bootc_fast.boot.loaders.order import sort_entries
 from bootc_fast.boot.loaders.override import DefaultChoice, LoaderOverride, LoaderVariables, Outside, find_default
 from bootc_fast.boot.loaders.table import record_of
-from bootc_fast.errors import BootEntryError, FileSystemError
+from bootc_fast.errors import BootEntryError, EspError, FileSystemError
 from bootc_fast.records import dataclass, replace
-from bootc_fast.text import reason_of
+from bootc_fast.text import escape_bytes, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bootc_fast.boot.loaders.entry import MenuEntry
     from bootc_fast.boot.loaders.record import LoaderRecord, LoaderRule
     from bootc_fast.boot.loaders.user_cfg import Chunk
+    from bootc_fast.errors import BootcFastError
     from bootc_fast.types import Loader, VerityDigest
 
 
@@ -109,6 +110,7 @@ class OddMenu:
         failure: The number of the system call's error, for the first of them where it is one of the disk or of
             permission; None where what is there is too long, or no file.
         unread_paths: Those files; they count as there.
+        esp_error: Why the ESP, on which UKIs are, could not be opened; they count as missing.
     """
 
     warnings: tuple[str, ...] = ()
@@ -121,6 +123,17 @@ class OddMenu:
     unread: tuple[str, ...] = ()
     failure: int | None = None
     unread_paths: frozenset[bytes] = frozenset()
+    esp_error: BootcFastError | None = None
+
+    def refuse_unopened(self, entry: MenuEntry, what: str) -> None:
+        """Say that nothing is known of an entry's UKI, where it would else be said that it is not there.
+
+        Raises:
+            EspError: The partition that it is on could not be opened; what was being done is `what`.
+        """
+        if entry.missing and entry.uki is not None and (error := self.esp_error) is not None:
+            names = ", ".join(map(escape_bytes, entry.missing))
+            raise EspError(f"{what}: it names {names}: {error}", hint=error.hint) from error.__cause__
 
     def refuse_unread(self, what: str) -> None:
         """Say that not all could be looked at, where it would else be said that something is not there.
@@ -376,4 +389,4 @@ def read_menu(area: Area, *, known: Collection[VerityDigest], variables: LoaderV
             raise FileSystemError(message, hint=hint_for_damage(device)) from error
         raise FileSystemError(f"reading the boot entries: {reason_of(error)}", hint=hint_for(error)) from error
     told = tuple(f"{text}: the firmware takes it for empty; {hint_for_damage(device)}" for text, device in damage)
-    return replace(menu, odd=replace(menu.odd, warnings=(*told, *menu.odd.warnings))) if told else menu
+    return replace(menu, odd=replace(menu.odd, warnings=(*told, *menu.odd.warnings), esp_error=area.esp_error))

@@ -90,6 +90,7 @@ def _check_default(digest: VerityDigest, entry: MenuEntry | None, menu: BootMenu
     if not (entry.paths or entry.unknown):
         raise BootEntryError(f"the boot entry {entry.label} names nothing to boot")
     if entry.missing and verify:
+        menu.odd.refuse_unopened(entry, f"looking at the boot entry {entry.label}")
         names = ", ".join(map(escape_bytes, entry.missing))
         raise BootEntryError(f"the boot entry {entry.label} names what is missing or empty: {names}")
     if menu.odd.unread_paths.intersection(entry.paths):

@@ -37,6 +37,7 @@ class _Area:
     esp_fd: int | None
     loader_fd: int | None = None
     other_fd: int | None = None
+    esp_error: None = None
 
 
 @contextmanager
