@@ -1,10 +1,11 @@
-//! Digests of files: large ones by several threads, each over a part of its own.
+//! Digests of files: large ones by several threads, each taking the next part that nobody has.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -14,11 +15,13 @@ use crate::cancel::{Cancel, Cancelled, Ticker};
 
 /// Smallest file worth threads: below it they cost more than the millisecond or two that they could save.
 const MIN_PARALLEL_BYTES: u64 = 4 << 20;
-/// Most that one thread hashes before the parts are joined: its digests then take 512 KiB with SHA-512.
-const MAX_PART_BYTES: u64 = 32 << 20;
+/// What a thread takes at a time: a fraction of a millisecond, so that all end together.
+const PART_BYTES: u64 = 1 << 20;
+/// How many parts may be hashed while an earlier one is not: their digests then take 4 MiB with SHA-512.
+const MAX_AHEAD_PARTS: u64 = 256;
 /// More threads than this wait for memory, not for the processor.
 const MAX_THREADS: usize = 8;
-/// Time between two looks at the canceller while waiting for the other threads.
+/// Time between two looks at the canceller, or at how far the others are, while waiting for them.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Threads that a large file is worth here.
@@ -53,125 +56,164 @@ pub fn digest_file(
         return Ok(digest);
     }
     // One thread, too: where the end is known, no group of blocks is copied aside because it might be the last.
-    digest_parallel(params, &Part { start, size }, file, threads.max(1), cancel)
+    digest_parallel(params, file, start, size, threads.max(1), cancel)
 }
 
-/// A range of the file, in bytes.
-#[derive(Debug, Clone, Copy)]
-struct Part {
+/// The parts of a file, handed out in order.
+struct Parts<'a> {
+    blocks: &'a BlockHasher,
+    file: &'a File,
     start: u64,
     size: u64,
+    next: AtomicU64,
+    /// All before this one are joined.
+    joined: AtomicU64,
+    stop: AtomicBool,
 }
 
-impl Part {
-    /// The first `size` bytes, and the rest.
-    fn split(self, size: u64) -> (Self, Self) {
-        let size = size.min(self.size);
-        let rest = Self { start: self.start.saturating_add(size), size: self.size.saturating_sub(size) };
-        (Self { start: self.start, size }, rest)
+impl Parts<'_> {
+    fn count(&self) -> u64 {
+        self.size.div_ceil(PART_BYTES)
+    }
+
+    /// The number of a part that nobody has taken.
+    fn take(&self) -> Option<u64> {
+        let part = self.next.fetch_add(1, Ordering::Relaxed);
+        (part < self.count()).then_some(part)
+    }
+
+    /// Whether so many are hashed that wait for an earlier one that this one has to wait, too.
+    fn is_ahead(&self, part: u64) -> bool {
+        part >= self.joined.load(Ordering::Relaxed).saturating_add(MAX_AHEAD_PARTS)
+    }
+
+    fn len(&self, part: u64) -> u64 {
+        self.size.saturating_sub(part.saturating_mul(PART_BYTES)).min(PART_BYTES)
+    }
+
+    /// The digests of a part's blocks.
+    fn hash(&self, part: u64, buffer: &mut [u8]) -> io::Result<Vec<u8>> {
+        let mut digests = Vec::new();
+        let (mut done, len) = (0u64, self.len(part));
+        while done < len {
+            let now = usize::try_from(len.saturating_sub(done)).unwrap_or(READ_BYTES).min(READ_BYTES);
+            let wanted = buffer.get_mut(..now).unwrap_or_default();
+            let at = self.start.saturating_add(part.saturating_mul(PART_BYTES)).saturating_add(done);
+            self.file.read_exact_at(wanted, at)?;
+            self.blocks.hash_data(wanted, &mut digests);
+            done = done.saturating_add(now as u64);
+        }
+        Ok(digests)
+    }
+
+    /// What a thread does that nobody can cancel: it ends soon after `stop` is set.
+    fn work(&self, sender: &Sender<io::Result<(u64, Vec<u8>)>>) {
+        let mut buffer = vec![0u8; READ_BYTES];
+        while let Some(part) = self.take() {
+            while self.is_ahead(part) && !self.stop.load(Ordering::Relaxed) {
+                thread::sleep(POLL_INTERVAL);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = self.hash(part, &mut buffer).map(|digests| (part, digests));
+            let is_last = result.is_err();
+            // Nobody listens any more once another part has failed.
+            if sender.send(result).is_err() || is_last {
+                return;
+            }
+        }
+    }
+}
+
+/// Joins the parts' digests in the file's order, whatever order they come in.
+struct Joining<'a> {
+    parts: &'a Parts<'a>,
+    hasher: VerityHasher,
+    early: BTreeMap<u64, Vec<u8>>,
+    next: u64,
+}
+
+impl Joining<'_> {
+    fn put(&mut self, part: u64, digests: Vec<u8>) {
+        self.early.insert(part, digests);
+        while let Some(digests) = self.early.remove(&self.next) {
+            self.hasher.push_data_digests(self.parts.len(self.next), &digests);
+            self.next = self.next.saturating_add(1);
+        }
+        self.parts.joined.store(self.next, Ordering::Relaxed);
+    }
+
+    fn done_bytes(&self) -> u64 {
+        self.next.saturating_mul(PART_BYTES).min(self.parts.size)
+    }
+
+    /// Waits for a part of another thread, asking the canceller all the while.
+    fn wait(
+        &mut self,
+        receiver: &Receiver<io::Result<(u64, Vec<u8>)>>,
+        cancel: &dyn Cancel,
+    ) -> io::Result<()> {
+        match receiver.recv_timeout(POLL_INTERVAL) {
+            Ok(result) => result.map(|(part, digests)| self.put(part, digests)),
+            Err(RecvTimeoutError::Timeout) => cancel.check().map_err(io::Error::other),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("a hashing thread ended early")),
+        }
     }
 }
 
 fn digest_parallel(
     params: &Params,
-    whole: &Part,
     file: &File,
+    start: u64,
+    size: u64,
     threads: usize,
     cancel: &dyn Cancel,
 ) -> io::Result<Digest> {
     let blocks = BlockHasher::new(params.clone());
-    let mut hasher = VerityHasher::with_blocks(blocks.clone());
-    let mut rest = *whole;
-    // One for all parts: a quick processor has done each before it is time to ask.
-    let mut ticker = Ticker::new(cancel);
-    while rest.size > 0 {
-        let share =
-            rest.size.div_ceil(threads as u64).next_multiple_of(READ_BYTES as u64).min(MAX_PART_BYTES);
-        let mut parts = Vec::with_capacity(threads);
-        while parts.len() < threads && rest.size > 0 {
-            let (part, after) = rest.split(share);
-            parts.push(part);
-            rest = after;
-        }
-        let digests = hash_parts(&blocks, file, &parts, &mut ticker, cancel)?;
-        for (part, digests) in parts.iter().zip(&digests) {
-            hasher.push_data_digests(part.size, digests);
-        }
-        cancel.progress(whole.size.saturating_sub(rest.size), whole.size);
-    }
-    Ok(hasher.finish())
-}
-
-/// Hashes each part's blocks by a thread of its own, the first by this one; in the parts' order.
-fn hash_parts(
-    blocks: &BlockHasher,
-    file: &File,
-    parts: &[Part],
-    ticker: &mut Ticker<'_>,
-    cancel: &dyn Cancel,
-) -> io::Result<Vec<Vec<u8>>> {
-    let stop = AtomicBool::new(false);
-    let mut results = thread::scope(|scope| {
+    let (next, joined, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let parts = Parts { blocks: &blocks, file, start, size, next, joined, stop };
+    let (parts, mut ticker) = (&parts, Ticker::counting(cancel, size));
+    thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
-        for (index, part) in parts.iter().enumerate().skip(1) {
-            let (sender, stop) = (sender.clone(), &stop);
-            // Whatever happens, the threads end soon after `stop`, and the scope joins them.
-            scope.spawn(move || {
-                let result = hash_part(blocks, file, *part, || Ok(!stop.load(Ordering::Relaxed)));
-                // Nobody listens any more once another part has failed.
-                drop(sender.send(result.map(|digests| (index, digests))));
-            });
+        for _ in 1..threads {
+            let sender = sender.clone();
+            scope.spawn(move || parts.work(&sender));
         }
         drop(sender);
-        let results = collect_parts(blocks, file, parts, &receiver, ticker, cancel);
-        stop.store(true, Ordering::Relaxed);
-        results
-    })?;
-    results.sort_unstable_by_key(|(index, _)| *index);
-    Ok(results.into_iter().map(|(_, digests)| digests).collect())
+        let hasher = VerityHasher::with_blocks(blocks.clone());
+        let joining = Joining { parts, hasher, early: BTreeMap::new(), next: 0 };
+        let result = hash_and_join(joining, &receiver, &mut ticker, cancel);
+        // Whatever has happened, the threads end soon after, and the scope joins them.
+        parts.stop.store(true, Ordering::Relaxed);
+        result
+    })
+    .and_then(|digest| ticker.finish().map(|()| digest).map_err(io::Error::other))
 }
 
-/// Hashes the first part and waits for the others, asking the canceller on this thread all the while.
-fn collect_parts(
-    blocks: &BlockHasher,
-    file: &File,
-    parts: &[Part],
-    receiver: &Receiver<io::Result<(usize, Vec<u8>)>>,
+/// This thread hashes as the others do, takes what they have, and asks the canceller: only it may be able to see one.
+fn hash_and_join(
+    mut joining: Joining<'_>,
+    receiver: &Receiver<io::Result<(u64, Vec<u8>)>>,
     ticker: &mut Ticker<'_>,
     cancel: &dyn Cancel,
-) -> io::Result<Vec<(usize, Vec<u8>)>> {
-    let mut results = Vec::with_capacity(parts.len());
-    for own in parts.iter().take(1) {
-        results.push((0, hash_part(blocks, file, *own, || ticker.tick().map(|()| true))?));
-    }
-    while results.len() < parts.len() {
-        match receiver.recv_timeout(POLL_INTERVAL) {
-            Ok(result) => results.push(result?),
-            Err(RecvTimeoutError::Timeout) => cancel.check().map_err(io::Error::other)?,
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(io::Error::other("a hashing thread ended early"));
-            }
-        }
-    }
-    Ok(results)
-}
-
-/// The digests of a part's blocks; stops without an error, and without all digests, once `go_on` says so.
-fn hash_part(
-    blocks: &BlockHasher,
-    file: &File,
-    part: Part,
-    mut go_on: impl FnMut() -> Result<bool, Cancelled>,
-) -> io::Result<Vec<u8>> {
-    let mut digests = Vec::new();
+) -> io::Result<Digest> {
+    let parts = joining.parts;
     let mut buffer = vec![0u8; READ_BYTES];
-    let mut rest = part;
-    while rest.size > 0 && go_on().map_err(io::Error::other)? {
-        let (now, after) = rest.split(READ_BYTES as u64);
-        let wanted = buffer.get_mut(..usize::try_from(now.size).unwrap_or(READ_BYTES)).unwrap_or_default();
-        file.read_exact_at(wanted, now.start)?;
-        blocks.hash_data(wanted, &mut digests);
-        rest = after;
+    while let Some(part) = parts.take() {
+        while parts.is_ahead(part) {
+            joining.wait(receiver, cancel)?;
+        }
+        let digests = parts.hash(part, &mut buffer)?;
+        joining.put(part, digests);
+        while let Ok(result) = receiver.try_recv() {
+            result.map(|(part, digests)| joining.put(part, digests))?;
+        }
+        ticker.set_done(joining.done_bytes());
+        ticker.tick_slow().map_err(|cancelled: Cancelled| io::Error::other(cancelled))?;
     }
-    Ok(digests)
+    while joining.next < parts.count() {
+        joining.wait(receiver, cancel)?;
+    }
+    Ok(joining.hasher.finish())
 }

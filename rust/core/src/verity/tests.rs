@@ -146,6 +146,22 @@ fn any_number_of_threads_gives_the_same_digest() {
 }
 
 #[test]
+fn more_parts_than_may_be_ahead_are_joined_in_order() {
+    // Holes but for some bytes: nothing on disk, and no two halves of it are equal.
+    let mut file = file_of(b"start");
+    file.set_len((300 << 20) + 4097).unwrap();
+    file.seek(SeekFrom::Start(170 << 20)).unwrap();
+    file.write_all(b"middle").unwrap();
+    let params = Params::composefs(Algorithm::Sha256);
+    let digests = [1, 2, 7].map(|threads| {
+        file.rewind().unwrap();
+        digest_file(&params, &mut file, threads, &Never).unwrap()
+    });
+    file.rewind().unwrap();
+    assert_eq!([digest_reader(&params, &mut file, &Never).unwrap(); 3], digests);
+}
+
+#[test]
 fn a_file_is_digested_from_its_position_on() {
     let all = data(5 << 20);
     let mut file = file_of(&all);
