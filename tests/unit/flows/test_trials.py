@@ -379,7 +379,9 @@ async def test_the_journal_is_told_of_both_ends(tmp_path: Path) -> None:
     assert case.staged.encode() in said
 
 
-@pytest.mark.parametrize("resets", ["systemd-boot 258.10", "systemd-boot 259.8", "systemd-boot 260", "systemd-boot 262"])
+@pytest.mark.parametrize(
+    "resets", ["systemd-boot 258.10", "systemd-boot 259.8", "systemd-boot 260", "systemd-boot 262"]
+)
 def test_a_host_that_would_not_notice_a_panic_or_a_hang_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], resets: str
 ) -> None:
