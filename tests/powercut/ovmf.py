@@ -13,9 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loader_emulation import list_menu
+from powercut.fat import Fat
 from powercut.firmware import Ovmf, add_loader, put_on_disk
 from powercut.recording import load, write_image
 from powercut.replay import RECORDINGS, judged_states
+
+from bootc_fast.types import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,6 +45,13 @@ def has_loader(recording: Recording) -> bool:
     return bool(facts["options"]) and is_asked and facts["free"] is None
 
 
+def _is_torn(recording: Recording, changed: Mapping[int, bytes], tried: str) -> bool:
+    """Tell whether no entry names this image: its kernel is started from half an entry, and finds no root."""
+    fat = Fat(recording.base, changed)
+    files = {path: data for path, entry in fat.files().items() if (data := fat.read(entry)) is not None}
+    return all(entry.digest != tried for entry in list_menu(Loader.SYSTEMD_BOOT, files))
+
+
 def ask_samples(recordings: Iterable[Recording], *, each: int, timeout_s: float, seed: int) -> Counter[str]:
     """Boot states of every class of every recording that has a loader; print and count what came out."""
     outcomes: Counter[str] = Counter()
@@ -57,6 +68,8 @@ def ask_samples(recordings: Iterable[Recording], *, each: int, timeout_s: float,
                     continue
                 tried = ask_firmware(one, cut.changed, Path(scratch), timeout_s=timeout_s)
                 said = {facts["old"]: "old", facts["new"]: "new", "": None}.get(tried or "", tried)
+                if said is not None and verdict.boots is None and _is_torn(one, cut.changed, str(tried)):
+                    said = None
                 outcome = "as judged" if said == verdict.boots and tried is not None else "otherwise"
                 outcomes[outcome] += 1
                 print(f"{facts['name']} {cut.name}: {outcome}: {said}; judged {verdict}", flush=True)
