@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -62,8 +63,21 @@ def explain(error: BaseException | None) -> str | None:
             reason = _explain_file(os.fsdecode(error.filename))
             if reason:
                 return reason
+        if reason := _explain_command(error):
+            return reason
         error = error.__cause__ or error.__context__
     return None
+
+
+def _explain_command(error: BaseException) -> str | None:
+    """Say what a command that a test ran did not find: a file that it was given, or a command of a shell's line."""
+    words = re.findall(r"([^\s:]+): (?:command )?not found", str(error)) if isinstance(error, AssertionError) else []
+    if isinstance(error, subprocess.CalledProcessError):
+        arguments = [os.fsdecode(one) for one in ([error.cmd] if isinstance(error.cmd, str) else error.cmd)]
+        words = [one for one in arguments if one.startswith("/") and not Path(one).exists()]
+        # What a shell says where it does not find a command.
+        words += re.split(r"\s+", arguments[-1]) if error.returncode == 127 else []
+    return next(filter(None, map(_explain_file, words)), None)
 
 
 def _explain_file(name: str) -> str | None:

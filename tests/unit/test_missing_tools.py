@@ -127,3 +127,22 @@ def test_a_tool_that_is_here_explains_nothing(monkeypatch: pytest.MonkeyPatch, t
     assert missing_tools.explain(FileNotFoundError(2, "x", "fsverity")) is None
     assert missing_tools.explain(FileNotFoundError(2, "x", "mcopy")) == "needs mcopy (Debian: mtools)"
     assert missing_tools.explain(FileNotFoundError(2, "x")) is None
+
+
+def test_what_a_command_does_not_find_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing_tools.shutil, "which", lambda _name: None)
+    stub = next(proof for proof in missing_tools.list_tools() if proof.endswith(".efi.stub"))
+    monkeypatch.setattr(missing_tools.Path, "exists", lambda self: str(self) != stub)
+    for error in (
+        subprocess.CalledProcessError(1, ["objdump", "-h", stub]),
+        subprocess.CalledProcessError(127, ["bash", "-euc", "checkmodule -M x\nsemodule_package y"]),
+        AssertionError("fleet.md:9: $ status | jq .x\nbash: line 1: jq: command not found"),
+    ):
+        assert str(missing_tools.explain(error)).startswith("needs "), error
+    for error in (
+        subprocess.CalledProcessError(1, ["bash", "-euc", "checkmodule -M x"]),
+        subprocess.CalledProcessError(127, ["bash", "-euc", "nobodys-tool"]),
+        AssertionError("nobodys-tool: command not found"),
+        AssertionError("jq says nothing"),
+    ):
+        assert missing_tools.explain(error) is None, error
